@@ -1,0 +1,158 @@
+"""The run configuration: what a person writes.
+
+The four stages are `StageConfig`s here; each software extends it in `operators/{stage}/{app}.py`, and
+`operators.registry` puts the whole model together.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, RootModel, model_validator
+
+from .documents import Document, Strict
+from .names import RUN_NAME
+from .state import Convergence, Policy
+
+# fmt: off
+ELEMENTS = frozenset("""
+H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb
+Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au
+Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
+""".split())
+# fmt: on
+
+
+def _element(symbol: str) -> str:
+    if symbol not in ELEMENTS:
+        hint = symbol.capitalize()
+        raise ValueError(f"{symbol!r} is not an element" + (f"; did you mean {hint!r}?" if hint in ELEMENTS else ""))
+    return symbol
+
+
+def no_template(text: str) -> str:
+    """Argo would expand `{{...}}`: refuse it in everything that reaches a manifest."""
+    if "{{" in text or "\0" in text:
+        raise ValueError("must not contain '{{' or a NUL character")
+    return text
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Element = Annotated[str, AfterValidator(_element)]
+Text = Annotated[str, AfterValidator(no_template)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
+
+
+class UserFile(RootModel[str]):
+    """A file of the user's, relative to the configuration file.
+
+    `init` copies it into the store and writes `{sha256}/{name}` here.
+    """
+
+    model_config = {"strict": True, "frozen": True}
+
+    @property
+    def stored(self) -> bool:
+        return bool(re.match(r"[0-9a-f]{64}/", self.root))
+
+
+class Structures(Strict):
+    """A named set of structures: files read by ASE, then multiplied, scaled and perturbed."""
+
+    files: Annotated[list[UserFile], BeforeValidator(_as_list)] = Field(
+        min_length=1, description="Files or glob patterns; every frame of each file counts."
+    )
+    format: str | None = Field(None, description="ASE's name of the format, where the file name does not tell.")
+    super_cell: list[Annotated[int, Field(ge=1)]] = Field([1, 1, 1], min_length=3, max_length=3)
+    scale: list[Annotated[float, Field(gt=0, lt=10)]] = Field([1.0], min_length=1, description="Factors on the cell.")
+    pert_numb: int = Field(0, ge=0, description="Perturbed copies of each cell; 0 keeps the cell as it is.")
+    pert_box: float = Field(0.0, ge=0, lt=1, description="Largest relative strain of a perturbed cell.")
+    pert_atom: float = Field(0.0, ge=0, description="Largest displacement of an atom along each axis, Angstrom.")
+
+
+class LabelledData(Strict):
+    """Labelled data in a format that dpdata reads."""
+
+    path: str
+    format: str = Field("deepmd/npy", description="dpdata's name of the format.")
+
+
+class Init(Strict):
+    """What a run starts from."""
+
+    label: list[Name] = Field([], description="Structure sets that are labelled in iteration 0.")
+    data: dict[Name, LabelledData] = Field({}, description="Labelled data to train on from the beginning.")
+    test: dict[Name, LabelledData] = Field({}, description="Independent test data: measured on, never trained on.")
+
+
+class EngineConfig(Strict):
+    """Where workflows run."""
+
+    type: Literal["local"] = "local"
+    slots: int | None = Field(None, ge=1, description="Jobs at once on this machine; default: its cores.")
+
+
+class StageConfig(Strict):
+    """What all stages have in common."""
+
+    app: str
+    command: Text | None = Field(None, description="Command that starts the software; each app has its default.")
+    setup: list[Text] = Field([], description="Shell lines before the command: `module load ...`, `export ...`.")
+    group_size: int = Field(1, ge=1, description="Tasks in one job.")
+    retries: int = Field(3, ge=0, description="New attempts that finish no further job before the run stops.")
+    ratio_failed: float = Field(0.0, ge=0, le=1, description="Fraction of tasks that may fail.")
+    image: Text = Field("dpgen2-sm:latest", description="Container image of the jobs.")
+
+
+class RunConfig(Document):
+    """Configuration of a run. Keys that begin with `_` are comments."""
+
+    run: str = Field(pattern=RUN_NAME, description="Short name: 1-20 lower-case letters, digits and '-'.")
+    prefix: Text = Field(description="Where everything is kept: file:///path, or a path relative to this file.")
+    engine: EngineConfig = EngineConfig()
+    seed: int = Field(1, ge=0, lt=2**31, description="All random numbers derive from it.")
+    type_map: list[Element] = Field(min_length=1, description="Elements, in the order of the models' types.")
+    mass_map: list[Annotated[float, Field(gt=0)]] | None = Field(None, description="Masses in g/mol; default: standard.")
+    structures: dict[Name, Structures] = Field({}, description="Structure sets, by name.")
+    init: Init = Init()
+    label: StageConfig
+    train: StageConfig
+    explore: StageConfig
+    select: StageConfig
+    max_iterations: int = Field(10, ge=1, lt=10**6)
+    convergence: Convergence = Convergence()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if len(set(self.type_map)) != len(self.type_map):
+            raise ValueError("type_map: an element appears twice")
+        if self.mass_map is not None and len(self.mass_map) != len(self.type_map):
+            raise ValueError(f"mass_map: {len(self.mass_map)} masses for {len(self.type_map)} elements of type_map")
+        for name in self.init.label:
+            if name not in self.structures:
+                raise ValueError(f"init.label: there is no structure set {name!r} in structures")
+        if not self.init.label and not self.init.data:
+            raise ValueError("init: give structures to label (init.label) or labelled data (init.data)")
+        return self
+
+    @property
+    def apps(self) -> dict[str, str]:
+        return {name: stage.app for name, stage in self.stages.items()}
+
+    @property
+    def stages(self) -> dict[str, StageConfig]:
+        return {"label": self.label, "train": self.train, "explore": self.explore, "select": self.select}
+
+    def policy(self, explore_stages: int) -> Policy:
+        """The part that the machine needs."""
+        return Policy(
+            apps=self.apps,
+            max_iterations=self.max_iterations,
+            explore_stages=explore_stages,
+            retries={name: stage.retries for name, stage in self.stages.items()},
+            convergence=self.convergence,
+        )

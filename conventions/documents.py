@@ -1,0 +1,141 @@
+"""Base of all JSON documents, and the documents that jobs and stages leave behind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import DataError
+from .names import STAGES, canonical_json
+
+Stage = Literal["label", "train", "explore", "select"]
+assert Stage.__args__ == STAGES  # type: ignore[attr-defined]
+
+D = TypeVar("D", bound="Document")
+
+
+class Strict(BaseModel):
+    """No unknown keys, no coercion, no NaN or infinity, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Document(Strict):
+    """A JSON document in the store.
+
+    Examples
+    --------
+    >>> m = DoneMarker(job_id="000000", inputs="0" * 64, tasks=[], files=[])
+    >>> DoneMarker.load(m.dump()) == m
+    True
+    """
+
+    supported: ClassVar[int] = 1
+    schema_version: int = Field(1, description="Version of this document's format.")
+
+    def dump(self) -> bytes:
+        """Canonical bytes: equal documents have equal bytes."""
+        return canonical_json(self.model_dump(mode="json")) + b"\n"
+
+    @classmethod
+    def load(cls: type[D], data: bytes, where: str = "document") -> D:
+        """Parse and check bytes from the store; raise `DataError` naming `where` for anything odd."""
+        return cls.from_json(parse_json(data, where), where)
+
+    @classmethod
+    def from_json(cls: type[D], value: Any, where: str = "document") -> D:
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: a JSON object was expected, not {type(value).__name__}")
+        version = value.get("schema_version")
+        if type(version) is int and version > cls.supported:
+            raise DataError(
+                f"{where}: written by a newer dpgen2-sm (schema_version {version}, this one reads up to "
+                f"{cls.supported}); upgrade this installation"
+            )
+        try:
+            return cls.model_validate_json(json.dumps(value))
+        except (ValidationError, ValueError) as error:
+            raise DataError(f"{where}: {_first_problem(error)}") from None
+
+
+class TaskResult(Strict):
+    """How one task of a job ended: `code` 0 is a result to be judged, anything else is to be repeated."""
+
+    id: str = Field(pattern=r"^task\.[0-9]{6}$")
+    code: int
+
+
+class OutputFile(Strict):
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*$")
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class DoneMarker(Document):
+    """`done/{job_id}.json`: written last, names everything that must be in the job's `out/`."""
+
+    job_id: str = Field(pattern=r"^[0-9]{6}$")
+    inputs: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the job's `in/`.")
+    tasks: list[TaskResult]
+    files: list[OutputFile]
+
+    @property
+    def succeeded(self) -> bool:
+        return bool(self.tasks) and all(task.code == 0 for task in self.tasks)
+
+
+class JobCounts(Strict):
+    planned: int = Field(ge=0)
+    finished: int = Field(ge=0)
+    failed: int = Field(0, ge=0, description="Jobs without a good marker.")
+
+
+class StageReport(Document):
+    """`report.json`: what all_reduce concluded. `next` is the flag that decides whether the next stage has work."""
+
+    stage: Stage
+    app: str
+    iteration: int = Field(ge=0)
+    attempt: int = Field(ge=0)
+    complete: bool = Field(description="Enough succeeded and the product is written.")
+    next: bool
+    jobs: JobCounts
+    classes: dict[str, int] = Field(default_factory=dict, description="Counts of results by class.")
+    summary: dict[str, float] = Field(default_factory=dict, description="Figures for the iteration table.")
+    messages: list[str] = Field(default_factory=list, description="What a person should know.")
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """JSON without its traps: duplicate keys, NaN, huge numbers, wrong encodings and deep nesting are errors."""
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) != len(items):
+            names = [name for name, _ in items]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{where}: key {twice!r} appears twice")
+        return found
+
+    def constant(text: str) -> NoReturn:
+        raise DataError(f"{where}: {text} is not a number that JSON knows")
+
+    try:
+        text = data.decode("utf-8")
+        text.encode("utf-8")
+        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+        canonical_json(value)  # refuses 1e999, which becomes infinity
+        return value
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"{where}: not valid JSON: {what}") from None
+
+
+def _first_problem(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'document'}: {first['msg']}"

@@ -1,0 +1,54 @@
+"""The exception tree.
+
+Every error that a user can meet derives from `Dpgen2Error` and carries the exit code of the command line.
+"""
+
+from __future__ import annotations
+
+
+class Dpgen2Error(Exception):
+    """Base of all errors of this project; the message says what to do next."""
+
+    exit_code = 1
+
+
+class ConfigError(Dpgen2Error):
+    """What a person wrote (configuration, file, command line) cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(Dpgen2Error):
+    """A document or key in the store is not what the conventions promise."""
+
+    exit_code = 2
+
+
+class StateError(DataError):
+    """`state.json` is damaged, foreign, or newer than this program."""
+
+
+class CommandRefused(Dpgen2Error):
+    """A person's command does not fit the present state of the run."""
+
+    exit_code = 2
+
+
+class StoreError(Dpgen2Error):
+    """The store did not do what it was asked."""
+
+
+class NotFound(StoreError):
+    """There is no object under that key."""
+
+
+class Conflict(StoreError):
+    """A conditional write found another object than the one it expected."""
+
+
+class EngineError(Dpgen2Error):
+    """The workflow engine did not do what it was asked."""
+
+
+class NameTaken(EngineError):
+    """A workflow of that name exists with another specification."""

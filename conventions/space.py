@@ -1,0 +1,200 @@
+"""The data space: every key of a run is made and parsed here, and nowhere else.
+
+Keys are relative to the run's prefix and use `/`. See the README for the tree.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from .errors import DataError
+from .names import STAGES, format_id, parse_id
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_JOB_PART = {"in", "out", "log"}
+
+
+def check_name(text: str) -> str:
+    """One path component that is safe on every store and file system."""
+    if not _NAME.fullmatch(text) or len(text) > 128:
+        raise DataError(f"{text!r} is not a plain name (letters, digits, '.', '_', '-')")
+    return text
+
+
+class JobFile(NamedTuple):
+    """A parsed key below `{stage}/{app}/iter/{iter_id}/job/`."""
+
+    stage: str
+    app: str
+    iteration: int
+    job_id: str
+    part: str
+    path: str
+
+
+class DoneKey(NamedTuple):
+    """A parsed key of the flat completion index."""
+
+    stage: str
+    app: str
+    iteration: int
+    job_id: str
+
+
+@dataclass(frozen=True)
+class DataSpace:
+    """All keys of one run. `apps` says which software each stage uses: it is part of the keys."""
+
+    apps: dict[str, str]
+
+    state = "state.json"
+    probe = ".probe"
+    events = "event"
+    files = "config/file"
+    dataset = "dataset/deepmd"
+
+    def config(self, iteration: int) -> str:
+        """Configuration of an iteration, frozen when it begins."""
+        return f"config/iter/{format_id(iteration)}/config.json"
+
+    def file(self, sha256: str, name: str) -> str:
+        """A file that the user's configuration names, by content."""
+        return f"{self.files}/{sha256}/{check_name(name)}"
+
+    def event(self, version: int) -> str:
+        """Copy of `state.json` at one version."""
+        return f"{self.events}/{version:08d}.json"
+
+    def dataset_init(self, name: str) -> str:
+        """Initial labelled data, imported once."""
+        return f"{self.dataset}/init/{check_name(name)}"
+
+    def dataset_iter(self, iteration: int) -> str:
+        """Training data labelled in an iteration."""
+        return f"{self.dataset}/iter/{format_id(iteration)}"
+
+    def dataset_test(self, name: str) -> str:
+        """Independent test data: measured on, never trained on."""
+        return f"{self.dataset}/test/{check_name(name)}"
+
+    def package(self, name: str, sha256: str) -> str:
+        """A shipped Python package (zip), content-addressed."""
+        return f".dflow/python/pkg/{check_name(name)}/{sha256}.zip"
+
+    def function(self, sha256: str) -> str:
+        """The entry point of a shipped operator, content-addressed."""
+        return f".dflow/python/fn/{sha256}.py"
+
+    packages = ".dflow/python/pkg"
+
+    def stage(self, stage: str, iteration: int, trained: int = 0) -> StageSpace:
+        """The part of the space that one stage of one iteration works in."""
+        if stage not in STAGES:
+            raise DataError(f"{stage!r} is not a stage")
+        return StageSpace(self, stage, iteration, trained)
+
+    def training_system(self, key: str) -> str | None:
+        """The system directory (relative to `dataset`) if `key` is its `type.raw` and it is for training."""
+        head, _, name = key.rpartition("/")
+        for part in ("init", "iter"):
+            if name == "type.raw" and head.startswith(f"{self.dataset}/{part}/"):
+                return head[len(self.dataset) + 1 :]
+        return None
+
+    def parse(self, key: str) -> JobFile | DoneKey | None:
+        """Read a key of a job back; `None` for keys that belong to no job."""
+        parts = key.split("/")
+        if len(parts) < 6 or parts[0] not in STAGES or parts[2] != "iter":
+            return None
+        stage, app, _, iter_id, kind, *rest = parts
+        if kind == "job" and len(rest) >= 3 and rest[1] in _JOB_PART:
+            parse_id(rest[0])
+            return JobFile(stage, app, parse_id(iter_id), rest[0], rest[1], "/".join(rest[2:]))
+        if kind == "done" and len(rest) == 1 and rest[0].endswith(".json"):
+            job_id = rest[0][: -len(".json")]
+            parse_id(job_id)
+            return DoneKey(stage, app, parse_id(iter_id), job_id)
+        return None
+
+
+@dataclass(frozen=True)
+class StageSpace:
+    """Keys of one stage of one iteration, and of what it reads from other stages.
+
+    `trained` is the iteration of the newest models; `job_id` is set where keys of a job are meant
+    (it may be an Argo variable such as `{{item}}`).
+    """
+
+    space: DataSpace
+    stage: str
+    iteration: int
+    trained: int = 0
+    job_id: str = ""
+
+    @property
+    def app(self) -> str:
+        return self.space.apps[self.stage]
+
+    @property
+    def root(self) -> str:
+        return f"{self.stage}/{self.app}/iter/{format_id(self.iteration)}"
+
+    @property
+    def jobs(self) -> str:
+        return f"{self.root}/job"
+
+    @property
+    def done(self) -> str:
+        return f"{self.root}/done"
+
+    @property
+    def report(self) -> str:
+        return f"{self.root}/report.json"
+
+    @property
+    def product(self) -> str:
+        """What all_reduce made for the next stage."""
+        return f"{self.root}/product"
+
+    def claim(self, attempt: int) -> str:
+        return f"{self.root}/claim/{attempt}"
+
+    def job(self, job_id: str) -> StageSpace:
+        return replace(self, job_id=job_id)
+
+    @property
+    def job_in(self) -> str:
+        return f"{self.jobs}/{self.job_id}/in"
+
+    @property
+    def job_out(self) -> str:
+        return f"{self.jobs}/{self.job_id}/out"
+
+    @property
+    def job_log(self) -> str:
+        return f"{self.jobs}/{self.job_id}/log"
+
+    @property
+    def job_done(self) -> str:
+        return f"{self.done}/{self.job_id}.json"
+
+    @property
+    def config(self) -> str:
+        return self.space.config(self.iteration)
+
+    @property
+    def labels(self) -> str:
+        """Where this iteration's label stage puts its data."""
+        return self.space.dataset_iter(self.iteration)
+
+    @property
+    def models(self) -> str:
+        """The committee trained last."""
+        return replace(self, stage="train", iteration=self.trained).product
+
+    def of(self, stage: str, ago: int = 0) -> StageSpace | None:
+        """Another stage of this iteration, or of `ago` iterations before; `None` before the first."""
+        iteration = self.iteration - ago
+        return replace(self, stage=stage, iteration=iteration, job_id="") if iteration >= 0 else None

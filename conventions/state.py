@@ -1,0 +1,108 @@
+"""The state of a run: `state.json`, advanced by compare-and-swap only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from .documents import Document, Stage, Strict
+from .errors import DataError, StateError
+from .names import RUN_NAME, canonical_json, sha256
+from .space import DataSpace, StageSpace
+
+ENDED = ("converged", "exhausted", "failed", "cancelled")
+_PHASE = r"^((label|train|explore|select)\.(submitting|running)|cancelling|converged|exhausted|failed|cancelled)$"
+
+
+class Convergence(Strict):
+    """When exploration counts as converged."""
+
+    accuracy: float = Field(
+        0.95, gt=0, le=1, description="Least fraction of explored frames whose model deviation is below f_trust_lo."
+    )
+    clean_iterations: int = Field(1, ge=1, description="That many iterations in a row must be accurate.")
+    level_drift: float | None = Field(
+        None,
+        gt=0,
+        description="Largest relative change of the 95th percentile of max_devi_f between two iterations in a row.",
+    )
+
+
+class Policy(Strict):
+    """The rules of a run that the machine needs; taken from the configuration."""
+
+    apps: dict[str, str]
+    max_iterations: int = Field(ge=1)
+    explore_stages: int = Field(ge=1)
+    retries: dict[str, int]
+    convergence: Convergence = Convergence()
+
+
+class IterationSummary(Strict):
+    """A row of the iteration table: figures that the stages reported."""
+
+    iteration: int = Field(ge=0)
+    explore_stage: int = Field(0, ge=0)
+    figures: dict[str, float] = Field(default_factory=dict)
+
+
+class State(Document):
+    """The whole state of a run.
+
+    `at` is the machine's state: `{stage}.submitting` (the workflow's name is decided, it may or may not
+    exist), `{stage}.running`, `cancelling`, or one of the four ends.
+    """
+
+    run: str = Field(pattern=RUN_NAME)
+    run_uid: str = Field(pattern=r"^[0-9a-f]{32}$")
+    version: int = Field(ge=1, lt=10**8)
+    nonce: str
+    previous_sha256: str
+    writer: str
+    updated_at: str
+    at: str = Field(pattern=_PHASE)
+    iteration: int = Field(ge=0, lt=10**6)
+    stage: Stage
+    attempt: int = Field(0, ge=0)
+    stalled: int = Field(0, ge=0, description="Attempts in a row that finished no further job.")
+    finished: int = Field(0, ge=0, description="Jobs of this stage known to be finished.")
+    trained: int = Field(0, ge=0, description="Iteration of the newest models.")
+    explore_stage: int = Field(0, ge=0)
+    clean: int = Field(0, ge=0, description="Accurate iterations in a row.")
+    final: str = Field("", pattern=r"^(converged|exhausted|)$", description="Set while the last labels are trained.")
+    hold: bool = Field(False, description="Paused: nothing new is submitted.")
+    reason: str = ""
+    policy: Policy
+    trail: list[IterationSummary] = Field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        return self.at in ENDED
+
+    @property
+    def place(self) -> StageSpace:
+        """Keys of the stage that the run is in."""
+        return DataSpace(self.policy.apps).stage(self.stage, self.iteration, self.trained)
+
+    def seal(self) -> bytes:
+        """The document's bytes with a checksum of its own."""
+        body = self.model_dump(mode="json")
+        return canonical_json({**body, "sha256": sha256(canonical_json(body))}) + b"\n"
+
+    @classmethod
+    def unseal(cls, data: bytes, where: str = DataSpace.state) -> State:
+        """Inverse of `seal`; raise `StateError` when the bytes are not exactly what was sealed."""
+        from .documents import parse_json
+
+        try:
+            body: Any = parse_json(data, where)
+            if not isinstance(body, dict) or "sha256" not in body:
+                raise DataError(f"{where}: not a state document of dpgen2-sm")
+            checksum = body.pop("sha256")
+            state = cls.from_json(body, where)
+        except DataError as error:
+            raise StateError(str(error)) from None
+        if checksum != sha256(canonical_json(body)):
+            raise StateError(f"{where}: its checksum does not match; it was edited or damaged")
+        return state

@@ -1,0 +1,1 @@
+"""What a stage does: typed operators, the workflow builder, one folder a stage, one file a software."""

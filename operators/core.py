@@ -1,0 +1,143 @@
+"""What an operator is.
+
+    def operator(in_params, ctx) -> out_params
+
+`in_params` and `out_params` are frozen dataclasses of plain data. `ctx` is a frozen dataclass of paths:
+every file that the operator reads or writes. `Annotated` says where in the data space each one lives;
+the workflow template is generated from that.
+
+Examples
+--------
+>>> @dataclass(frozen=True)
+... class Params:
+...     iteration: int
+>>> @dataclass(frozen=True)
+... class Context:
+...     config: Annotated[Path, Input(lambda at: at.config)]
+...     report: Annotated[Path, Output(lambda at: at.report)]
+>>> def reduce(params: Params, ctx: Context) -> Reduced: ...
+>>> sorted(artifacts(Context))
+['config', 'report']
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from conventions.config import RunConfig, StageConfig
+from conventions.space import StageSpace
+
+
+@dataclass(frozen=True)
+class Input:
+    """An artifact to read: a file, or all that lies under a prefix. `at` returns its key, or None for none."""
+
+    at: Callable[[StageSpace], str | None]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """An artifact to write: a file or a directory, merged into what is there."""
+
+    at: Callable[[StageSpace], str]
+
+
+Artifact = Input | Output
+Operator = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The dataclasses of an operator, and the artifacts of its context."""
+
+    params: type
+    context: type
+    result: type
+    artifacts: dict[str, Artifact]
+
+
+def artifacts(context: type) -> dict[str, Artifact]:
+    """The artifact of each field of a context, by name."""
+    found: dict[str, Artifact] = {}
+    for name, hint in get_type_hints(context, include_extras=True).items():
+        marks = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Input | Output)]
+        if len(marks) != 1:
+            raise TypeError(f"{context.__name__}.{name}: annotate it with one Input(...) or Output(...)")
+        found[name] = marks[0]
+    return found
+
+
+def signature(operator: Operator) -> Signature:
+    """Check an operator's form and return its parts.
+
+    Raises
+    ------
+    TypeError
+        When it does not take (in_params, ctx) of frozen dataclasses, or returns something else.
+    """
+    hints = get_type_hints(operator)
+    result = hints.pop("return", None)
+    types = [*hints.values(), result]
+    for kind in types:
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+            raise TypeError(f"{operator.__module__}.{operator.__qualname__}: {kind!r} is not a frozen dataclass")
+    if len(types) != 3:
+        raise TypeError(f"{operator.__module__}.{operator.__qualname__}: the form is operator(in_params, ctx)")
+    return Signature(types[0], types[1], types[2], artifacts(types[1]))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a plan returns: the `n_todo` jobs still to run, out of `n_jobs` (ids `000000` to `n_jobs - 1`)."""
+
+    job_ids: list[str]
+    n_jobs: int
+    n_todo: int
+
+
+@dataclass(frozen=True)
+class ReduceParams:
+    """What every all_reduce is told; `n_jobs` comes from the plan of the same workflow."""
+
+    iteration: int
+    attempt: int
+    n_jobs: int
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What an all_reduce returns: is the stage complete, and has the next one work?"""
+
+    complete: bool
+    next: bool
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """The artifacts of every command job; an app adds what its jobs share (data, models)."""
+
+    job: Annotated[Path, Input(lambda at: at.job_in)]
+    previous: Annotated[Path, Input(lambda at: at.job_out, optional=True)]
+    out: Annotated[Path, Output(lambda at: at.job_out)]
+    log: Annotated[Path, Output(lambda at: at.job_log)]
+    done: Annotated[Path, Output(lambda at: at.job_done)]
+
+
+@dataclass(frozen=True)
+class App:
+    """One software for one stage: what `operators/{stage}/{name}.py` offers as `APP`."""
+
+    stage: str
+    name: str
+    config: type[StageConfig]
+    plan: Operator
+    reduce: Operator
+    job: type[JobContext] = JobContext
+    check: Callable[[RunConfig], list[str]] = lambda config: []
+    executables: Callable[[Any], list[str]] = lambda stage: []
+    explore_stages: Callable[[Any], int] = lambda stage: 1

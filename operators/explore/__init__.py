@@ -1,0 +1,1 @@
+"""The explore stage: one file a software."""

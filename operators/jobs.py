@@ -1,0 +1,175 @@
+"""Jobs: writing their `in/`, finding the unfinished ones, and reading what they left.
+
+A job holds up to `group_size` tasks. Its `in/` is all that the wrapper (`job.sh`) needs:
+
+    run.sh          runs one task, in a copy of the task's folder
+    outputs         `need NAME` or `keep NAME` a line: what to move to out/task.NNNNNN/
+    digest          SHA-256 over everything else in here: the job's identity
+    task.NNNNNN/    one folder a task
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conventions.documents import DoneMarker, JobCounts, StageReport
+from conventions.errors import DataError
+from conventions.names import format_id
+
+from .core import Planned, Reduced
+
+Content = str | bytes | Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """Files of a task by name; `Path` contents are copied."""
+
+    files: dict[str, Content]
+
+
+@dataclass(frozen=True)
+class Script:
+    """What all jobs of a stage run: a POSIX-sh script, the outputs to keep, and helper files beside it.
+
+    `need` outputs make a task without them a failure; `keep` outputs are kept where they exist, also after
+    a failure (checkpoints, logs of the software).
+    """
+
+    run: str
+    need: Sequence[str]
+    keep: Sequence[str] = ()
+    files: dict[str, Content] | None = None
+
+
+@dataclass(frozen=True)
+class TaskOutput:
+    """A task as all_reduce sees it. `index` counts tasks over the whole stage; `folder` is None where it failed."""
+
+    index: int
+    job_id: str
+    task_id: str
+    folder: Path | None
+    log: Path
+    problem: str = ""
+
+    def error(self) -> str:
+        """The line of the task's log that most likely says what went wrong."""
+        return f"job {self.job_id} {self.task_id}: {self.problem or telling_line(self.log)}"
+
+
+def write_jobs(jobs: Path, done: Path, tasks: Iterable[Task], script: Script, group_size: int) -> Planned:
+    """Write `in/` of every job that has no good completion marker yet.
+
+    Parameters
+    ----------
+    jobs
+        The `job/` folder to write into.
+    done
+        The `done/` folder of earlier attempts; may be missing.
+    tasks
+        All tasks of the stage, in their fixed order.
+    """
+    outputs = "".join(f"need {name}\n" for name in script.need) + "".join(f"keep {name}\n" for name in script.keep)
+    common: dict[str, Content] = {"run.sh": script.run, "outputs": outputs, **(script.files or {})}
+    todo: list[str] = []
+    group: list[Task] = []
+    count = 0
+
+    def close() -> None:
+        nonlocal count
+        job_id = format_id(count)
+        files = dict(common)
+        for index, task in enumerate(group):
+            files.update({f"task.{index:06d}/{name}": data for name, data in task.files.items()})
+        digest = hashlib.sha256()
+        contents = {name: _bytes(data) for name, data in sorted(files.items())}
+        for name, data in contents.items():
+            digest.update(f"{name}\0{len(data)}\0".encode() + data)
+        if not _finished(done / f"{job_id}.json", digest.hexdigest()):
+            todo.append(job_id)
+            folder = jobs / job_id / "in"
+            for name, data in {**contents, "digest": f"{digest.hexdigest()}\n".encode()}.items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+        count += 1
+        group.clear()
+
+    for task in tasks:
+        group.append(task)
+        if len(group) == group_size:
+            close()
+    if group:
+        close()
+    jobs.mkdir(parents=True, exist_ok=True)
+    return Planned(todo, count, len(todo))
+
+
+def read_tasks(jobs: Path, done: Path, n_jobs: int, group_size: int) -> Iterator[TaskOutput]:
+    """Every task of the stage in order, with its output folder if its marker and files are all there."""
+    for job in range(n_jobs):
+        job_id = format_id(job)
+        log = jobs / job_id / "log"
+        try:
+            marker = DoneMarker.load((done / f"{job_id}.json").read_bytes(), f"done/{job_id}.json")
+            _check_files(marker, jobs / job_id / "out")
+        except (OSError, DataError) as error:
+            problem = "it left no completion marker" if isinstance(error, OSError) else str(error)
+            yield TaskOutput(job * group_size, job_id, "task.000000", None, log / "task.000000.log", problem)
+            continue
+        for number, result in enumerate(marker.tasks):
+            folder = jobs / job_id / "out" / result.id if result.code == 0 else None
+            yield TaskOutput(job * group_size + number, job_id, result.id, folder, log / f"{result.id}.log")
+
+
+def job_counts(n_jobs: int, tasks: Iterable[TaskOutput]) -> JobCounts:
+    """Counts of jobs from their tasks: a job with a failed task is failed."""
+    failed = {task.job_id for task in tasks if task.folder is None}
+    return JobCounts(planned=n_jobs, finished=n_jobs - len(failed), failed=len(failed))
+
+
+def write_report(path: Path, report: StageReport) -> Reduced:
+    """Write `report.json` and return its flags."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(report.dump())
+    return Reduced(report.complete, report.next)
+
+
+def telling_line(log: Path, longest: int = 300) -> str:
+    """The line of a log that a person would look for: the first that speaks of an error, else the last."""
+    try:
+        with open(log, "rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 65536))
+            lines = [line.strip() for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    except OSError:
+        return "there is no log"
+    lines = [line for line in lines if "libcudart" not in line and "implib-gen" not in line]
+    errors = [line for line in lines if "error" in line.lower() or "abort" in line.lower()]
+    return ((errors or lines[-1:] or ["the log is empty"])[-1 if not errors else 0])[:longest]
+
+
+def _finished(marker: Path, digest: str) -> bool:
+    try:
+        found = DoneMarker.load(marker.read_bytes())
+    except (OSError, DataError):
+        return False
+    return found.succeeded and found.inputs == digest
+
+
+def _check_files(marker: DoneMarker, out: Path) -> None:
+    for file in marker.files:
+        path = out / file.name
+        size = path.stat().st_size if path.is_file() else -1
+        if size != file.size:
+            raise DataError(f"out/{file.name}: {'missing' if size < 0 else f'{size} bytes instead of {file.size}'}")
+
+
+def _bytes(content: Content) -> bytes:
+    if isinstance(content, Path):
+        return content.read_bytes()
+    return content.encode() if isinstance(content, str) else content
+

@@ -1,0 +1,62 @@
+"""The in-pod runner of Python operators. Standard library only; never imports dflow.
+
+Shipped as `.dflow/python/fn/{hash}.py` with two lines put before it:
+
+    OPERATOR = "operators.train.deepmd:plan"
+    PACKAGES = {"operators": "<sha256 of its zip>", ...}
+
+The environment names the places: `ARTIFACT_{name}`, `PARAM_{name}` (JSON), `RESULT_{name}` (a file to write
+JSON to) and `PACKAGE_{name}` (the zip of a shipped package).
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, get_type_hints
+
+
+def load(operator: str, packages: dict[str, str], archives: dict[str, str]) -> Any:
+    """Import an operator from packages whose hashes are verified first."""
+    for name, digest in packages.items():
+        archive = Path(archives[name])
+        if hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
+            raise SystemExit(f"shipped package {name} is not the one that was submitted (sha256 differs); not run")
+        sys.path.insert(0, str(archive))
+    module, _, name = operator.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def run(operator: Any) -> None:
+    """Call the operator with what the environment says, and write its results."""
+    params_type, context_type, _ = operator_types(operator)
+    params = params_type(**{name: json.loads(text) for name, text in given("PARAM_").items()})
+    paths = {name: Path(text) for name, text in given("ARTIFACT_").items()}
+    fields = context_type.__dataclass_fields__
+    result = operator(params, context_type(**{name: paths.get(name, Path("/nonexistent")) for name in fields}))
+    for name, text in given("RESULT_").items():
+        path = Path(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(getattr(result, name)))
+
+
+def operator_types(operator: Any) -> tuple[Any, Any, Any]:
+    """The three dataclasses of `operator(in_params, ctx) -> out_params`."""
+    first, second, result = get_type_hints(operator).values()
+    return first, second, result
+
+
+def given(prefix: str) -> dict[str, str]:
+    """Variables of the environment that begin with `prefix`, without it."""
+    return {name[len(prefix) :]: text for name, text in os.environ.items() if name.startswith(prefix)}
+
+
+def main() -> None:
+    here = globals()
+    run(load(here["OPERATOR"], here["PACKAGES"], given("PACKAGE_")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The select stage: one file a software."""

@@ -1,0 +1,63 @@
+"""Code that travels: operators as content-addressed objects under `.dflow/python/`.
+
+A workflow pins the hash of `fn/{hash}.py`, which pins the hashes of the packages: nothing else is run.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import zipfile
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+from conventions.errors import ConfigError
+from conventions.names import sha256
+from conventions.space import DataSpace
+
+from .core import Operator
+
+OURS = ("conventions", "operators")
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """An operator as the store holds it: the key of its entry point, and of each package, with the bytes."""
+
+    function: str
+    digest: str
+    packages: dict[str, str]
+    objects: dict[str, bytes]
+
+
+def ship(operator: Operator, space: DataSpace) -> Shipped:
+    """The objects that a pod needs to run `operator`."""
+    package = operator.__module__.partition(".")[0]
+    archives = {name: pack(name) for name in dict.fromkeys((*OURS, package))}
+    pins = {name: sha256(data) for name, data in archives.items()}
+    header = f'OPERATOR = "{operator.__module__}:{operator.__qualname__}"\nPACKAGES = {pins!r}\n'
+    source = header.encode() + files("operators").joinpath("runner.py").read_bytes()
+    digest = sha256(source)
+    keys = {name: space.package(name, pin) for name, pin in pins.items()}
+    objects = {space.function(digest): source, **{keys[name]: archives[name] for name in archives}}
+    return Shipped(space.function(digest), digest, keys, objects)
+
+
+@functools.cache
+def pack(package: str) -> bytes:
+    """A package (or a single module) as a zip whose bytes depend on its files only."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"the Python package {package} has no files to ship")
+    origin = Path(spec.origin)
+    root = origin.parent
+    paths = sorted(root.rglob("*")) if spec.submodule_search_locations else [origin]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for path in paths:
+            if path.is_file() and "__pycache__" not in path.parts:
+                name = path.relative_to(root.parent if spec.submodule_search_locations else root)
+                archive.writestr(zipfile.ZipInfo(name.as_posix(), (1980, 1, 1, 0, 0, 0)), path.read_bytes())
+    return buffer.getvalue()

@@ -1,0 +1,81 @@
+"""Structures that a user's configuration names: read by ASE, multiplied, scaled, perturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conventions.config import RunConfig, Structures
+from conventions.errors import ConfigError
+from conventions.names import derive_seed
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+def load_structures(config: RunConfig, names: Iterable[str], files: Path) -> list[Atoms]:
+    """All structures of the named sets, in order; `info["structure"]` is the name of the set.
+
+    Parameters
+    ----------
+    files
+        The folder of the user's files as the store holds them (`config/file`).
+
+    Raises
+    ------
+    ConfigError
+        When a file cannot be read, has no cell, or holds an element outside type_map.
+    """
+    found = []
+    for name in names:
+        settings = config.structures[name]
+        for atoms in expand(settings, [files / file.root for file in settings.files], derive_seed(config.seed, name)):
+            unknown = sorted(set(atoms.get_chemical_symbols()) - set(config.type_map))
+            if unknown:
+                raise ConfigError(
+                    f"structures.{name}: element {unknown[0]} is not in type_map ({', '.join(config.type_map)})"
+                )
+            atoms.info = {"structure": name}
+            found.append(atoms)
+    return found
+
+
+def expand(settings: Structures, paths: Iterable[Path], seed: int) -> Iterator[Atoms]:
+    """Every frame of the files, as often as scale and pert_numb say. Angstrom."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    for path in paths:
+        for frame in _read(path, settings.format):
+            cell = frame.repeat(settings.super_cell)
+            for factor in settings.scale:
+                scaled = cell.copy()
+                scaled.set_cell(cell.cell * factor, scale_atoms=True)
+                if not settings.pert_numb:
+                    yield scaled
+                for _ in range(settings.pert_numb):
+                    perturbed = scaled.copy()
+                    strain = random.uniform(-settings.pert_box, settings.pert_box, (3, 3))
+                    strain = np.eye(3) + (strain + strain.T) / 2
+                    perturbed.set_cell(scaled.cell @ strain, scale_atoms=True)
+                    perturbed.positions += random.uniform(-settings.pert_atom, settings.pert_atom, (len(scaled), 3))
+                    yield perturbed
+
+
+def _read(path: Path, format: str | None) -> list[Atoms]:
+    import ase.io
+
+    try:
+        frames = ase.io.read(path, index=":", format=format)
+    except Exception as error:  # ASE's readers raise whatever they meet
+        raise ConfigError(f"{path.name}: ASE cannot read it: {error or type(error).__name__}") from None
+    for frame in frames:
+        if frame.cell.rank < 3:
+            raise ConfigError(f"{path.name}: it has no periodic cell in three directions")
+        frame.calc = None
+        frame.set_constraint()
+        frame.pbc = True
+    return list(frames)
+
+

@@ -1,0 +1,1 @@
+"""The train stage: one file a software."""

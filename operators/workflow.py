@@ -1,0 +1,168 @@
+"""The builder: one stage of one iteration as one DFlow workflow manifest.
+
+    guard (claim) -> plan -> jobs (fan-out over plan's job ids) -> reduce
+
+Templates are generated from the operators' annotations. The manifest names no secret, no host and no clock:
+equal arguments give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib.resources import files
+from typing import Any
+
+from conventions.names import canonical_json, sha256
+from conventions.space import StageSpace
+
+from .claim import claim
+from .core import App, Input, Operator, Output, Planned, artifacts, signature
+from .shipping import ship
+
+SPEC_HASH = "dpgen2-sm/spec-sha256"
+_ROOT = "/dpgen2"
+_dflow_globals = threading.Lock()
+_RUN_PYTHON = """\
+set -eu
+echo "$FN_SHA256  $FN" | sha256sum -c - >/dev/null || { echo "shipped code differs from what was submitted" >&2; exit 66; }
+exec python3 "$FN"
+"""
+
+
+@dataclass(frozen=True)
+class StageWorkflow:
+    """A workflow ready to submit: its manifest, and the code that it expects in the store."""
+
+    name: str
+    manifest: dict[str, Any]
+    objects: dict[str, bytes]
+
+    @property
+    def spec_hash(self) -> str:
+        return str(self.manifest["metadata"]["annotations"][SPEC_HASH])
+
+
+def build(
+    name: str,
+    app: App,
+    place: StageSpace,
+    facts: Mapping[str, Any],
+    *,
+    prefix: str,
+    key_prefix: str = "",
+    image: str,
+    parallelism: int | None = None,
+) -> StageWorkflow:
+    """Build the workflow of a stage.
+
+    Parameters
+    ----------
+    name
+        The workflow's name (`conventions.names.workflow_name`).
+    place
+        The stage's part of the data space.
+    facts
+        Values for the operators' parameters, by field name; each operator gets those that it declares.
+    prefix, key_prefix
+        URL of the run's prefix, and what its keys begin with inside the artifact repository.
+    """
+    import dflow
+    from dflow.op_template import ScriptOPTemplate
+
+    objects: dict[str, bytes] = {}
+
+    def s3(key: str) -> Any:
+        return dflow.S3Artifact(key=key_prefix + key)
+
+    def python_template(step: str, operator: Operator) -> Any:
+        shipped = ship(operator, place.space)
+        objects.update(shipped.objects)
+        parts = signature(operator)
+        envs = {"FN_SHA256": shipped.digest, "FN": "{{inputs.artifacts.fn.path}}"}
+        template = ScriptOPTemplate(step, image=image, command=["sh"], script=_RUN_PYTHON, envs=envs)
+        for field in fields(parts.params):
+            template.inputs.parameters[field.name] = dflow.InputParameter()
+            envs[f"PARAM_{field.name}"] = "{{inputs.parameters.%s}}" % field.name
+        for package in shipped.packages:
+            template.inputs.artifacts[f"pkg-{package}"] = dflow.InputArtifact(path=f"{_ROOT}/pkg/{package}.zip")
+            envs[f"PACKAGE_{package}"] = "{{inputs.artifacts.pkg-%s.path}}" % package
+        template.inputs.artifacts["fn"] = dflow.InputArtifact(path=f"{_ROOT}/fn.py")
+        for field in fields(parts.result):
+            template.outputs.parameters[field.name] = dflow.OutputParameter(
+                value_from_path=f"{_ROOT}/result/{field.name}"
+            )
+            envs[f"RESULT_{field.name}"] = "{{outputs.parameters.%s.path}}" % field.name
+        _declare(template, parts.artifacts, place, envs, "ARTIFACT_{}")
+        return template
+
+    def _declare(template: Any, found: Mapping[str, Input | Output], at: StageSpace, envs: dict[str, str], env: str) -> None:
+        for field, mark in found.items():
+            if isinstance(mark, Output):
+                saved = s3(mark.at(at))
+                template.outputs.artifacts[field] = dflow.OutputArtifact(
+                    path=f"{_ROOT}/out/{field}", save=[saved], archive=None
+                )
+                envs[env.format(field)] = "{{outputs.artifacts.%s.path}}" % field
+            elif mark.at(at) is not None:
+                template.inputs.artifacts[field] = dflow.InputArtifact(path=f"{_ROOT}/in/{field}", optional=mark.optional)
+                envs[env.format(field)] = "{{inputs.artifacts.%s.path}}" % field
+
+    def sources(found: Mapping[str, Input | Output], at: StageSpace) -> dict[str, Any]:
+        inputs = {field: mark.at(at) for field, mark in found.items() if isinstance(mark, Input)}
+        return {field: s3(key) for field, key in inputs.items() if key is not None}
+
+    def python_step(step: str, operator: Operator, more: Mapping[str, Any]) -> Any:
+        shipped, parts = ship(operator, place.space), signature(operator)
+        values = {field.name: {**facts, **more}[field.name] for field in fields(parts.params)}
+        code = {f"pkg-{package}": s3(key) for package, key in shipped.packages.items()}
+        return dflow.Step(
+            step,
+            python_template(step, operator),
+            parameters={key: value if _is_variable(value) else json.dumps(value) for key, value in values.items()},
+            artifacts={"fn": s3(shipped.function), **code, **sources(parts.artifacts, place)},
+        )
+
+    def jobs_step() -> Any:
+        found = artifacts(app.job)
+        envs = {"JOB_ID": "{{inputs.parameters.job_id}}"}
+        script = files("operators").joinpath("job.sh").read_text()
+        template = ScriptOPTemplate("job", image=image, command=["sh"], script=script, envs=envs)
+        template.inputs.parameters["job_id"] = dflow.InputParameter()
+        _declare(template, found, place.job("{{inputs.parameters.job_id}}"), envs, "JOB_{}")
+        template.envs = {key.upper(): value for key, value in envs.items()}
+        return dflow.Step(
+            "jobs",
+            template,
+            parameters={"job_id": "{{item}}"},
+            artifacts=sources(found, place.job("{{item}}")),
+            with_param=planned["job_ids"],
+            when=f"{planned['n_todo']} > 0",
+            continue_on_failed=True,
+            continue_on_error=True,
+        )
+
+    planned = {field.name: "{{steps.plan.outputs.parameters.%s}}" % field.name for field in fields(Planned)}
+    attempt = {"prefix": prefix, "key": place.claim(facts["attempt"]), "owner": '"{{workflow.uid}}"'}
+    with _dflow_globals:
+        dflow.s3_config["prefix"] = ""
+        workflow = dflow.Workflow(name=name, id=name, parallelism=parallelism)
+        workflow.add(python_step("guard", claim, attempt))
+        workflow.add(python_step("plan", app.plan, {}))
+        workflow.add(jobs_step())
+        workflow.add(python_step("reduce", app.reduce, planned))
+        built = workflow.to_dict()
+    manifest = {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {"name": name, "annotations": {}, "labels": {}},
+        "spec": built["spec"],
+    }
+    manifest["metadata"]["annotations"][SPEC_HASH] = sha256(canonical_json(manifest))
+    return StageWorkflow(name, manifest, objects)
+
+
+def _is_variable(value: Any) -> bool:
+    return isinstance(value, str) and value.strip('"').startswith("{{") and value.strip('"').endswith("}}")

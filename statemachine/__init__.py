@@ -1,0 +1,1 @@
+"""When it happens: state, machine, store, engines, poller, daemon, command line."""

@@ -1,0 +1,40 @@
+"""Runs one stage of an app in a plain folder: plan, every job through the real wrapper, reduce. No store, no engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from conventions.documents import StageReport
+from conventions.space import StageSpace
+from operators.core import App, Operator, artifacts, signature
+
+
+def call(operator: Operator, place: StageSpace, root: Path, facts: Mapping[str, Any]) -> Any:
+    """Call a Python operator with its artifacts below `root`."""
+    parts = signature(operator)
+    params = parts.params(**{field.name: facts[field.name] for field in fields(parts.params)})
+    paths = {name: root / (mark.at(place) or "nonexistent") for name, mark in parts.artifacts.items()}
+    return operator(params, parts.context(**paths))
+
+
+def run_job(app: App, place: StageSpace, root: Path, job_id: str) -> int:
+    """Run one job through job.sh; return its exit code."""
+    at = place.job(job_id)
+    env = {f"JOB_{name.upper()}": str(root / (mark.at(at) or "nonexistent")) for name, mark in artifacts(app.job).items()}
+    script = str(files("operators").joinpath("job.sh"))
+    return subprocess.run(["sh", script], env={**os.environ, "OMP_NUM_THREADS": "1", **env, "JOB_ID": job_id}).returncode
+
+
+def run_stage(app: App, place: StageSpace, root: Path, facts: Mapping[str, Any]) -> StageReport:
+    """plan -> jobs -> reduce. `facts` as the poller gives them: iteration, attempt, systems, explore_stage..."""
+    planned = call(app.plan, place, root, facts)
+    for job_id in planned.job_ids:
+        run_job(app, place, root, job_id)
+    call(app.reduce, place, root, {**facts, "n_jobs": planned.n_jobs})
+    return StageReport.load((root / place.report).read_bytes())
