@@ -1,0 +1,191 @@
+"""Trains one model of a committee with DeePMD-kit: `dp train`, `freeze`, `compress` and `test`.
+
+Runs inside a job, in the task's folder, with the Python beside `dp`. Standard library only, also on old Pythons.
+`job.json` says what to do; the environment says how to call dp (DP_COMMAND, DP_HERE) and where the data are
+(JOB_DATA, JOB_MODELS).
+
+An interrupted training goes on from its newest checkpoint: the step counter and the optimizer's state continue,
+the order of batches starts anew from the seed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+CHECKPOINTS = Path("ckpt")  # training.save_ckpt is ckpt/model.ckpt
+CURVE = Path("lcurve.out")
+Dp = Callable[..., None]
+
+
+def main() -> None:
+    job = json.loads(Path("job.json").read_text())
+    for name in ("data", "models"):
+        Path(name).unlink(missing_ok=True)
+        Path(name).symlink_to(os.environ[f"JOB_{name.upper()}"])
+    # Before the first call: whoever waits for TensorFlow in vain should not.
+    start = start_arguments(job)
+    tests = sorted(str(path.parent) for name in job["tests"] for path in Path(name).rglob("type.raw"))
+    if job["tests"] and not tests:
+        raise SystemExit(f"there are no test systems in {', '.join(job['tests'])}")
+    dp = imported_dp() or called_dp(os.environ["DP_COMMAND"])
+
+    train(dp, start, job["train_args"])
+    frozen = "original.pb" if job["compress"] else "graph.pb"
+    dp("freeze", "-c", str(CHECKPOINTS), "-o", frozen)
+    if job["compress"]:
+        dp("compress", "-i", frozen, "-o", "graph.pb")
+    if tests:
+        Path("tests.txt").write_text("".join(f"{system}\n" for system in tests))
+        dp("test", "-m", "graph.pb", "-f", "tests.txt", "-n", "0", "-d", "detail")
+        Path("test.json").write_text(json.dumps(errors(Path("detail.e_peratom.out"), Path("detail.f.out"))))
+    shutil.rmtree(CHECKPOINTS)
+
+
+def start_arguments(job: dict[str, Any]) -> list[str]:
+    """Options of `dp train` that say which weights to begin with; none for random ones."""
+    if job["reuse"] is None:
+        return [job["start"], "start.pb"] if job["start"] else []
+    # A compressed model has no embedding net to go on with; reduce keeps the one before compression.
+    index = job["reuse"]
+    for path in (f"models/original.{index:03d}.pb", f"models/graph.{index:03d}.pb"):
+        if Path(path).exists():
+            return ["--init-frz-model", path]
+    raise SystemExit(
+        f"training_reuse_iter: the last committee has no model {index}; keep numb_models, or raise training_reuse_iter"
+    )
+
+
+def train(dp: Dp, start: list[str], more: list[str]) -> None:
+    """Train from the newest checkpoint of this very training, or from the start."""
+    identity = Path("input.json").read_bytes() + Path("job.json").read_bytes()
+    mine, finished = CHECKPOINTS / "identity", CHECKPOINTS / "finished"
+    if not mine.exists() or mine.read_bytes() != identity:
+        shutil.rmtree(CHECKPOINTS, ignore_errors=True)
+    if finished.exists():
+        return
+    step = newest_checkpoint()
+    if step is not None:
+        mend_curve(step)
+        start = ["--restart", f"{CHECKPOINTS}/model.ckpt-{step}"]
+        print(f"continuing from the checkpoint of step {step}", flush=True)
+    CHECKPOINTS.mkdir(exist_ok=True)
+    mine.write_bytes(identity)
+    try:
+        dp("train", "input.json", *start, *more)
+    except SystemExit:
+        if step is not None and newest_checkpoint() == step:
+            shutil.rmtree(CHECKPOINTS)  # it may be damaged: the next attempt begins from the start
+        raise
+    mend_curve()
+    finished.touch()
+
+
+def newest_checkpoint() -> int | None:
+    """Step of the newest complete checkpoint. TensorFlow writes data, index, meta in this order."""
+    found = [re.fullmatch(r"model\.ckpt-(\d+)\.index", path.name) for path in CHECKPOINTS.glob("*.index")]
+    steps = [int(match.group(1)) for match in found if match]
+    return max((step for step in steps if (CHECKPOINTS / f"model.ckpt-{step}.meta").exists()), default=None)
+
+
+def mend_curve(last: float = math.inf) -> None:
+    """Drop from the learning curve what a restart repeats: headers, and rows of lost or repeated steps."""
+    kept: list[str] = []
+    before = -1
+    for line in CURVE.read_text().splitlines() if CURVE.exists() else []:
+        if line.startswith("#"):
+            if line not in kept:
+                kept.append(line)
+            continue
+        word = line.split(None, 1)[0] if line.strip() else ""
+        if word.isdigit() and before < int(word) <= last:
+            kept.append(line)
+            before = int(word)
+    CURVE.write_text("".join(f"{line}\n" for line in kept))
+
+
+def errors(energy: Path, force: Path) -> dict[str, Any]:
+    """RMSE from `dp test`'s detail files: half of the columns are data, half are predictions.
+
+    Returns
+    -------
+    dict
+        frames, rmse_e (eV/atom) and rmse_f (eV/Angstrom, over components); None where not finite.
+    """
+    frames, rmse_e = _rmse(energy)
+    _, rmse_f = _rmse(force)
+    return {"frames": frames, "rmse_e": rmse_e, "rmse_f": rmse_f}
+
+
+def _rmse(path: Path) -> tuple[int, float | None]:
+    rows, count, total = 0, 0, 0.0
+    for values in _rows(path):
+        half = len(values) // 2
+        total += sum((data - found) ** 2 for data, found in zip(values[:half], values[half:]))  # noqa: B905
+        rows, count = rows + 1, count + half
+    rmse = math.sqrt(total / count) if count else math.nan
+    return rows, rmse if math.isfinite(rmse) else None
+
+
+def _rows(path: Path) -> Iterator[list[float]]:
+    with open(path) as stream:
+        for line in stream:
+            if not line.startswith("#"):
+                yield [float(word) for word in line.split()]
+
+
+def called_dp(command: str) -> Dp:
+    """dp through the user's command, whatever it is."""
+
+    def dp(*args: str) -> None:
+        code = subprocess.call(["sh", "-c", f'{command} "$@"', "dp", *args])
+        if code:
+            raise SystemExit(f"{command} {' '.join(args)}: exit code {code}")
+
+    return dp
+
+
+def imported_dp() -> Dp | None:
+    """dp in a forked child of this process, if it is installed here: TensorFlow is imported once, not every time."""
+    if not os.environ.get("DP_HERE"):
+        return None
+    try:
+        import deepmd.entrypoints.main
+        import deepmd.tf.entrypoints.main  # noqa: F401
+        from deepmd.main import main
+    except ImportError:
+        return None
+
+    def dp(*args: str) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                main(list(args))
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        if status:
+            raise SystemExit(f"dp {' '.join(args)}: wait status {status}")
+
+    return dp
+
+
+if __name__ == "__main__":
+    main()
