@@ -116,7 +116,9 @@ class RunConfig(Document):
     engine: EngineConfig = EngineConfig()
     seed: int = Field(1, ge=0, lt=2**31, description="All random numbers derive from it.")
     type_map: list[Element] = Field(min_length=1, description="Elements, in the order of the models' types.")
-    mass_map: list[Annotated[float, Field(gt=0)]] | None = Field(None, description="Masses in g/mol; default: standard.")
+    mass_map: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="Masses in g/mol; default: standard."
+    )
     structures: dict[Name, Structures] = Field({}, description="Structure sets, by name.")
     init: Init = Init()
     label: StageConfig

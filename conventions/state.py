@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import Field
 
-from .documents import Document, Stage, Strict
+from .documents import Document, Stage, Strict, parse_json
 from .errors import DataError, StateError
-from .names import RUN_NAME, canonical_json, sha256
+from .names import RUN_NAME, canonical_json, sha256, workflow_name
 from .space import DataSpace, StageSpace
 
 ENDED = ("converged", "exhausted", "failed", "cancelled")
@@ -85,6 +85,11 @@ class State(Document):
         """Keys of the stage that the run is in."""
         return DataSpace(self.policy.apps).stage(self.stage, self.iteration, self.trained)
 
+    @property
+    def workflow(self) -> str:
+        """Name of the workflow of the present attempt."""
+        return workflow_name(self.run, self.run_uid, self.iteration, self.stage, self.attempt)
+
     def seal(self) -> bytes:
         """The document's bytes with a checksum of its own."""
         body = self.model_dump(mode="json")
@@ -93,8 +98,6 @@ class State(Document):
     @classmethod
     def unseal(cls, data: bytes, where: str = DataSpace.state) -> State:
         """Inverse of `seal`; raise `StateError` when the bytes are not exactly what was sealed."""
-        from .documents import parse_json
-
         try:
             body: Any = parse_json(data, where)
             if not isinstance(body, dict) or "sha256" not in body:

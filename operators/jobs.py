@@ -172,4 +172,3 @@ def _bytes(content: Content) -> bytes:
     if isinstance(content, Path):
         return content.read_bytes()
     return content.encode() if isinstance(content, str) else content
-

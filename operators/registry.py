@@ -14,6 +14,7 @@ from typing import Annotated, Any, Union
 from pydantic import Field, create_model
 
 from conventions.config import RunConfig
+from conventions.documents import parse_json
 from conventions.errors import ConfigError
 from conventions.names import STAGES
 
@@ -39,8 +40,7 @@ def app(stage: str, name: str) -> App:
     """The software `name` of a stage; its module is imported now and not before."""
     where = known().get(f"{stage}.{name}")
     if where is None:
-        names = sorted(key.split(".", 1)[1] for key in known() if key.startswith(f"{stage}."))
-        raise ConfigError(f"{stage}.app: there is no {name!r}; this installation has {', '.join(names)}")
+        raise ConfigError(f"{stage}.app: there is no {name!r}; this installation has {', '.join(_names(stage))}")
     module, _, attribute = where.partition(":")
     found = getattr(importlib.import_module(module), attribute)
     if not isinstance(found, App) or (found.stage, found.name) != (stage, name):
@@ -48,18 +48,40 @@ def app(stage: str, name: str) -> App:
     return found
 
 
-@functools.cache
-def config_model() -> type[RunConfig]:
-    """`RunConfig` with the options of every known software, chosen by each stage's `app`."""
+def config_model(document: Any) -> type[RunConfig]:
+    """`RunConfig` with the options of the software that a configuration names (and of no other)."""
+    chosen = []
+    for stage in STAGES:
+        part = document.get(stage) if isinstance(document, dict) else None
+        name = part.get("app") if isinstance(part, dict) else None
+        if not isinstance(name, str):
+            names = ", ".join(_names(stage))
+            raise ConfigError(f"{stage}.app: this key is required: which software does this stage? One of {names}")
+        chosen.append((stage, name))
+    return _model(tuple(chosen))
+
+
+def full_model() -> type[RunConfig]:
+    """`RunConfig` with the options of every known software, chosen by each stage's `app`: for the JSON Schema."""
     fields: dict[str, Any] = {}
     for stage in STAGES:
-        names = [key.split(".", 1)[1] for key in known() if key.startswith(f"{stage}.")]
-        choices = tuple(app(stage, name).config for name in names)
-        annotation = choices[0] if len(choices) == 1 else Annotated[Union[choices], Field(discriminator="app")]  # noqa: UP007
+        choices = tuple(app(stage, name).config for name in _names(stage))
+        annotation = Annotated[Union[choices], Field(discriminator="app")] if len(choices) > 1 else choices[0]  # noqa: UP007
         fields[stage] = (annotation, ...)
     return create_model("RunConfig", __base__=RunConfig, **fields)
 
 
 def load_config(data: bytes, where: str = "config.json") -> Any:
     """The configuration of an iteration, with the options of its apps."""
-    return config_model().load(data, where)
+    document = parse_json(data, where)
+    return config_model(document).from_json(document, where)
+
+
+@functools.cache
+def _model(chosen: tuple[tuple[str, str], ...]) -> type[RunConfig]:
+    fields: dict[str, Any] = {stage: (app(stage, name).config, ...) for stage, name in chosen}
+    return create_model("RunConfig", __base__=RunConfig, **fields)
+
+
+def _names(stage: str) -> list[str]:
+    return sorted(key.split(".", 1)[1] for key in known() if key.startswith(f"{stage}."))

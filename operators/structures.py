@@ -77,5 +77,3 @@ def _read(path: Path, format: str | None) -> list[Atoms]:
         frame.set_constraint()
         frame.pbc = True
     return list(frames)
-
-

@@ -27,7 +27,10 @@ _ROOT = "/dpgen2"
 _dflow_globals = threading.Lock()
 _RUN_PYTHON = """\
 set -eu
-echo "$FN_SHA256  $FN" | sha256sum -c - >/dev/null || { echo "shipped code differs from what was submitted" >&2; exit 66; }
+echo "$FN_SHA256  $FN" | sha256sum -c - >/dev/null || {
+  echo "shipped code differs from what was submitted" >&2
+  exit 66
+}
 exec python3 "$FN"
 """
 
@@ -81,34 +84,40 @@ def build(
         shipped = ship(operator, place.space)
         objects.update(shipped.objects)
         parts = signature(operator)
-        envs = {"FN_SHA256": shipped.digest, "FN": "{{inputs.artifacts.fn.path}}"}
+        envs: dict[str, Any] = {"FN_SHA256": shipped.digest, "FN": "{{inputs.artifacts.fn.path}}"}
         template = ScriptOPTemplate(step, image=image, command=["sh"], script=_RUN_PYTHON, envs=envs)
         for field in fields(parts.params):
             template.inputs.parameters[field.name] = dflow.InputParameter()
-            envs[f"PARAM_{field.name}"] = "{{inputs.parameters.%s}}" % field.name
+            envs[f"PARAM_{field.name}"] = _variable(f"inputs.parameters.{field.name}")
         for package in shipped.packages:
             template.inputs.artifacts[f"pkg-{package}"] = dflow.InputArtifact(path=f"{_ROOT}/pkg/{package}.zip")
-            envs[f"PACKAGE_{package}"] = "{{inputs.artifacts.pkg-%s.path}}" % package
+            envs[f"PACKAGE_{package}"] = _variable(f"inputs.artifacts.pkg-{package}.path")
         template.inputs.artifacts["fn"] = dflow.InputArtifact(path=f"{_ROOT}/fn.py")
         for field in fields(parts.result):
             template.outputs.parameters[field.name] = dflow.OutputParameter(
                 value_from_path=f"{_ROOT}/result/{field.name}"
             )
-            envs[f"RESULT_{field.name}"] = "{{outputs.parameters.%s.path}}" % field.name
+            envs[f"RESULT_{field.name}"] = _variable(f"outputs.parameters.{field.name}.path")
         _declare(template, parts.artifacts, place, envs, "ARTIFACT_{}")
         return template
 
-    def _declare(template: Any, found: Mapping[str, Input | Output], at: StageSpace, envs: dict[str, str], env: str) -> None:
+    def _declare(
+        template: Any, found: Mapping[str, Input | Output], at: StageSpace, envs: dict[str, Any], env: str
+    ) -> None:
         for field, mark in found.items():
             if isinstance(mark, Output):
                 saved = s3(mark.at(at))
                 template.outputs.artifacts[field] = dflow.OutputArtifact(
-                    path=f"{_ROOT}/out/{field}", save=[saved], archive=None
+                    path=f"{_ROOT}/out/{field}",
+                    save=[saved],
+                    archive=None,  # type: ignore[arg-type]  # None means: no tar, the prefix stays listable
                 )
-                envs[env.format(field)] = "{{outputs.artifacts.%s.path}}" % field
+                envs[env.format(field)] = _variable(f"outputs.artifacts.{field}.path")
             elif mark.at(at) is not None:
-                template.inputs.artifacts[field] = dflow.InputArtifact(path=f"{_ROOT}/in/{field}", optional=mark.optional)
-                envs[env.format(field)] = "{{inputs.artifacts.%s.path}}" % field
+                template.inputs.artifacts[field] = dflow.InputArtifact(
+                    path=f"{_ROOT}/in/{field}", optional=mark.optional
+                )
+                envs[env.format(field)] = _variable(f"inputs.artifacts.{field}.path")
 
     def sources(found: Mapping[str, Input | Output], at: StageSpace) -> dict[str, Any]:
         inputs = {field: mark.at(at) for field, mark in found.items() if isinstance(mark, Input)}
@@ -127,7 +136,7 @@ def build(
 
     def jobs_step() -> Any:
         found = artifacts(app.job)
-        envs = {"JOB_ID": "{{inputs.parameters.job_id}}"}
+        envs: dict[str, Any] = {"JOB_ID": "{{inputs.parameters.job_id}}"}
         script = files("operators").joinpath("job.sh").read_text()
         template = ScriptOPTemplate("job", image=image, command=["sh"], script=script, envs=envs)
         template.inputs.parameters["job_id"] = dflow.InputParameter()
@@ -144,7 +153,7 @@ def build(
             continue_on_error=True,
         )
 
-    planned = {field.name: "{{steps.plan.outputs.parameters.%s}}" % field.name for field in fields(Planned)}
+    planned = {field.name: _variable(f"steps.plan.outputs.parameters.{field.name}") for field in fields(Planned)}
     attempt = {"prefix": prefix, "key": place.claim(facts["attempt"]), "owner": '"{{workflow.uid}}"'}
     with _dflow_globals:
         dflow.s3_config["prefix"] = ""
@@ -162,6 +171,10 @@ def build(
     }
     manifest["metadata"]["annotations"][SPEC_HASH] = sha256(canonical_json(manifest))
     return StageWorkflow(name, manifest, objects)
+
+
+def _variable(name: str) -> str:
+    return "{{" + name + "}}"
 
 
 def _is_variable(value: Any) -> bool:

@@ -1,0 +1,209 @@
+"""Beginning a run: the user's files into the store, the initial data imported, the first state created.
+
+`state.json` is created last: an interrupted `init` leaves no run, and is simply repeated.
+"""
+
+from __future__ import annotations
+
+import glob
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from conventions.config import LabelledData, RunConfig, UserFile
+from conventions.errors import CommandRefused, ConfigError, NotFound
+from conventions.names import sha256
+from conventions.space import DataSpace
+from conventions.state import State
+from operators.registry import app, config_model, load_config
+
+from .record import Record
+from .runs import prefix_url
+from .store import open_store
+
+Progress = Callable[[str], None]
+
+
+def prepare(config: RunConfig, base: Path) -> tuple[RunConfig, dict[str, bytes]]:
+    """The configuration as the store keeps it, and the user's files by key. Reads, writes nothing.
+
+    Parameters
+    ----------
+    base
+        Folder that the configuration's paths are relative to.
+
+    Raises
+    ------
+    ConfigError
+        When a file is missing or a structure cannot be used.
+    """
+    space = DataSpace(config.apps)
+    objects: dict[str, bytes] = {}
+
+    def store(path: Path, where: str) -> str:
+        if not path.is_file():
+            raise ConfigError(f"{where}: {path.name} is a folder; a file is expected")
+        data = path.read_bytes()
+        key = space.file(sha256(data), _plain(path.name))
+        objects[key] = data
+        return key[len(space.files) + 1 :]
+
+    def convert(value: Any, where: str) -> Any:
+        if isinstance(value, UserFile):
+            found = list(_matches(base, value.root, where))
+            if len(found) != 1:
+                raise ConfigError(f"{where}: {value.root!r} matches {len(found)} files; one is expected")
+            return store(found[0], where)
+        if isinstance(value, BaseModel):
+            return {name: convert(getattr(value, name), f"{where}.{name}") for name in type(value).model_fields}
+        if isinstance(value, list):
+            if value and all(isinstance(item, UserFile) for item in value):
+                return [store(path, where) for item in value for path in _matches(base, item.root, where)]
+            return [convert(item, f"{where}.{index}") for index, item in enumerate(value)]
+        if isinstance(value, dict):
+            return {key: convert(item, f"{where}.{key}") for key, item in value.items()}
+        return value
+
+    document = {name: convert(getattr(config, name), name) for name in type(config).model_fields}
+    document["prefix"] = prefix_url(config.prefix, base)
+    return config_model(document).from_json(document, "configuration"), objects
+
+
+def check_structures(config: RunConfig, objects: dict[str, bytes]) -> dict[str, int]:
+    """Read every structure set; return how many structures each one has."""
+    from operators.structures import load_structures
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder)
+        prefix = len(DataSpace.files) + 1
+        for key, data in objects.items():
+            path = files / key[prefix:]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return {name: len(load_structures(config, [name], files)) for name in config.structures}
+
+
+def load_data(data: LabelledData, base: Path, where: str, type_map: list[str]) -> Any:
+    """Labelled data as dpdata's MultiSystems, all with the run's type_map."""
+    import dpdata
+    import numpy as np
+
+    paths = list(_matches(base, data.path, where))
+    if data.format in ("deepmd/npy", "deepmd/raw"):
+        paths = [raw.parent for path in paths for raw in sorted(path.rglob("type.raw"))]
+        if not paths:
+            raise ConfigError(f"{where}.path: {data.path!r} holds no DeePMD system (no type.raw)")
+    systems = dpdata.MultiSystems(type_map=type_map)
+    for path in paths:
+        try:
+            found = dpdata.MultiSystems.from_file(str(path), data.format) if "mixed" in data.format else None
+            parts = list(found.systems.values()) if found else [dpdata.LabeledSystem(str(path), fmt=data.format)]
+        except Exception as error:  # dpdata's readers raise whatever they meet
+            raise ConfigError(
+                f"{where}: dpdata cannot read {path.name} as {data.format}: {error or type(error).__name__}"
+            ) from None
+        for part in parts:
+            names, counts = part.data["atom_names"], part.data["atom_numbs"]
+            unknown = sorted({str(n) for n, c in zip(names, counts, strict=True) if c} - set(type_map))
+            if unknown:
+                raise ConfigError(
+                    f"{where}: element {unknown[0]} of {path.name} is not in type_map ({', '.join(type_map)})"
+                )
+            for kind in ("energies", "forces", "coords", "cells"):
+                if not np.isfinite(part.data[kind]).all():
+                    raise ConfigError(f"{where}: {path.name} has {kind} that are not finite numbers")
+            systems.append(part)
+    if not systems.get_nframes():
+        raise ConfigError(f"{where}: {data.path!r} has no frames")
+    return systems
+
+
+def begin(config: RunConfig, base: Path, progress: Progress = lambda text: None) -> State:
+    """Begin a run, or return the one that was begun with the same configuration.
+
+    Raises
+    ------
+    CommandRefused
+        When there is a run with another configuration at the prefix.
+    """
+    stored, objects = prepare(config, base)
+    store = open_store(stored.prefix)
+    record, space = Record(store), DataSpace(stored.apps)
+    try:
+        state = record.load().state
+    except NotFound:
+        pass
+    else:
+        _check_same(store.get(space.config(0)).data, stored)
+        return state
+    progress("reading structures and data")
+    check_structures(stored, objects)
+    imports = {
+        space.dataset_init(name): load_data(data, base, f"init.data.{name}", stored.type_map)
+        for name, data in stored.init.data.items()
+    }
+    imports |= {
+        space.dataset_test(name): load_data(data, base, f"init.test.{name}", stored.type_map)
+        for name, data in stored.init.test.items()
+    }
+    progress("writing the run's files")
+    for key, data in objects.items():
+        store.put(key, data)
+    for key, systems in imports.items():
+        with tempfile.TemporaryDirectory() as folder:
+            systems.to("deepmd/npy", folder + "/data")
+            store.publish(Path(folder) / "data", key)
+    store.put(space.config(0), stored.dump())
+    explore = app("explore", stored.explore.app)
+    stage = "label" if stored.init.label else "train"
+    return record.create(
+        State(
+            run=stored.run,
+            run_uid=secrets.token_hex(16),
+            version=1,
+            nonce="",
+            previous_sha256="",
+            writer="",
+            updated_at="",
+            at=f"{stage}.submitting",
+            iteration=0,
+            stage=stage,  # type: ignore[arg-type]
+            reason="the run begins",
+            policy=stored.policy(explore.explore_stages(stored.explore)),
+        )
+    )
+
+
+def _check_same(there: bytes, stored: RunConfig) -> None:
+    before = load_config(there).model_dump(mode="json")
+    after = stored.model_dump(mode="json")
+    changed = sorted(key for key in after if before.get(key) != after[key])
+    if changed:
+        raise CommandRefused(
+            f"{stored.prefix} holds a run of another configuration (differs in: {', '.join(changed)}); go"
+            "  on with it by `dpgen2-sm resume`, or choose another prefix"
+        )
+
+
+def _matches(base: Path, pattern: str, where: str) -> Iterator[Path]:
+    path = Path(pattern).expanduser()
+    root = path if path.is_absolute() else base / path
+    if any(char in pattern for char in "*?["):
+        found = [Path(name) for name in sorted(glob.glob(str(root), recursive=True))]
+        if not found:
+            raise ConfigError(f"{where}: no file matches {pattern!r}")
+        yield from found
+    elif root.exists():
+        yield root
+    else:
+        raise ConfigError(f"{where}: {pattern!r}: there is no such file (paths are relative to the configuration)")
+
+
+def _plain(name: str) -> str:
+    """A file's name without what a key must not have; the content's hash tells files apart."""
+    plain = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in name)
+    return plain if plain[0].isalnum() else f"f{plain}"

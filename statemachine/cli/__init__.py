@@ -1,0 +1,28 @@
+"""The command line `dpgen2-sm`."""
+
+from __future__ import annotations
+
+import sys
+
+from conventions.errors import Dpgen2Error
+
+
+def main() -> None:
+    """Run the command line; a known error is a line on stderr and an exit code, never a traceback."""
+    from .app import app
+
+    try:
+        app()
+    except Dpgen2Error as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: nothing is lost. Workflows that were submitted go on; `dpgen2-sm resume` follows the run "
+            "again, `dpgen2-sm cancel` stops it.",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)

@@ -1,0 +1,236 @@
+"""The commands. Each imports what it needs when it runs, so that `status` starts quickly."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from conventions.state import State
+
+EXIT_CODES = {"converged": 0, "exhausted": 3, "failed": 1, "cancelled": 4}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Concurrent learning of machine-learned force fields: label -> train -> explore -> select, until the committee
+of models agrees. The state of a run lives in its prefix; any of these commands may be killed at any time.
+
+A first run:  dpgen2-sm validate run.yaml;  dpgen2-sm run run.yaml;  dpgen2-sm status run.yaml
+
+RUN is a configuration file, or the prefix that it names (a folder or file:///path).
+
+Exit codes: 0 done (for run and resume: converged), 1 the run failed, 2 bad input, 3 ended without convergence,
+4 cancelled, 130 interrupted.""",
+)
+
+Target = Annotated[str, typer.Argument(metavar="RUN", help="Configuration file, folder or URL of the run.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML or JSON).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Interval = Annotated[float, typer.Option(help="Seconds between two looks at a running workflow.", min=0.05)]
+
+
+@app.command()
+def validate(config: ConfigFile) -> None:
+    """Check a configuration and every file that it names; write nothing."""
+    from statemachine.beginning import check_structures, load_data, prepare
+    from statemachine.configfile import read_config
+
+    checked = read_config(config)
+    stored, objects = prepare(checked, config.parent)
+    for name, count in check_structures(stored, objects).items():
+        print(f"structures.{name}: {count} structure{'s' * (count != 1)}")
+    for kind in ("data", "test"):
+        for name, data in getattr(checked.init, kind).items():
+            systems = load_data(data, config.parent, f"init.{kind}.{name}", checked.type_map)
+            print(f"init.{kind}.{name}: {systems.get_nframes()} labelled frames")
+    print(f"{config}: valid; its run goes to {stored.prefix}")
+
+
+@app.command()
+def init(config: ConfigFile) -> None:
+    """Begin a run: copy its files into the prefix and create its state. Submits nothing."""
+    state = _begin(config)
+    print(f"run {state.run} is at {state.at}; go on with `dpgen2-sm run {config}`")
+
+
+@app.command()
+def run(target: Target, interval: Interval = 0.5) -> None:
+    """Advance a run in the foreground until it ends; a configuration file begins it if need be."""
+    from statemachine.runs import find_prefix
+
+    if "://" not in target and Path(target).is_file():
+        _begin(Path(target))
+    _follow(find_prefix(target), interval)
+
+
+@app.command()
+def resume(target: Target, interval: Interval = 0.5) -> None:
+    """Take a run up again, wherever it stopped, and follow it until it ends.
+
+    A paused run is released; a failed or cancelled one begins a new attempt of the stage it stopped in.
+    Jobs that have finished are not run again.
+    """
+    from statemachine.runs import find_prefix, open_poller
+
+    prefix = find_prefix(target)
+    poller = open_poller(prefix)
+    state = poller.record.load().state
+    if state.hold or state.at in ("failed", "cancelled"):
+        poller.tell("resume", "resumed by a person")
+    _follow(prefix, interval)
+
+
+@app.command()
+def step(target: Target, as_json: AsJson = False) -> None:
+    """Advance a run as far as is possible now, and return: for cron."""
+    from statemachine.runs import find_prefix, open_poller
+
+    state = open_poller(find_prefix(target)).step()
+    _print_state(state, as_json)
+
+
+@app.command()
+def daemon(
+    targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to advance (see above).")],
+    interval: Interval = 10.0,
+) -> None:
+    """Advance one or several runs until all of them have ended. SIGTERM or Ctrl-C stops it between two steps."""
+    from statemachine.daemon import serve
+    from statemachine.runs import find_prefix
+
+    serve([find_prefix(target) for target in targets], interval)
+
+
+@app.command()
+def pause(
+    target: Target, reason: Annotated[str, typer.Option(help="Kept in the history.")] = "paused by a person"
+) -> None:
+    """Submit nothing new; a workflow that runs is left to end. `resume` goes on."""
+    _tell(target, "pause", reason)
+
+
+@app.command()
+def cancel(
+    target: Target, reason: Annotated[str, typer.Option(help="Kept in the history.")] = "cancelled by a person"
+) -> None:
+    """Stop the workflow that runs, and the run. Everything that was finished is kept; `resume` can go on."""
+    from statemachine.runs import find_prefix, open_poller
+
+    poller = open_poller(find_prefix(target))
+    poller.tell("cancel", reason)
+    state = poller.step()
+    while state.at == "cancelling":
+        time.sleep(0.2)
+        state = poller.step()
+    _print_state(state, False)
+
+
+@app.command()
+def status(
+    target: Target,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option(help="Show it again every two seconds until the run ends.")] = False,
+) -> None:
+    """Show where a run stands: its iterations, its present stage, and why."""
+    from statemachine.cli.show import status_of, status_table
+
+    if as_json:
+        print(json.dumps(status_of(_prefix(target)), indent=1))
+    elif watch:
+        from statemachine.cli.follow import watch_status
+
+        watch_status(_prefix(target))
+    else:
+        status_table(status_of(_prefix(target)))
+
+
+@app.command()
+def logs(
+    target: Target,
+    stage: Annotated[str | None, typer.Option(help="Stage; default: the present one.")] = None,
+    iteration: Annotated[int | None, typer.Option("--iter", help="Iteration; default: the present one.")] = None,
+    job: Annotated[
+        int | None, typer.Option(help="Number of a job; default: the workflow's own steps, and a list.")
+    ] = None,
+) -> None:
+    """Show the logs of a stage: of its workflow's steps, or of one job."""
+    from statemachine.cli.show import print_logs
+
+    print_logs(_prefix(target), stage, iteration, job)
+
+
+@app.command()
+def plan(target: Target, as_json: AsJson = False) -> None:
+    """Show what the next transition would submit: jobs and sizes. Writes nothing."""
+    from statemachine.cli.show import print_plan
+
+    print_plan(_prefix(target), as_json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration, so that an editor can complete and check it."""
+    from operators.registry import full_model
+
+    print(
+        json.dumps(
+            {**full_model().model_json_schema(), "$schema": "https://json-schema.org/draft/2020-12/schema"}, indent=1
+        )
+    )
+
+
+@app.command()
+def doctor(
+    target: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Also check this run's store, engine and software.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check whether the software, the store and the engine can be used from here."""
+    from statemachine.cli.show import print_checks
+    from statemachine.doctor import examine
+
+    if not print_checks(list(examine(target)), as_json):
+        raise typer.Exit(1)
+
+
+def _begin(config: Path) -> State:
+    from statemachine.beginning import begin
+    from statemachine.configfile import read_config
+
+    return begin(read_config(config), config.parent, lambda text: print(text, file=sys.stderr))
+
+
+def _follow(prefix: str, interval: float) -> None:
+    from statemachine.cli.follow import follow
+
+    state = follow(prefix, interval)
+    raise typer.Exit(EXIT_CODES[state.at])
+
+
+def _tell(target: str, trigger: str, reason: str) -> None:
+    from statemachine.runs import find_prefix, open_poller
+
+    _print_state(open_poller(find_prefix(target)).tell(trigger, reason), False)
+
+
+def _prefix(target: str) -> str:
+    from statemachine.runs import find_prefix
+
+    return find_prefix(target)
+
+
+def _print_state(state: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"run": state.run, "at": state.at, "iteration": state.iteration, "reason": state.reason}))
+    else:
+        print(f"{state.run}: iteration {state.iteration}, {state.at}" + (f" ({state.reason})" if state.reason else ""))

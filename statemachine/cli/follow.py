@@ -1,0 +1,121 @@
+"""Following a run in the foreground: live on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from conventions.state import State
+from statemachine.poller import Poller
+from statemachine.runs import open_poller
+
+from .show import headline, iteration_cells, iteration_table, status_of
+
+
+def follow(prefix: str, interval: float) -> State:
+    """Advance the run until it ends; return its last state."""
+    console = Console()
+    display = _Terminal(console) if console.is_terminal else _Lines(console)
+    poller = open_poller(prefix, display.committed)
+    with display.open():
+        display.committed(poller.record.load().state)
+        while not (state := poller.step()).ended:
+            display.progress(poller)
+            poller.engine.wait(state.workflow, interval)
+            if state.hold:
+                time.sleep(interval)
+    console.print(headline(status_of(prefix)), highlight=False)
+    if state.trail and console.is_terminal:
+        console.print(iteration_table(_rows(state)))
+    return state
+
+
+def watch_status(prefix: str) -> None:
+    """Show the status again and again until the run ends."""
+    with Live(console=Console(), auto_refresh=False) as live:
+        while True:
+            found = status_of(prefix)
+            live.update(Group(headline(found), iteration_table(found["iterations"])), refresh=True)
+            if found["at"] in ("converged", "exhausted", "failed", "cancelled"):
+                return
+            time.sleep(2)
+
+
+class _Lines:
+    """For pipes and logs: a line a stage, and the iteration table row by row."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.shown = 0
+        self.last = ""
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        yield
+
+    def committed(self, state: State) -> None:
+        complete = [row for row in _rows(state) if "selected" in row or state.ended]
+        if not self.shown and complete:
+            self._print(
+                ["iter", "stage", "labelled", "RMSE_f", "frames", "accurate", "candidate", "failed", "selected"]
+            )
+        for row in complete[self.shown :]:
+            self._print(iteration_cells(row))
+        self.shown = max(self.shown, len(complete))
+        line = f"iteration {state.iteration}  {state.at}" + (f"  attempt {state.attempt}" if state.attempt else "")
+        if state.at.endswith(".running") and line != self.last:
+            self.console.print(line, highlight=False)
+        self.last = line
+
+    def progress(self, poller: Poller) -> None:
+        pass
+
+    def _print(self, cells: list[str]) -> None:
+        self.console.print("  ".join(f"{cell:>9}" for cell in cells), highlight=False)
+
+
+class _Terminal:
+    """For people: the table as it grows, and a bar for the present stage."""
+
+    def __init__(self, console: Console) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[step]}"),
+            TimeElapsedColumn(),
+        )
+        self.live = Live(console=console, refresh_per_second=4)
+        self.task: Any = None
+        self.name = ""
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        with self.live:
+            yield
+
+    def committed(self, state: State) -> None:
+        if self.name != state.workflow:
+            if self.task is not None:
+                self.bar.remove_task(self.task)
+            self.task = self.bar.add_task("", total=None, step="")
+            self.name = state.workflow
+        paused = " (paused)" if state.hold else ""
+        attempt = f", attempt {state.attempt}" if state.attempt else ""
+        self.bar.update(self.task, description=f"iteration {state.iteration} {state.stage}{attempt}{paused}")
+        self.live.update(Group(*([iteration_table(_rows(state))] if state.trail else []), self.bar))
+
+    def progress(self, poller: Poller) -> None:
+        if self.task is not None and poller.status is not None:
+            status = poller.status
+            self.bar.update(self.task, total=status.total or None, completed=status.finished, step=status.step)
+
+
+def _rows(state: State) -> list[dict[str, Any]]:
+    return [{"iteration": row.iteration, "explore_stage": row.explore_stage, **row.figures} for row in state.trail]

@@ -1,0 +1,121 @@
+"""Reading what a person wrote: YAML 1.2 or JSON, without YAML's traps, with errors that help."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from conventions.errors import ConfigError
+
+from .runs import prefix_url
+
+LARGEST = 10 * 2**20
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Parse a configuration file; keys that begin with `_` are comments and left out."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ConfigError(f"{path}: larger than {LARGEST >> 20} MiB; this is no configuration")
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: this is a folder, not a configuration file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        for event in yaml.parse(text):
+            if isinstance(event, AliasEvent):
+                raise ConfigError(f"{path}: line {event.start_mark.line + 1}: aliases (*name) are not supported")
+        value = yaml.load(text)
+    except YAMLError as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from None
+    except (RecursionError, ValueError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else _one_line(error)
+        raise ConfigError(f"{path}: {what}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: a mapping of keys is expected" + (", the file is empty" if value is None else ""))
+    cleaned: dict[str, Any] = _without_comments(value)
+    return cleaned
+
+
+def read_prefix(path: Path) -> str:
+    """Only the prefix of a configuration file."""
+    prefix = read_mapping(path).get("prefix")
+    if not isinstance(prefix, str):
+        raise ConfigError(f"{path}: prefix: a text is expected")
+    return prefix_url(prefix, path.parent)
+
+
+def read_config(path: Path) -> Any:
+    """The checked configuration, with the options of its apps."""
+    from operators.registry import app, config_model
+
+    document = read_mapping(path)
+    try:
+        model = config_model(document)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    try:
+        config = model.model_validate(document)
+    except ValidationError as error:
+        problems = [explain(model, problem) for problem in error.errors(include_url=False)]
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems))) from None
+    found = [problem for stage, name in config.apps.items() for problem in app(stage, name).check(config)]
+    if found:
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in found))
+    return config
+
+
+def explain(model: type[BaseModel], problem: Any) -> str:
+    """One line for one problem: the key, the value, and the nearest right key."""
+    loc = list(problem["loc"])
+    where = ".".join(str(part) for part in loc)
+    if problem["type"] == "extra_forbidden":
+        names = sorted(_names(model, loc[:-1]))
+        near = difflib.get_close_matches(str(loc[-1]), names, 1, 0.6)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(names)}"
+        return f"{where}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{where}: this key is required"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    value = problem.get("input")
+    shown = "" if isinstance(value, dict | list) or problem["type"] == "value_error" else f" (got {value!r})"
+    return f"{where}: {message}{shown}" if where else message
+
+
+def _names(kind: Any, loc: list[Any]) -> set[str]:
+    """Keys that a model knows at a location of its documents."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        field = kind.model_fields.get(str(loc[0])) if loc else None
+        return set(kind.model_fields) if not loc else _names(field.annotation, loc[1:]) if field else set()
+    inner = get_args(kind)[-1:] if get_origin(kind) in (dict, list) else get_args(kind)
+    rest = loc[1:] if get_origin(kind) in (dict, list) else loc
+    return set().union(*(_names(arg, rest) for arg in inner))
+
+
+def _without_comments(value: Any, depth: int = 0) -> Any:
+    if depth > 60:
+        raise ConfigError("the configuration is nested too deeply")
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(f"key {key!r}: keys are texts; put it in quotes")
+        return {k: _without_comments(v, depth + 1) for k, v in value.items() if not k.startswith("_")}
+    if isinstance(value, list):
+        return [_without_comments(item, depth + 1) for item in value]
+    return value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

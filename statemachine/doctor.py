@@ -1,0 +1,88 @@
+"""Can the software, the store and the engine be used from here?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from conventions.errors import Conflict, Dpgen2Error
+from conventions.space import DataSpace
+from operators.registry import app, known
+
+from .runs import find_prefix
+from .store import Store, open_store
+
+DEFAULT_PROGRAMS = {"dp": "train/deepmd", "lmp": "explore/lammps", "cp2k.psmp": "label/cp2k"}
+
+
+@dataclass(frozen=True)
+class Check:
+    what: str
+    good: bool
+    detail: str
+
+
+def examine(target: str | None) -> Iterator[Check]:
+    """Check this installation, and a run's own needs when one is named."""
+    yield Check("python", True, f"{sys.version.split()[0]} at {sys.executable}")
+    yield Check("apps", True, ", ".join(sorted(known())))
+    if target is None:
+        for program, what in DEFAULT_PROGRAMS.items():
+            yield _program(program, what, needed=False)
+        return
+    path = Path(target)
+    if "://" not in target and path.is_file():
+        from .configfile import read_config
+
+        config = read_config(path)
+    else:
+        from operators.registry import load_config
+
+        config = load_config(open_store(find_prefix(target)).get(DataSpace({}).config(0)).data)
+    for stage, settings in config.stages.items():
+        for program in app(stage, settings.app).executables(settings):
+            yield _program(program, f"{stage}/{settings.app}", needed=not settings.setup)
+    prefix = find_prefix(target)
+    try:
+        yield from _store(open_store(prefix))
+    except (Dpgen2Error, OSError) as error:
+        yield Check("store", False, f"{prefix}: {error}")
+    yield Check(
+        "engine",
+        Path("/proc").is_dir(),
+        "local: jobs run on this machine" if Path("/proc").is_dir() else "local: needs Linux",
+    )
+
+
+def _program(program: str, what: str, needed: bool) -> Check:
+    path = shutil.which(program, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if path is None:
+        hint = "not found on PATH" if needed else "not found on PATH (fine if another machine, image or `setup` has it)"
+        return Check(program, not needed, f"{what}: {hint}")
+    return Check(program, True, f"{what}: {path}")
+
+
+def _store(store: Store) -> Iterator[Check]:
+    """Prove conditional writes by re-reading, never by what the store answers."""
+    key = f"{DataSpace.probe}/{os.getpid()}"
+    store.delete(key)
+    tag = store.put(key, b"1", if_absent=True)
+    refused = 0
+    for absent, match in ((True, None), (False, "0" * 64)):
+        try:
+            store.put(key, b"2", if_absent=absent, if_match=match)
+        except Conflict:
+            refused += 1
+    honest = refused == 2 and store.get(key).data == b"1"
+    store.put(key, b"3", if_match=tag)
+    honest = honest and store.get(key).data == b"3"
+    store.delete(key)
+    yield Check(
+        "store",
+        honest,
+        f"{store.url}: " + ("conditional writes are honoured" if honest else "it ignores conditions on writes"),
+    )

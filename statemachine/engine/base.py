@@ -1,0 +1,56 @@
+"""The protocol that every engine keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+
+class Phase(Enum):
+    """What an engine says of a workflow. Only `running` means that it may still write."""
+
+    running = "running"
+    succeeded = "succeeded"
+    failed = "failed"
+    gone = "gone"
+
+
+@dataclass(frozen=True)
+class Status:
+    """Phase of a workflow, how far its jobs are, and what went wrong first."""
+
+    phase: Phase
+    step: str = ""
+    finished: int = 0
+    total: int = 0
+    message: str = ""
+
+
+class Engine(Protocol):
+    """Runs single-stage workflow manifests. A workflow's name is unique while the workflow exists."""
+
+    def submit(self, manifest: dict[str, Any]) -> bool:
+        """Start a workflow; False when it exists already with the same specification.
+
+        Raises
+        ------
+        NameTaken
+            When a workflow of that name has another specification.
+        """
+
+    def status(self, name: str) -> Status:
+        """Phase and progress; `gone` when there is no such workflow or its process died."""
+
+    def logs(self, name: str) -> Iterator[str]:
+        """What the workflow's own steps (guard, plan, reduce) printed."""
+
+    def terminate(self, name: str) -> None:
+        """Stop a workflow and all that it started; one that has ended or never was is fine."""
+
+    def delete(self, name: str) -> None:
+        """Forget a workflow that has ended and been consumed."""
+
+    def wait(self, name: str, seconds: float) -> None:
+        """Return when the workflow has ended, or after that time."""

@@ -1,0 +1,186 @@
+"""Interprets one workflow manifest in a process of its own: `python -m statemachine.engine.interpreter FOLDER`.
+
+It knows the part of Argo that the builder uses: steps, script templates, parameters, artifacts by key,
+`withParam`, `when` and `continueOn`. Outputs are published also when a script fails, as Argo does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from statemachine.store import Store, open_store
+
+from .base import Phase, Status
+
+_VARIABLE = re.compile(r"\{\{([^{}]+)\}\}")
+
+
+class StepFailed(Exception):
+    """A step whose failure ends the workflow."""
+
+
+def expand(value: Any, variables: Mapping[str, str]) -> Any:
+    """Replace `{{name}}` in every string; an unknown name is an error, as in Argo."""
+    if isinstance(value, str):
+        return _VARIABLE.sub(lambda match: variables[match[1]], value) if "{{" in value else value
+    if isinstance(value, dict):
+        return {key: expand(item, variables) for key, item in value.items()}
+    if isinstance(value, list):
+        return [expand(item, variables) for item in value]
+    return value
+
+
+def holds(condition: str) -> bool:
+    """Evaluate the `when` of the builder: `A > B` of integers."""
+    left, right = condition.split(">")
+    return int(left) > int(right)
+
+
+class Interpreter:
+    """Runs the manifest in `folder`; `status.json` there tells how far it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = json.loads((folder / "manifest.json").read_bytes())
+        settings = json.loads((folder / "settings.json").read_bytes())
+        self.store: Store = open_store(settings["store"])
+        self.slots: int = settings["slots"]
+        self.work = Path(settings["work"])
+        self.templates = {template["name"]: template for template in self.manifest["spec"]["templates"]}
+        self.variables = {"workflow.name": self.manifest["metadata"]["name"], "workflow.uid": settings["uid"]}
+        self.environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        self.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.slots)))
+        self.total = self.finished = 0
+        self.messages: list[str] = []
+        self._lock = threading.Lock()
+        self._written = 0.0
+
+    def run(self) -> Phase:
+        entry = self.templates[self.manifest["spec"]["entrypoint"]]
+        try:
+            for (step,) in entry["steps"]:
+                self.step(step)
+        except StepFailed:
+            self.report(Phase.failed, step["name"])
+            return Phase.failed
+        self.report(Phase.succeeded, "")
+        return Phase.succeeded
+
+    def step(self, step: dict[str, Any]) -> None:
+        name = step["name"]
+        self.report(Phase.running, name)
+        if "when" in step and not holds(expand(step["when"], self.variables)):
+            return
+        if "withParam" in step:
+            items = json.loads(expand(step["withParam"], self.variables))
+            self.total, self.finished = len(items), 0
+            with ThreadPoolExecutor(self.slots) as pool:
+                passed = all(list(pool.map(lambda item: self.task(step, f"{name}-{item}", item), items)))
+        else:
+            passed = self.task(step, name, None)
+        if not passed and not step.get("continueOn", {}).get("failed"):
+            raise StepFailed(name)
+
+    def task(self, step: dict[str, Any], name: str, item: str | None) -> bool:
+        """One pod of a step: fetch its inputs, run its script, publish its outputs."""
+        template = self.templates[step["template"]]
+        scope = self.variables if item is None else {**self.variables, "item": item}
+        arguments = expand(step["arguments"], scope)
+        # The place of a job is the same in every attempt, so that an interrupted task finds what it had done.
+        place = self.work / (f"{self.variables['workflow.name'].rpartition('-')[0]}-{name}")
+        try:
+            variables = {**scope, **self.inputs(arguments, place)}
+            outputs = self.outputs(template, variables, place)
+            passed = self.script(expand(template["script"], variables), name, place)
+            for artifact in outputs["artifacts"]:
+                path = Path(artifact["path"])
+                if path.exists():
+                    self.store.publish(path, expand(artifact["s3"]["key"], variables))
+                elif passed:
+                    raise FileNotFoundError(f"the step left no {artifact['name']}")
+            for parameter in outputs["parameters"]:
+                path = Path(parameter["valueFrom"]["path"])
+                if passed:
+                    self.variables[f"steps.{step['name']}.outputs.parameters.{parameter['name']}"] = path.read_text()
+        except (OSError, KeyError) as error:
+            passed = False
+            self.messages.append(f"{name}: {error}")
+        if item is None or passed:
+            shutil.rmtree(place, ignore_errors=True)
+        if item is not None:
+            with self._lock:
+                self.finished += 1
+                if time.monotonic() - self._written > 0.2:
+                    self.report(Phase.running, step["name"])
+        return passed
+
+    def inputs(self, arguments: dict[str, Any], place: Path) -> dict[str, str]:
+        """Variables of the parameters and of the fetched artifacts."""
+        found = {f"inputs.parameters.{p['name']}": p["value"] for p in arguments.get("parameters", [])}
+        for artifact in arguments.get("artifacts", []):
+            path = self.store.fetch(artifact["s3"]["key"], place / "in" / artifact["name"])
+            if path is None and not artifact.get("optional"):
+                raise FileNotFoundError(f"there is nothing at {artifact['s3']['key']}")
+            found[f"inputs.artifacts.{artifact['name']}.path"] = str(path or place / "none")
+        return found
+
+    def outputs(self, template: dict[str, Any], variables: dict[str, str], place: Path) -> dict[str, Any]:
+        """The template's outputs with paths below `place`; adds their variables."""
+        declared = {"artifacts": [], "parameters": [], **template["outputs"]}
+        artifacts = [{**a, "path": str(place / "out" / a["name"])} for a in declared["artifacts"]]
+        parameters = [{**p, "valueFrom": {"path": str(place / "result" / p["name"])}} for p in declared["parameters"]]
+        variables.update({f"outputs.artifacts.{a['name']}.path": a["path"] for a in artifacts})
+        variables.update({f"outputs.parameters.{p['name']}.path": p["valueFrom"]["path"] for p in parameters})
+        (place / "out").mkdir(parents=True, exist_ok=True)
+        return {"artifacts": artifacts, "parameters": parameters}
+
+    def script(self, script: dict[str, Any], name: str, place: Path) -> bool:
+        source = place / "script"
+        source.write_text(script["source"])
+        env = {**self.environ, **{entry["name"]: entry["value"] for entry in script.get("env", [])}}
+        log = self.folder / f"{name}.log"
+        with open(log, "wb") as stream:
+            code = subprocess.run(
+                [*script["command"], str(source)],
+                cwd=place,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+            ).returncode
+        last = log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
+        if code and (last or not name.startswith("jobs-")):
+            self.messages.append(f"{name}: {last or f'exit code {code}'}")
+        if not last:
+            log.unlink()
+        return code == 0
+
+    def report(self, phase: Phase, step: str) -> None:
+        message = "; ".join(self.messages[:3])
+        status = asdict(Status(phase, step, self.finished, self.total, message)) | {"phase": phase.value}
+        part = self.folder / "status.part"
+        part.write_text(json.dumps(status))
+        part.replace(self.folder / "status.json")
+        self._written = time.monotonic()
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    os.set_inheritable(int(os.environ.pop("DPGEN2_LOCK_FD")), False)
+    return 0 if Interpreter(folder).run() is Phase.succeeded else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

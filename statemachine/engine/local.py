@@ -1,0 +1,166 @@
+"""The embedded engine: workflows as process groups on this machine.
+
+A workflow is a folder. Renaming it into place reserves the name; its interpreter runs detached, so that it
+survives the poller, and holds a lock for as long as it lives, so that its death is certain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conventions.errors import NameTaken
+from operators.workflow import SPEC_HASH
+
+from .base import Phase, Status
+
+UID_VARIABLE = "DPGEN2_WORKFLOW_UID"
+
+
+class LocalEngine:
+    """Runs workflows below `root`.
+
+    Parameters
+    ----------
+    root
+        Folder of the engine, on a local disk.
+    store_url
+        The store that the workflows' artifacts live in.
+    slots
+        Jobs at once; default: the machine's cores.
+    """
+
+    def __init__(self, root: Path, store_url: str, slots: int | None = None) -> None:
+        self.root, self.store_url = root, store_url
+        self.slots = slots or len(
+            os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        )
+
+    def submit(self, manifest: dict[str, Any]) -> bool:
+        name = manifest["metadata"]["name"]
+        folder = self._folder(name)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+        (part / "manifest.json").write_text(json.dumps(manifest))
+        settings: dict[str, Any] = {
+            "uid": uuid.uuid4().hex,
+            "store": self.store_url,
+            "slots": self.slots,
+            "work": str(self.root / "work"),
+        }
+        (part / "settings.json").write_text(json.dumps(settings))
+        with open(part / "lock", "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                part.rename(folder)
+            except OSError:
+                shutil.rmtree(part)
+                return self._exists(name, manifest)
+            with open(folder / "interpreter.log", "wb") as log:
+                subprocess.Popen(
+                    [sys.executable, "-m", "statemachine.engine.interpreter", str(folder)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[lock.fileno()],
+                    start_new_session=True,
+                    env={**os.environ, UID_VARIABLE: settings["uid"], "DPGEN2_LOCK_FD": str(lock.fileno())},
+                )
+        return True
+
+    def status(self, name: str) -> Status:
+        folder = self._folder(name)
+        if not folder.is_dir():
+            return Status(Phase.gone)
+        alive = self._alive(folder)
+        try:
+            found = json.loads((folder / "status.json").read_bytes())
+        except FileNotFoundError:
+            found = {}
+        phase = Phase(found.pop("phase", "running"))
+        if phase is Phase.running and not alive:
+            self._kill(folder)
+            return Status(Phase.gone, message="the process that ran the workflow died")
+        return Status(phase if not alive else Phase.running, **found)
+
+    def logs(self, name: str) -> Iterator[str]:
+        for path in sorted(self._folder(name).glob("*.log")):
+            yield from (f"{path.stem}: {line}" for line in path.read_text("utf-8", "replace").splitlines())
+
+    def terminate(self, name: str) -> None:
+        folder = self._folder(name)
+        if folder.is_dir():
+            self._kill(folder)
+
+    def delete(self, name: str) -> None:
+        folder = self._folder(name)
+        if folder.is_dir() and not self._alive(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def wait(self, name: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        folder = self._folder(name)
+        while time.monotonic() < deadline and folder.is_dir() and self._alive(folder):
+            time.sleep(0.05)
+
+    def _folder(self, name: str) -> Path:
+        return self.root / "workflow" / name
+
+    def _exists(self, name: str, manifest: dict[str, Any]) -> bool:
+        there = json.loads((self._folder(name) / "manifest.json").read_bytes())["metadata"]["annotations"]
+        if there.get(SPEC_HASH) != manifest["metadata"]["annotations"][SPEC_HASH]:
+            raise NameTaken(
+                f"a workflow {name} exists with another specification: was dpgen2-sm upgraded or the configuration "
+                "changed while it was being submitted? `dpgen2-sm cancel` and then `resume` start a new attempt"
+            )
+        return False
+
+    def _alive(self, folder: Path) -> bool:
+        """Does the interpreter hold its lock? A lock outlives no process, so this cannot be wrong about death."""
+        try:
+            with open(folder / "lock", "rb") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return True
+        except FileNotFoundError:
+            pass
+        return False
+
+    def _kill(self, folder: Path) -> None:
+        """End every process of a workflow: all carry its uid in their environment."""
+        uid = json.loads((folder / "settings.json").read_bytes())["uid"]
+        for kind in (signal.SIGTERM, signal.SIGKILL):
+            deadline = time.monotonic() + 5
+            while members := list(_members(uid)):
+                for pid in members:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, kind)
+                if kind == signal.SIGTERM and time.monotonic() > deadline:
+                    break
+                time.sleep(0.02)
+
+
+def _members(uid: str) -> Iterator[int]:
+    """Processes whose environment carries the workflow's uid."""
+    mark = f"{UID_VARIABLE}={uid}".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state = (entry / "stat").read_bytes().rpartition(b")")[2].split()[0]
+                if state != b"Z" and mark in (entry / "environ").read_bytes().split(b"\0"):
+                    yield int(entry.name)
+            except OSError:
+                continue

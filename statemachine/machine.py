@@ -1,0 +1,364 @@
+"""The machine: states, triggers and guards, declared once; and `decide`, which is pure.
+
+A stage of an iteration is `{stage}.submitting` (the name of its workflow is decided) and then
+`{stage}.running`. Before it advances or gives an attempt up, the machine asks for what it has to see, in an
+order that survives any crash and any rival: outputs first, liveness second, and liveness again before it
+acts on a workflow that seemed dead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from transitions import Machine, MachineError
+
+from conventions.documents import StageReport
+from conventions.errors import CommandRefused
+from conventions.names import STAGES
+from conventions.state import ENDED, IterationSummary, State
+
+from .engine.base import Phase
+
+
+class Action(Enum):
+    """What the poller must do next."""
+
+    WAIT = auto()  # nothing until something happens outside
+    COMMIT = auto()  # swap the state
+    SUBMIT = auto()  # submit the workflow of the present attempt
+    CHECK = auto()  # ask the engine about the workflow
+    LOOK = auto()  # read the report and list the completion markers
+    REVOKE = auto()  # take the claim of the attempt, so that its workflow can never begin
+    TERMINATE = auto()  # stop the workflow
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the poller has seen in this step. None means: not looked yet."""
+
+    phase: Phase | None = None
+    checks: int = 0
+    message: str = ""
+    looked: bool = False
+    report: StageReport | None = None
+    finished: int = 0
+    submitted: bool = False
+    revoked: bool | None = None
+    terminated: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    action: Action
+    state: State
+
+
+@dataclass
+class Cursor:
+    """The model that `transitions` moves: guards read it, effects write `changes` and `action`."""
+
+    doc: State
+    seen: Observation = Observation()
+    action: Action = Action.WAIT
+    changes: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        self.state = self.doc.at
+
+    # --- guards -------------------------------------------------------------------------------------------
+
+    def held(self) -> bool:
+        return self.doc.hold
+
+    def submitted(self) -> bool:
+        return self.seen.submitted
+
+    def unchecked(self) -> bool:
+        return self.seen.phase is None
+
+    def alive(self) -> bool:
+        return self.seen.phase is Phase.running
+
+    def unlooked(self) -> bool:
+        return not self.seen.looked
+
+    def complete(self) -> bool:
+        report, doc = self.seen.report, self.doc
+        return (
+            report is not None
+            and report.complete
+            and (report.stage, report.iteration) == (doc.stage, doc.iteration)
+            and self.seen.finished >= report.jobs.finished
+        )
+
+    def doubtful(self) -> bool:
+        """The workflow seemed dead when it was last asked about: ask again before acting."""
+        return self.seen.phase is not Phase.succeeded and self.seen.checks < 2
+
+    def unrevoked(self) -> bool:
+        return self.seen.revoked is None
+
+    def unsure_of_claim(self) -> bool:
+        """The workflow had its claim: only its death lets the attempt be given up."""
+        return self.seen.revoked is False and self.seen.checks < 3
+
+    def may_retry(self) -> bool:
+        return self._stalled() <= self.doc.policy.retries[self.doc.stage]
+
+    def has_work(self) -> bool:
+        return self.seen.report is not None and self.seen.report.next
+
+    def is_final(self) -> bool:
+        return self.doc.final != ""
+
+    def final_converged(self) -> bool:
+        return self.doc.final == "converged"
+
+    def last_stage_clean(self) -> bool:
+        return self._clean() and self.doc.explore_stage + 1 == self.doc.policy.explore_stages
+
+    def goes_on(self) -> bool:
+        """Another iteration is allowed and would not repeat the same one."""
+        another = self.doc.iteration + 1 < self.doc.policy.max_iterations
+        return another and (self.has_work() or self._accurate())
+
+    def unterminated(self) -> bool:
+        return not self.seen.terminated
+
+    # --- effects ------------------------------------------------------------------------------------------
+
+    def ask_submit(self) -> None:
+        self.action = Action.SUBMIT
+
+    def ask_check(self) -> None:
+        self.action = Action.CHECK
+
+    def ask_look(self) -> None:
+        self.action = Action.LOOK
+
+    def ask_revoke(self) -> None:
+        self.action = Action.REVOKE
+
+    def ask_terminate(self) -> None:
+        self.action = Action.TERMINATE
+
+    def begin(self) -> None:
+        self._change(reason="submitted")
+
+    def next_stage(self) -> None:
+        stage = self.state.partition(".")[0]
+        trained = {"trained": self.doc.iteration} if self.doc.stage == "train" else {}
+        self._enter(stage, **trained)
+
+    def next_iteration(self) -> None:
+        """After select: on to the next one; without new labels the models stay, and exploration repeats or moves on."""
+        clean = self.doc.clean + 1 if self._accurate() else 0
+        moved = {"explore_stage": self.doc.explore_stage + 1, "clean": 0} if self._clean() else {"clean": clean}
+        self._enter(self.state.partition(".")[0], iteration=self.doc.iteration + 1, **moved)
+
+    def last_labels(self) -> None:
+        """The run is over but for labelling what was chosen last, and training on it."""
+        final = "converged" if self.last_stage_clean() else "exhausted"
+        self._enter("label", iteration=self.doc.iteration + 1, final=final)
+
+    def finish(self) -> None:
+        ending = {
+            "converged": "exploration converged; the models are trained with the last labels",
+            "exhausted": self._why_exhausted(),
+        }[self.state]
+        trained = {"trained": self.doc.iteration} if self.doc.stage == "train" else {}
+        self._change(reason=ending, trail=self._trail(), **trained)
+
+    def retry(self) -> None:
+        self._change(
+            attempt=self.doc.attempt + 1,
+            stalled=self._stalled(),
+            finished=max(self.doc.finished, self.seen.finished),
+            reason=f"attempt {self.doc.attempt} ended unfinished: {self._trouble()}",
+        )
+
+    def fail(self) -> None:
+        self._change(
+            finished=max(self.doc.finished, self.seen.finished),
+            stalled=self._stalled(),
+            reason=f"{self.doc.stage} of iteration {self.doc.iteration} failed: {self._trouble()}",
+        )
+
+    def no_work(self) -> None:
+        self._change(
+            reason=f"{self.doc.stage} of iteration {self.doc.iteration} left nothing to go on with: {self._trouble()}"
+        )
+
+    def hold(self) -> None:
+        self._change(hold=True, reason=self.reason)
+
+    def release(self) -> None:
+        self._change(hold=False, reason=self.reason)
+
+    def revive(self) -> None:
+        self._change(attempt=self.doc.attempt + 1, stalled=0, hold=False, reason=self.reason)
+
+    def note(self) -> None:
+        self._change(reason=self.reason)
+
+    # --- helpers ------------------------------------------------------------------------------------------
+
+    def _change(self, **changes: Any) -> None:
+        self.changes.update(changes)
+        self.action = Action.COMMIT
+
+    def _enter(self, stage: str, **changes: Any) -> None:
+        self._change(stage=stage, attempt=0, stalled=0, finished=0, trail=self._trail(), reason="", **changes)
+
+    def _trail(self) -> list[IterationSummary]:
+        """The iteration table with this stage's figures."""
+        report = self.seen.report
+        figures = report.summary if report else {}
+        trail = list(self.doc.trail)
+        if trail and trail[-1].iteration == self.doc.iteration:
+            figures = {**trail.pop().figures, **figures}
+        row = IterationSummary(iteration=self.doc.iteration, explore_stage=self.doc.explore_stage, figures=figures)
+        return [*trail, row]
+
+    def _stalled(self) -> int:
+        return 0 if self.seen.finished > self.doc.finished else self.doc.stalled + 1
+
+    def _accurate(self) -> bool:
+        """Is this iteration's exploration accurate enough, and its level steady?"""
+        rules = self.doc.policy.convergence
+        figures = self.seen.report.summary if self.seen.report else {}
+        total = sum(figures.get(name, 0.0) for name in ("accurate", "candidate", "failed"))
+        accurate = total > 0 and figures.get("accurate", 0.0) / total >= rules.accuracy
+        if not accurate or rules.level_drift is None:
+            return accurate
+        previous = self.doc.trail[-2].figures.get("level") if len(self.doc.trail) > 1 else None
+        level = figures.get("level")
+        return previous is not None and level is not None and abs(level - previous) <= rules.level_drift * previous
+
+    def _clean(self) -> bool:
+        return self._accurate() and self.doc.clean + 1 >= self.doc.policy.convergence.clean_iterations
+
+    def _trouble(self) -> str:
+        messages = list(self.seen.report.messages) if self.seen.report else []
+        return "; ".join(dict.fromkeys([*messages, *([self.seen.message] if self.seen.message else [])])) or (
+            "some jobs left no good result"
+        )
+
+    def _why_exhausted(self) -> str:
+        if self.doc.final or self.doc.iteration + 1 >= self.doc.policy.max_iterations:
+            return f"max_iterations ({self.doc.policy.max_iterations}) reached before convergence"
+        return (
+            "not converged, yet no frame was chosen to label: what is not accurate lies above f_trust_hi or was "
+            "filtered out; raise f_trust_hi, lower the temperatures, or add initial data"
+        )
+
+
+def _rows() -> list[dict[str, Any]]:
+    """Every transition. For one trigger and source the first row whose conditions hold is taken."""
+
+    def tick(source: str, dest: str | None, conditions: list[str], after: str | None = None) -> dict[str, Any]:
+        return {"trigger": "tick", "source": source, "dest": dest, "conditions": conditions, "after": after}
+
+    rows: list[dict[str, Any]] = []
+    for stage in STAGES:
+        submitting, running = f"{stage}.submitting", f"{stage}.running"
+        rows += [
+            tick(submitting, running, ["submitted"], "begin"),
+            tick(submitting, None, ["held"]),
+            tick(submitting, None, [], "ask_submit"),
+            tick(running, None, ["unchecked"], "ask_check"),
+            tick(running, None, ["alive"]),
+            tick(running, None, ["unlooked"], "ask_look"),
+            tick(running, None, ["complete", "doubtful"], "ask_check"),
+        ]
+        if stage == "label":
+            rows += [tick(running, "train.submitting", ["complete", "has_work"], "next_stage")]
+        if stage == "train":
+            rows += [
+                tick(running, "converged", ["complete", "has_work", "final_converged"], "finish"),
+                tick(running, "exhausted", ["complete", "has_work", "is_final"], "finish"),
+                tick(running, "explore.submitting", ["complete", "has_work"], "next_stage"),
+            ]
+        if stage == "explore":
+            rows += [tick(running, "select.submitting", ["complete", "has_work"], "next_stage")]
+        if stage == "select":
+            rows += [
+                tick(running, "label.submitting", ["complete", "last_stage_clean", "has_work"], "last_labels"),
+                tick(running, "converged", ["complete", "last_stage_clean"], "finish"),
+                tick(running, "label.submitting", ["complete", "goes_on", "has_work"], "next_iteration"),
+                tick(running, "explore.submitting", ["complete", "goes_on"], "next_iteration"),
+                tick(running, "label.submitting", ["complete", "has_work"], "last_labels"),
+                tick(running, "exhausted", ["complete"], "finish"),
+            ]
+        rows += [
+            tick(running, "failed", ["complete"], "no_work"),
+            tick(running, None, ["unrevoked"], "ask_revoke"),
+            tick(running, None, ["unsure_of_claim"], "ask_check"),
+            tick(running, submitting, ["may_retry"], "retry"),
+            tick(running, "failed", [], "fail"),
+        ]
+        for source in (submitting, running):
+            rows += [
+                {"trigger": "pause", "source": source, "dest": None, "unless": "held", "after": "hold"},
+                {"trigger": "resume", "source": source, "dest": None, "conditions": "held", "after": "release"},
+                {"trigger": "cancel", "source": source, "dest": "cancelling", "after": "note"},
+            ]
+        for source in ("failed", "cancelled"):
+            rows += [
+                {
+                    "trigger": "resume",
+                    "source": source,
+                    "dest": submitting,
+                    "conditions": f"in_{stage}",
+                    "after": "revive",
+                }
+            ]
+    rows += [
+        tick("cancelling", None, ["unrevoked"], "ask_revoke"),
+        tick("cancelling", None, ["unterminated"], "ask_terminate"),
+        tick("cancelling", None, ["unchecked"], "ask_check"),
+        tick("cancelling", None, ["alive"]),
+        tick("cancelling", "cancelled", [], "note"),
+    ]
+    rows += [tick(source, None, []) for source in ENDED]
+    return rows
+
+
+for _stage in STAGES:
+    setattr(Cursor, f"in_{_stage}", lambda self, _name=_stage: self.doc.stage == _name)
+
+STATES = [*(f"{stage}.{step}" for stage in STAGES for step in ("submitting", "running")), "cancelling", *ENDED]
+MACHINE = Machine(model=None, states=STATES, transitions=_rows(), initial="label.submitting", auto_transitions=False)
+
+
+def decide(state: State, seen: Observation) -> Decision:
+    """What to do next, from the state and what has been seen. Pure: no clock, no network, no random."""
+    return _fire("tick", Cursor(state, seen))
+
+
+def command(state: State, trigger: str, reason: str) -> State:
+    """The state after a person's command: `pause`, `resume` or `cancel`.
+
+    Raises
+    ------
+    CommandRefused
+        When it does not fit the present state.
+    """
+    try:
+        decision = _fire(trigger, Cursor(state, reason=reason))
+    except MachineError:
+        decision = Decision(Action.WAIT, state)
+    if decision.action is not Action.COMMIT:
+        paused = ", paused" if state.hold else ""
+        raise CommandRefused(f"cannot {trigger}: the run is {state.at}{paused}")
+    return decision.state
+
+
+def _fire(trigger: str, cursor: Cursor) -> Decision:
+    MACHINE.events[trigger].trigger(cursor)
+    if cursor.action is not Action.COMMIT:
+        return Decision(cursor.action, cursor.doc)
+    return Decision(Action.COMMIT, cursor.doc.model_copy(update={**cursor.changes, "at": cursor.state}))

@@ -1,0 +1,107 @@
+"""The poller: `step()` looks, decides, commits, acts. Daemon, `run`, `resume` and cron all call it.
+
+It keeps nothing in memory that matters: any process may die at any line, and two may run at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from conventions.documents import StageReport
+from conventions.errors import Conflict, NotFound
+from conventions.state import State
+
+from .engine.base import Engine, Status
+from .machine import Action, Observation, command, decide
+from .record import Loaded, Record
+from .submission import Submission
+
+REVOKED = b"revoked"
+Listener = Callable[[State], None]
+
+
+class Poller:
+    """Advances one run.
+
+    Parameters
+    ----------
+    record
+        The run's state.
+    engine
+        Where its workflows run.
+    submission
+        How a workflow is prepared.
+    on_commit
+        Called with every state that this poller committed.
+    """
+
+    def __init__(
+        self, record: Record, engine: Engine, submission: Submission, on_commit: Listener | None = None
+    ) -> None:
+        self.record, self.engine, self.submission = record, engine, submission
+        self.store = record.store
+        self.on_commit = on_commit or (lambda state: None)
+        self.status: Status | None = None
+
+    def step(self) -> State:
+        """Advance as far as is possible now; return the state that it ended in."""
+        loaded, seen = self.record.load(), Observation()
+        while True:
+            decision = decide(loaded.state, seen)
+            if decision.action is Action.WAIT:
+                return loaded.state
+            if decision.action is Action.COMMIT:
+                loaded, seen = self._commit(loaded, decision.state), Observation()
+            else:
+                seen = self._act(decision.action, loaded.state, seen)
+
+    def tell(self, trigger: str, reason: str) -> State:
+        """Carry out a person's command; raise `CommandRefused` when it does not fit."""
+        while True:
+            loaded = self.record.load()
+            committed = self.record.commit(loaded, command(loaded.state, trigger, reason))
+            if committed is not None:
+                self.on_commit(committed)
+                return committed
+
+    def _commit(self, before: Loaded, after: State) -> Loaded:
+        """Swap the state; the winner forgets the workflow that it has consumed. A loser acts no further."""
+        committed = self.record.commit(before, after)
+        if committed is not None:
+            if committed.workflow != before.state.workflow:
+                self.engine.delete(before.state.workflow)
+            self.on_commit(committed)
+        return self.record.load()
+
+    def _act(self, action: Action, state: State, seen: Observation) -> Observation:
+        name = state.workflow
+        if action is Action.SUBMIT:
+            self.engine.submit(self.submission.prepare(state).manifest)
+            return replace(seen, submitted=True)
+        if action is Action.CHECK:
+            self.status = self.engine.status(name)
+            return replace(seen, phase=self.status.phase, checks=seen.checks + 1, message=self.status.message)
+        if action is Action.LOOK:
+            finished = sum(1 for _ in self.store.list(state.place.done + "/"))
+            return replace(seen, looked=True, report=self._report(state), finished=finished)
+        if action is Action.REVOKE:
+            return replace(seen, revoked=self._revoke(state))
+        self.engine.terminate(name)
+        return replace(seen, terminated=True)
+
+    def _report(self, state: State) -> StageReport | None:
+        key = state.place.report
+        try:
+            return StageReport.load(self.store.get(key).data, key)
+        except NotFound:
+            return None
+
+    def _revoke(self, state: State) -> bool:
+        """Take the attempt's claim ourselves; False when its workflow has it."""
+        key = state.place.claim(state.attempt)
+        try:
+            self.store.put(key, REVOKED, if_absent=True)
+        except Conflict:
+            return self.store.get(key).data == REVOKED
+        return True

@@ -1,0 +1,125 @@
+"""`state.json` in a store: loading, and the compare-and-swap that knows whether it won."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from conventions.errors import CommandRefused, Conflict, NotFound, StateError, StoreError
+from conventions.names import sha256
+from conventions.space import DataSpace
+from conventions.state import State
+
+from .store import Store
+
+_SPACE = DataSpace({})
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A state with the bytes and the tag that it was read with."""
+
+    state: State
+    data: bytes
+    etag: str
+
+
+def utc_now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class Record:
+    """The one record of a run. Every change is one compare-and-swap; the history is kept under `event/`.
+
+    `nonce` and `clock` are injected so that a test can make them deterministic.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        nonce: Callable[[], str] = lambda: secrets.token_hex(8),
+        clock: Callable[[], str] = utc_now,
+    ) -> None:
+        self.store, self.nonce, self.clock = store, nonce, clock
+        self.writer = f"{socket.gethostname().partition('.')[0]}:{os.getpid()}"
+
+    def load(self) -> Loaded:
+        """Read the state.
+
+        Raises
+        ------
+        NotFound
+            When there is no run here.
+        StateError
+            When it is damaged, or missing although there is a history.
+        """
+        try:
+            blob = self.store.get(_SPACE.state)
+        except NotFound:
+            if next(iter(self.store.list(_SPACE.events + "/")), None) is not None:
+                raise StateError(
+                    f"{self.store.url}/{_SPACE.state} is missing although the run has a history under "
+                    f"{_SPACE.events}/: restore it from the last file there; nothing was changed"
+                ) from None
+            raise NotFound(f"there is no run at {self.store.url}; begin one with `dpgen2-sm init CONFIG`") from None
+        try:
+            return Loaded(State.unseal(blob.data), blob.data, blob.etag)
+        except StateError as error:
+            last = max((entry.key for entry in self.store.list(_SPACE.events + "/")), default=None)
+            hint = f"; the last good version is {self.store.url}/{last}" if last else ""
+            raise StateError(f"{error}{hint}; nothing was changed") from None
+
+    def create(self, state: State) -> State:
+        """Begin a run; raise `CommandRefused` when there is one already."""
+        fresh = self._stamp(state, 1, "")
+        data = fresh.seal()
+        try:
+            self.store.put(_SPACE.state, data, if_absent=True)
+        except StoreError:
+            if not self._won(data):
+                raise CommandRefused(f"there is a run at {self.store.url} already") from None
+        self._keep(1, data)
+        return fresh
+
+    def commit(self, before: Loaded, after: State) -> State | None:
+        """Swap the state; None when another process was first (reload, and never act on `before`)."""
+        self._keep(before.state.version, before.data)
+        fresh = self._stamp(after, before.state.version + 1, sha256(before.data))
+        data = fresh.seal()
+        try:
+            self.store.put(_SPACE.state, data, if_match=before.etag)
+        except StoreError as error:
+            # A refusal does not mean that we lost: an answer may have been lost after the write was applied.
+            if not self._won(data):
+                if isinstance(error, Conflict):
+                    return None
+                raise
+        self._keep(fresh.version, data)
+        return fresh
+
+    def _stamp(self, state: State, version: int, previous: str) -> State:
+        return state.model_copy(
+            update={
+                "version": version,
+                "nonce": self.nonce(),
+                "previous_sha256": previous,
+                "writer": self.writer,
+                "updated_at": self.clock(),
+            }
+        )
+
+    def _won(self, data: bytes) -> bool:
+        try:
+            return self.store.get(_SPACE.state).data == data
+        except NotFound:
+            return False
+
+    def _keep(self, version: int, data: bytes) -> None:
+        """Write a version into the history, once. A crash before this is repaired by the next commit."""
+        with contextlib.suppress(Conflict):
+            self.store.put(_SPACE.event(version), data, if_absent=True)

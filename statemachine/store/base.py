@@ -1,0 +1,89 @@
+"""The protocol that every store keeps, and how a URL finds its store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from conventions.errors import ConfigError, StoreError
+
+
+@dataclass(frozen=True)
+class Blob:
+    """An object's bytes, with the tag that a conditional write compares."""
+
+    data: bytes
+    etag: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object in a listing."""
+
+    key: str
+    size: int
+
+
+class Store(Protocol):
+    """Objects under the prefix of one run. Keys are relative to it and use `/`.
+
+    A write is seen by every later read and listing (strong consistency), and is durable when `put` with a
+    condition returns.
+    """
+
+    url: str
+
+    def get(self, key: str) -> Blob:
+        """Read an object; raise `NotFound`."""
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        """Write an object atomically and return its tag.
+
+        Raises
+        ------
+        Conflict
+            With `if_absent`, when there is one already; with `if_match`, when the tag is another or there is none.
+        """
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """Objects whose key begins with `prefix`, in lexical order."""
+
+    def head(self, key: str) -> Entry | None:
+        """Size of an object, or None where there is none."""
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy one object inside the store, replacing the target."""
+
+    def delete(self, key: str) -> None:
+        """Delete an object; none is fine."""
+
+    def fetch(self, key: str, scratch: Path) -> Path | None:
+        """A local path to read the object `key`, or all that lies under it; None where nothing does.
+
+        The path is below `scratch`, unless the store can offer its own files (never to be changed).
+        """
+
+    def publish(self, path: Path, key: str) -> None:
+        """Put a local file at `key`, or a folder's files below it. Takes the local files away."""
+
+
+def check_key(key: str) -> str:
+    """Refuse keys that could leave the prefix or that some store would read differently."""
+    parts = key.split("/")
+    if not key or len(key.encode("utf-8", "replace")) > 900 or any(part in ("", ".", "..") for part in parts):
+        raise StoreError(f"{key!r} is not a usable key")
+    if any(ord(char) < 32 or char in "\\\x7f" for char in key):
+        raise StoreError(f"{key!r} is not a usable key: it has control characters or a backslash")
+    return key
+
+
+def open_store(url: str) -> Store:
+    """The store of a prefix: `file:///absolute/path`."""
+    scheme = url.partition("://")[0] if "://" in url else ""
+    if scheme == "file":
+        from .file import FileStore
+
+        return FileStore(url)
+    raise ConfigError(f"prefix {url!r}: use file:///absolute/path")

@@ -1,0 +1,201 @@
+"""The embedded store: a folder. Real compare-and-swap, durable, no server."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from conventions.errors import ConfigError, Conflict, NotFound, StoreError
+
+from .base import Blob, Entry, check_key
+
+_PART = ".part-"
+_LOCK = ".lock"
+_HIDDEN = (_PART, _LOCK, ".engine")
+
+
+class FileStore:
+    """Objects as files below a root folder.
+
+    A write goes to a temporary file, is flushed, and is renamed over the target; conditional writes do so under
+    a lock. A swap flushes the whole file system first, so that a state never survives a power cut that its inputs
+    did not.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> store = FileStore.at(Path(tempfile.mkdtemp()))
+    >>> tag = store.put("a/b.json", b"{}", if_absent=True)
+    >>> store.get("a/b.json").data
+    b'{}'
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        path = Path(unquote(parts.path))
+        if parts.scheme != "file" or parts.netloc or parts.query or parts.fragment or not path.is_absolute():
+            raise ConfigError(f"prefix {url!r}: a file prefix is file:///absolute/path")
+        self.root = Path(os.path.normpath(path))
+        self.url = f"file://{quote(str(self.root))}"
+        self._threads = threading.Lock()
+
+    @classmethod
+    def at(cls, root: Path) -> FileStore:
+        """The store of a local folder."""
+        return cls(f"file://{quote(str(root.resolve()))}")
+
+    def get(self, key: str) -> Blob:
+        try:
+            data = self._path(key).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise NotFound(f"{self.url}/{key}: there is no such object") from None
+        return Blob(data, _tag(data))
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        path = self._path(key)
+        try:
+            if not if_absent and if_match is None:
+                self._write(path, data)
+                return _tag(data)
+            with self._locked():
+                self._check(path, key, if_match)
+                if if_match is not None:
+                    _sync_filesystem(self.root)
+                self._write(path, data)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.url}/{key}: {error.strerror}") from error
+        return _tag(data)
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        folder = self.root / prefix.rpartition("/")[0]
+        if prefix and not prefix.endswith("/"):
+            check_key(prefix)
+        for path, size in _walk(folder):
+            key = path[len(str(self.root)) + 1 :]
+            if key.startswith(prefix):
+                yield Entry(key, size)
+
+    def head(self, key: str) -> Entry | None:
+        path = self._path(key)
+        return Entry(key, path.stat().st_size) if path.is_file() else None
+
+    def copy(self, source: str, target: str) -> None:
+        self.put(target, self.get(source).data)
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
+
+    def fetch(self, key: str, scratch: Path) -> Path | None:
+        path = self._path(key)
+        return path if path.exists() else None
+
+    def publish(self, path: Path, key: str) -> None:
+        target = self._path(key)
+        if path.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _move(path, target)
+            return
+        for source, _ in list(_walk(path)):
+            file = target / source[len(str(path)) + 1 :]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _move(Path(source), file)
+        shutil.rmtree(path)
+
+    def _path(self, key: str) -> Path:
+        path = self.root / check_key(key)
+        if path.name.startswith(_HIDDEN):
+            raise StoreError(f"{key!r} is a name that the store keeps for itself")
+        return path
+
+    def _check(self, path: Path, key: str, if_match: str | None) -> None:
+        try:
+            present = _tag(path.read_bytes())
+        except FileNotFoundError:
+            present = None
+        if present != if_match:
+            found = "there is one already" if if_match is None else "it has changed" if present else "it is gone"
+            raise Conflict(f"{self.url}/{key}: {found}")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self._threads, open(self.root / _LOCK, "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _write(self, path: Path, data: bytes) -> None:
+        _make_folder(path.parent)
+        part = path.with_name(f"{_PART}{os.getpid()}-{threading.get_ident()}-{path.name}")
+        try:
+            with open(part, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, int]]:
+    """Files below a folder with their sizes, in the lexical order of their keys."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not entry.name.startswith(_HIDDEN)]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in sorted(entries, key=lambda e: e.name + "/" if e.is_dir() else e.name):
+        if entry.is_dir():
+            yield from _walk(Path(entry.path))
+        else:
+            yield entry.path, entry.stat().st_size
+
+
+def _make_folder(folder: Path) -> None:
+    """Like mkdir -p, with each new folder's name made durable."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename, or copy and rename where the two are on different file systems."""
+    try:
+        source.replace(target)
+    except OSError:
+        part = target.with_name(f"{_PART}{os.getpid()}-{threading.get_ident()}-{target.name}")
+        shutil.copyfile(source, part)
+        part.replace(target)
+        source.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_filesystem(folder: Path) -> None:
+    """Make durable what jobs wrote without flushing it themselves."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        syncfs = getattr(ctypes.CDLL(None), "syncfs", None)
+        if syncfs is None or syncfs(handle) != 0:
+            os.sync()
+    finally:
+        os.close(handle)
+
+
+def _tag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

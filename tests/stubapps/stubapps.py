@@ -1,0 +1,130 @@
+"""Four instant apps, registered as a third party would: an entry point each. Put this folder on PYTHONPATH.
+
+Each execution of a task is written to the ledger (a folder named by STUB_LEDGER), so that a test can prove
+that nothing ran twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from conventions.config import StageConfig
+from conventions.documents import StageReport
+from operators.core import App, Input, JobContext, Output, Planned, Reduced, ReduceParams
+from operators.jobs import Script, Task, job_counts, read_tasks, write_jobs, write_report
+from operators.registry import load_config
+
+RUN = """\
+[ -z "${STUB_LEDGER:-}" ] || echo "$JOB_ID" >>"$STUB_LEDGER/$(cat name)"
+if [ -n "${STUB_SLEEP:-}" ]; then sleep "$STUB_SLEEP"; fi
+[ ! -e "${STUB_FAIL:-/nonexistent}" ] || exit 7
+cat name >result
+"""
+
+
+class StubConfig(StageConfig):
+    app: Literal["stub"] = "stub"
+    tasks: int = 2
+    accurate_after: int = 2
+
+
+@dataclass(frozen=True)
+class PlanParams:
+    iteration: int
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    config: Annotated[Path, Input(lambda at: at.config)]
+    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+    jobs: Annotated[Path, Output(lambda at: at.jobs)]
+
+
+@dataclass(frozen=True)
+class ReduceContext:
+    config: Annotated[Path, Input(lambda at: at.config)]
+    jobs: Annotated[Path, Input(lambda at: at.jobs)]
+    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+    report: Annotated[Path, Output(lambda at: at.report)]
+    product: Annotated[Path, Output(lambda at: at.product)]
+
+
+@dataclass(frozen=True)
+class LabelReduceContext(ReduceContext):
+    labels: Annotated[Path, Output(lambda at: at.labels)]
+
+
+def _plan(stage: str, params: PlanParams, ctx: PlanContext) -> Planned:
+    config = getattr(load_config(ctx.config.read_bytes()), stage)
+    tasks = [Task({"name": f"{stage}-{params.iteration}-{index}"}) for index in range(config.tasks)]
+    return write_jobs(ctx.jobs, ctx.done, tasks, Script(RUN, need=["result"]), config.group_size)
+
+
+def _reduce(stage: str, params: ReduceParams, ctx: ReduceContext, summary: dict[str, float], more: bool) -> Reduced:
+    config = getattr(load_config(ctx.config.read_bytes()), stage)
+    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs, config.group_size))
+    counts = job_counts(params.n_jobs, tasks)
+    complete = counts.failed == 0
+    ctx.product.mkdir(parents=True, exist_ok=True)
+    if complete:
+        names = [(task.folder / "result").read_text() for task in tasks if task.folder]
+        (ctx.product / "results.txt").write_text("\n".join(names))
+    messages = [task.error() for task in tasks if task.folder is None][:3]
+    report = StageReport(
+        stage=stage,
+        app="stub",
+        iteration=params.iteration,
+        attempt=params.attempt,
+        complete=complete,
+        next=complete and more,
+        jobs=counts,
+        summary=summary,
+        messages=messages,
+    )
+    return write_report(ctx.report, report)
+
+
+def plan_label(params: PlanParams, ctx: PlanContext) -> Planned:
+    return _plan("label", params, ctx)
+
+
+def plan_train(params: PlanParams, ctx: PlanContext) -> Planned:
+    return _plan("train", params, ctx)
+
+
+def plan_explore(params: PlanParams, ctx: PlanContext) -> Planned:
+    return _plan("explore", params, ctx)
+
+
+def plan_select(params: PlanParams, ctx: PlanContext) -> Planned:
+    return _plan("select", params, ctx)
+
+
+def reduce_label(params: ReduceParams, ctx: LabelReduceContext) -> Reduced:
+    system = ctx.labels / "Cu1"
+    system.mkdir(parents=True)
+    (system / "type.raw").write_text("0\n")
+    return _reduce("label", params, ctx, {"labelled": float(params.n_jobs)}, True)
+
+
+def reduce_train(params: ReduceParams, ctx: ReduceContext) -> Reduced:
+    return _reduce("train", params, ctx, {"rmse_f": 1.0 / (1 + params.iteration)}, True)
+
+
+def reduce_explore(params: ReduceParams, ctx: ReduceContext) -> Reduced:
+    return _reduce("explore", params, ctx, {"trajectories": float(params.n_jobs)}, True)
+
+
+def reduce_select(params: ReduceParams, ctx: ReduceContext) -> Reduced:
+    config = load_config(ctx.config.read_bytes()).select
+    good = params.iteration >= config.accurate_after
+    figures = {"accurate": 100.0 if good else 50.0, "candidate": 0.0 if good else 50.0, "failed": 0.0}
+    return _reduce("select", params, ctx, {**figures, "selected": 0.0 if good else 2.0}, not good)
+
+
+LABEL = App("label", "stub", StubConfig, plan_label, reduce_label, JobContext)
+TRAIN = App("train", "stub", StubConfig, plan_train, reduce_train, JobContext)
+EXPLORE = App("explore", "stub", StubConfig, plan_explore, reduce_explore, JobContext)
+SELECT = App("select", "stub", StubConfig, plan_select, reduce_select, JobContext)
