@@ -1,0 +1,165 @@
+"""Single frames out of a LAMMPS text dump, by step, without reading the others.
+
+Format: https://docs.lammps.org/dump.html. Boxes: orthogonal (`xlo xhi`), restricted triclinic (`xlo_bound xhi_bound
+xy`) and general triclinic (`ax ay az origin`, header `abc origin`). Columns: type, and x y z, xu yu zu, xs ys zs or
+xsu ysu zsu; where there is an id, atoms are sorted by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from conventions.errors import DataError
+
+from .score import find_frames
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_COORDINATES = (("x", "y", "z"), ("xu", "yu", "zu"), ("xs", "ys", "zs"), ("xsu", "ysu", "zsu"))
+
+
+class CorruptFrame(DataError):
+    """The frame is truncated, damaged, or not of a kind that can be labelled."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Cell vectors as rows (3, 3) and positions (atoms, 3) from the box's origin in Angstrom; types from 0 (atoms,)."""
+
+    cell: NDArray[np.float64]
+    types: NDArray[np.int64]
+    positions: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DumpIndex:
+    """Where each frame of a dump lies: step, first byte and the byte after its last one; all of shape (frames,)."""
+
+    steps: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, path: Path) -> DumpIndex:
+        steps, starts = find_frames(path)
+        return cls(steps, starts, np.append(starts[1:], path.stat().st_size)[: len(starts)])
+
+
+def read_frames(
+    path: Path, index: DumpIndex, steps: Iterable[int], n_types: int
+) -> Iterator[tuple[int, Frame | CorruptFrame | None]]:
+    """The frames of `steps`, in the order in which the file has them: one open, one forward pass.
+
+    A frame must have as many atoms as the first one of the file.
+
+    Yields
+    ------
+    step and its Frame, None where the dump has no such step, or a CorruptFrame that says what is wrong.
+    """
+    places: list[tuple[int, int]] = []
+    for step in steps:
+        found = np.flatnonzero(index.steps == step)
+        if not len(found):
+            yield step, None
+        elif len(found) > 1:
+            yield step, CorruptFrame(f"step {step} appears {len(found)} times")
+        else:
+            places.append((int(found[0]), step))
+    if not places:
+        return
+    with open(path, "rb") as stream:
+        try:
+            expected = _count(stream.read(4096))
+        except CorruptFrame as error:
+            yield from ((step, error) for _, step in places)
+            return
+        for place, step in sorted(places):
+            stream.seek(index.starts[place])
+            try:
+                yield step, parse_frame(stream.read(index.ends[place] - index.starts[place]), n_types, expected)
+            except CorruptFrame as error:
+                yield step, error
+
+
+def parse_frame(data: bytes, n_types: int, n_atoms: int | None = None) -> Frame:
+    """One frame from its bytes.
+
+    Raises
+    ------
+    CorruptFrame
+        When it is cut off, has other than `n_atoms` atoms, numbers that are not finite, types outside 1..n_types,
+        an atom twice, no volume, or a box that is not periodic.
+    """
+    head, _, rest = data.partition(b"ITEM: ATOMS ")
+    header, _, body = rest.partition(b"\n")
+    body = body.partition(b"ITEM:")[0]
+    names = header.decode("ascii", "replace").split()
+    count = _count(head)
+    if n_atoms is not None and count != n_atoms:
+        raise CorruptFrame(f"{count} atoms, but {n_atoms} in the first frame")
+    words = body.split()
+    if len(words) != count * len(names) or body.count(b"\n") != count or not body.endswith(b"\n"):
+        raise CorruptFrame(f"the frame is cut off or damaged: {len(words)} values for {count} atoms")
+    kind = next((kind for kind in _COORDINATES if set(kind) <= set(names)), None)
+    if kind is None or "type" not in names:
+        raise CorruptFrame(f"the dump needs columns type x y z; it has {' '.join(names)}")
+    order = ("id", "type", *kind) if "id" in names else ("type", *kind)
+    try:
+        table = np.array([words[names.index(name) :: len(names)] for name in order], dtype=np.float64)
+    except ValueError:
+        raise CorruptFrame("the frame holds something that is not a number") from None
+    if not np.isfinite(table).all():
+        raise CorruptFrame("coordinates are not finite")
+    if "id" in names:
+        table = table[:, np.argsort(table[0], kind="stable")]
+        if np.any(np.diff(table[0]) == 0):
+            raise CorruptFrame("an atom appears twice")
+        table = table[1:]
+    types = table[0].astype(np.int64) - 1
+    if np.any(types != table[0] - 1) or types.min() < 0 or types.max() >= n_types:
+        raise CorruptFrame(f"types outside 1..{n_types}: the dump does not fit type_map")
+    cell, origin = _box(head)
+    positions = table[1:].T
+    if kind[0].startswith("xs"):
+        return Frame(cell, types, positions @ cell)
+    return Frame(cell, types, positions - origin)
+
+
+def _count(head: bytes) -> int:
+    words = head.partition(b"ITEM: NUMBER OF ATOMS\n")[2].split(b"\n", 1)
+    if len(words) < 2 or not words[0].strip().isdigit() or int(words[0]) == 0:
+        raise CorruptFrame("the number of atoms is missing")
+    return int(words[0])
+
+
+def _box(head: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cell vectors (3, 3) and origin (3,), Angstrom."""
+    lines = head.partition(b"ITEM: BOX BOUNDS")[2].split(b"\n")
+    flags = [word for word in lines[0].split() if len(word) == 2 and set(word) <= set(b"pfsm")]
+    if any(flag != b"pp" for flag in flags):
+        raise CorruptFrame("the box is not periodic in all directions")
+    try:
+        rows = np.array([line.split() for line in lines[1:4]], dtype=np.float64)
+    except ValueError:
+        raise CorruptFrame("the box cannot be read") from None
+    if rows.shape == (3, 2):
+        cell, origin = np.diag(rows[:, 1] - rows[:, 0]), rows[:, 0]
+    elif rows.shape == (3, 3):
+        xy, xz, yz = rows[:, 2]
+        low = rows[:, 0] - [min(0.0, xy, xz, xy + xz), min(0.0, yz), 0.0]
+        high = rows[:, 1] - [max(0.0, xy, xz, xy + xz), max(0.0, yz), 0.0]
+        lx, ly, lz = high - low
+        cell, origin = np.array([[lx, 0.0, 0.0], [xy, ly, 0.0], [xz, yz, lz]]), low
+    elif rows.shape == (3, 4):
+        cell, origin = rows[:, :3], rows[:, 3]
+    else:
+        raise CorruptFrame("the box cannot be read")
+    if not np.isfinite(rows).all() or np.linalg.det(cell) <= 0:
+        raise CorruptFrame("the box has no volume")
+    return cell, origin

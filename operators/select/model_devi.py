@@ -1,0 +1,378 @@
+"""select/model_devi: frames on which the committee of models disagrees, chosen at random between the trust levels."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from conventions.config import Name, RunConfig, StageConfig
+from conventions.documents import DoneMarker, StageReport, parse_json
+from conventions.errors import ConfigError, DataError
+from conventions.names import canonical_json, derive_seed
+from conventions.space import StageSpace
+from operators.core import App, Input, JobContext, Output, Planned, Reduced, ReduceParams
+from operators.jobs import Script, Task, job_counts, read_tasks, write_jobs, write_report
+from operators.registry import load_config
+
+if TYPE_CHECKING:
+    from .choose import Choice
+    from .pool import Pool
+
+DEVIATIONS = "model_devi.out"
+DUMP = "traj.lammpstrj"
+Trust = Annotated[float, Field(ge=0)] | dict[Name, Annotated[float, Field(ge=0)]]
+_LEVELS = ("f_trust_lo", "f_trust_hi", "v_trust_lo", "v_trust_hi")
+
+
+class ModelDeviConfig(StageConfig):
+    """Selection by model deviation.
+
+    Each trust level is a number, or a number for each structure set (`{"bulk": 0.1, "surface": 0.2}`).
+    """
+
+    app: Literal["model_devi"] = "model_devi"
+    f_trust_lo: Trust = Field(description="Frames whose largest force deviation is below are accurate, eV/A.")
+    f_trust_hi: Trust = Field(description="From here on frames are failed: never labelled, eV/A.")
+    v_trust_lo: Trust | None = Field(None, description="The same for the virial deviation, eV/atom; default: not used.")
+    v_trust_hi: Trust | None = Field(None, description="The same for the virial deviation, eV/atom; default: not used.")
+    fp_task_max: int = Field(ge=1, description="Most frames labelled in an iteration.")
+    fp_task_max_per_system: int | None = Field(None, ge=1, description="Most frames of one structure set.")
+    fp_task_min: int = Field(1, ge=1, description="If fewer frames would be labelled than that, none are.")
+    model_devi_skip: int = Field(0, ge=0, description="First frames of each trajectory that do not count.")
+    min_distance: float | None = Field(
+        0.5, gt=0, description="Frames with two atoms closer than that are not labelled, Angstrom."
+    )
+    max_length_ratio: float | None = Field(
+        None, ge=1, description="Largest ratio between the longest and the shortest cell vector of a labelled frame."
+    )
+    max_tilt_angle: float | None = Field(
+        None, gt=0, lt=90, description="Largest tilt of the cell of a labelled frame, degrees (BoxSkewness of DPGEN2)."
+    )
+    group_size: int = Field(500, ge=1, description="Trajectories in one score job.")
+
+    def levels(self, structure: str) -> tuple[float | None, ...]:
+        """f_trust_lo, f_trust_hi, v_trust_lo, v_trust_hi of a structure set."""
+        found = []
+        for name in _LEVELS:
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                if structure not in value:
+                    raise ConfigError(f"select.{name}: structure set {structure!r} is explored but has no level here")
+                value = value[structure]
+            found.append(value)
+        return tuple(found)
+
+
+class Trajectory(NamedTuple):
+    """A trajectory that explore offers, in the order of job and task."""
+
+    job_id: str
+    task_id: str
+    structure: str
+    broken: bool
+
+    @property
+    def folder(self) -> str:
+        """Where it lies below explore's jobs."""
+        return f"{self.job_id}/out/{self.task_id}"
+
+
+def _explore(at: StageSpace) -> StageSpace:
+    found = at.of("explore")
+    assert found is not None  # explore of the same iteration
+    return found
+
+
+@dataclass(frozen=True)
+class PlanParams:
+    iteration: int
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    config: Annotated[Path, Input(lambda at: at.config)]
+    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+    trajectories: Annotated[Path, Input(lambda at: _explore(at).product)]
+    explore_done: Annotated[Path, Input(lambda at: _explore(at).done, optional=True)]
+    jobs: Annotated[Path, Output(lambda at: at.jobs)]
+
+
+@dataclass(frozen=True)
+class ScoreContext(JobContext):
+    explored: Annotated[Path, Input(lambda at: _explore(at).jobs)]
+
+
+@dataclass(frozen=True)
+class SelectParams(ReduceParams):
+    systems: list[str]
+
+
+@dataclass(frozen=True)
+class SelectContext:
+    config: Annotated[Path, Input(lambda at: at.config)]
+    jobs: Annotated[Path, Input(lambda at: at.jobs)]
+    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+    trajectories: Annotated[Path, Input(lambda at: _explore(at).product)]
+    explored: Annotated[Path, Input(lambda at: _explore(at).jobs)]
+    dataset: Annotated[Path, Input(lambda at: at.space.dataset, optional=True)]
+    report: Annotated[Path, Output(lambda at: at.report)]
+    product: Annotated[Path, Output(lambda at: at.product)]
+
+
+def plan(params: PlanParams, ctx: PlanContext) -> Planned:
+    """One task for every `group_size` trajectories."""
+    config: ModelDeviConfig = load_config(ctx.config.read_bytes()).select
+    trajectories = read_trajectories(ctx.trajectories)
+    contents = _contents(ctx.explore_done, {one.job_id for one in trajectories})
+    tasks = []
+    for group in _groups(trajectories, config.group_size):
+        task = {
+            "skip": config.model_devi_skip,
+            "levels": {name: config.levels(name) for name in sorted({one.structure for one in group})},
+            "trajectories": [
+                # The hash makes the job another one when its trajectory was explored anew.
+                {
+                    "folder": one.folder,
+                    "structure": one.structure,
+                    "broken": one.broken,
+                    "sha256": contents.get(one[:2]),
+                }
+                for one in group
+            ],
+        }
+        tasks.append(Task({"task.json": canonical_json(task)}))
+    command = config.command or "python3"
+    run = "".join(f"{line}\n" for line in config.setup) + f'{command} "$JOB_JOB/score.py" task.json scores.npz\n'
+    script = Script(run, need=["scores.npz"], files={"score.py": Path(__file__).with_name("score.py").read_bytes()})
+    return write_jobs(ctx.jobs, ctx.done, tasks, script, group_size=1)
+
+
+def reduce(params: SelectParams, ctx: SelectContext) -> Reduced:
+    """Count the classes, choose candidates, write `frames.extxyz` and `manifest.json`."""
+    from .pool import gather
+
+    config = load_config(ctx.config.read_bytes())
+    settings: ModelDeviConfig = config.select
+    trajectories = read_trajectories(ctx.trajectories)
+    outputs = read_tasks(ctx.jobs, ctx.done, params.n_jobs, group_size=1)
+    pool = gather(outputs, [len(group) for group in _groups(trajectories, settings.group_size)])
+    failed = [output for output in pool.outputs if output.folder is None]
+    messages = list(dict.fromkeys(output.error() for output in failed))[:3]
+    messages += _unusable(pool, trajectories)
+    classes = {name: pool.counts[name] for name in ("accurate", "candidate", "failed", "invalid", "skipped")}
+    summary = {name: float(classes[name]) for name in ("accurate", "candidate", "failed")}
+    enough = len(failed) <= settings.ratio_failed * len(pool.outputs) and len(failed) < len(pool.outputs)
+    complete = not trajectories or (enough and sum(classes.values()) > 0)
+    selected = 0
+    if complete:
+        choice, more = _choose(config, params, ctx, trajectories, pool)
+        messages += more
+        selected = len(choice.chosen)
+        classes |= {"selected": selected, **dict(sorted(choice.rejected.items()))}
+        summary["selected"] = float(selected)
+        _write_product(ctx.product, config, trajectories, pool, choice)
+    if pool.level is not None:
+        summary["level"] = pool.level
+    return write_report(
+        ctx.report,
+        StageReport(
+            stage="select",
+            app="model_devi",
+            iteration=params.iteration,
+            attempt=params.attempt,
+            complete=complete,
+            next=selected > 0,
+            jobs=job_counts(params.n_jobs, pool.outputs),
+            classes=classes,
+            summary=summary,
+            messages=messages,
+        ),
+    )
+
+
+def read_trajectories(product: Path) -> list[Trajectory]:
+    """What explore offers, in the order of job and task whatever the order of the list.
+
+    Raises
+    ------
+    DataError
+        When `trajectories.json` is missing or is not what explore writes.
+    """
+    path = product / "trajectories.json"
+    try:
+        document = parse_json(path.read_bytes(), path.name)
+        found = [
+            Trajectory(one["job_id"], one["task_id"], one["structure"], one["class"] != "ok")
+            for one in document["trajectories"]
+        ]
+        for one in found:
+            if not re.fullmatch(r"[0-9]{6}/out/task\.[0-9]{6}", one.folder, re.ASCII) or not isinstance(
+                one.structure, str
+            ):
+                raise DataError(f"{path.name}: {one.folder!r} is not the folder of a trajectory")
+    except OSError as error:
+        raise DataError(f"explore left no {path.name}: {error.strerror}; run its stage again") from None
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path.name}: not a list of trajectories: {error!r}") from None
+    if len({one.folder for one in found}) != len(found):
+        raise DataError(f"{path.name}: a trajectory appears twice")
+    return sorted(found)
+
+
+def check(config: RunConfig) -> list[str]:
+    """Problems between the trust levels, the structure sets and the committee."""
+    settings = config.select
+    assert isinstance(settings, ModelDeviConfig)
+    problems = []
+    if getattr(config.train, "numb_models", 2) < 2:
+        problems.append("train.numb_models: select/model_devi compares models, so it needs at least 2 (4 is usual)")
+    if (settings.v_trust_lo is None) != (settings.v_trust_hi is None):
+        problems.append("select.v_trust_lo and select.v_trust_hi: give both or none")
+    if settings.fp_task_min > settings.fp_task_max:
+        problems.append(
+            f"select.fp_task_min: {settings.fp_task_min} is more than fp_task_max ({settings.fp_task_max}), "
+            "so nothing would ever be labelled"
+        )
+    for name in _LEVELS:
+        value = getattr(settings, name)
+        for structure in value if isinstance(value, dict) else ():
+            if structure not in config.structures:
+                near = difflib.get_close_matches(structure, config.structures, 1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(config.structures) or 'none'}"
+                problems.append(f"select.{name}: there is no structure set {structure!r}; {hint}")
+    problems += [text for kind in "fv" for text in _unfit_levels(f"{kind}_trust_lo", f"{kind}_trust_hi", config)]
+    return problems
+
+
+def _unfit_levels(low: str, high: str, config: RunConfig) -> Iterator[str]:
+    """Lower trust levels that are not below the upper ones, and explored structure sets without a level."""
+    levels: dict[str, Any] = {name: getattr(config.select, name) for name in (low, high)}
+    if None in levels.values():
+        return
+    explored = [name for stage in getattr(config.explore, "stages", []) for group in stage for name in group.structures]
+    named = [name for value in levels.values() if isinstance(value, dict) for name in value]
+    for structure in dict.fromkeys(explored + named) or [""]:
+        found: dict[str, Any] = {
+            name: value.get(structure) if isinstance(value, dict) else value for name, value in levels.items()
+        }
+        missing = [name for name, value in found.items() if value is None]
+        if missing:
+            yield f"select.{missing[0]}: there is no level for structure set {structure!r}; add one"
+        elif found[low] >= found[high]:
+            of = f" of {structure!r}" if named else ""
+            yield f"select.{low}: {found[low]}{of} is not below {high} ({found[high]})"
+            if not named:
+                return
+
+
+def _groups(trajectories: list[Trajectory], size: int) -> Iterator[list[Trajectory]]:
+    for start in range(0, len(trajectories), size):
+        yield trajectories[start : start + size]
+
+
+def _contents(done: Path, job_ids: set[str]) -> dict[tuple[str, str], str]:
+    """Hash of every model_devi.out that explore's completion markers name, by job and task."""
+    found = {}
+    for job_id in sorted(job_ids):
+        try:
+            marker = DoneMarker.load((done / f"{job_id}.json").read_bytes())
+        except (OSError, DataError):
+            continue
+        for file in marker.files:
+            task_id, _, name = file.name.partition("/")
+            if name == DEVIATIONS:
+                found[job_id, task_id] = file.sha256
+    return found
+
+
+def _unusable(pool: Pool, trajectories: list[Trajectory]) -> list[str]:
+    if not trajectories:
+        return ["explore offered no trajectory: there is nothing to select from"]
+    if not pool.unusable:
+        return []
+    number, problem = pool.unusable[0]
+    return [
+        f"{len(pool.unusable)} of {len(trajectories)} trajectories cannot be used; the first, "
+        f"explore job {trajectories[number].job_id} {trajectories[number].task_id}: {problem}"
+    ]
+
+
+def _choose(
+    config: Any, params: SelectParams, ctx: SelectContext, trajectories: list[Trajectory], pool: Pool
+) -> tuple[Choice, list[str]]:
+    """Chosen frames, none if they are fewer than fp_task_min, and what a person should know about them."""
+    from .choose import choose
+    from .duplicates import atomic_numbers, dataset_keys
+    from .filters import rejection
+
+    settings: ModelDeviConfig = config.select
+    known, unreadable = dataset_keys(ctx.dataset, params.systems) if len(pool.candidates) else (set(), [])
+    messages = []
+    if unreadable:
+        messages.append(f"not compared with {len(unreadable)} unreadable training systems; the first: {unreadable[0]}")
+    choice = choose(
+        pool.candidates,
+        [ctx.explored / one.folder / DUMP for one in trajectories],
+        [one.structure for one in trajectories],
+        atomic_numbers(config.type_map),
+        seed=derive_seed(config.seed, "select", params.iteration),
+        maximum=settings.fp_task_max,
+        per_system=settings.fp_task_max_per_system,
+        reject=lambda frame: rejection(
+            frame, settings.min_distance, settings.max_length_ratio, settings.max_tilt_angle
+        ),
+        known=known,
+    )
+    if choice.corrupt:
+        candidate, why = choice.corrupt[0]
+        one = trajectories[pool.candidates.trajectory[candidate]]
+        where = f"explore job {one.job_id} {one.task_id} step {pool.candidates.step[candidate]}"
+        messages.append(f"{len(choice.corrupt)} corrupt frames; the first, {where}: {why}")
+    if 0 < len(choice.chosen) < settings.fp_task_min:
+        messages.append(f"only {len(choice.chosen)} frames to label, fewer than fp_task_min ({settings.fp_task_min})")
+        choice.chosen.clear()
+    elif len(pool.candidates) and not choice.chosen:
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(choice.rejected.items()))
+        messages.append(f"none of {len(pool.candidates)} candidates can be labelled: {counts}")
+    return choice, messages
+
+
+def _write_product(product: Path, config: Any, trajectories: list[Trajectory], pool: Pool, choice: Choice) -> None:
+    from .extxyz import write_frames
+
+    found = pool.candidates
+    frames = []
+    for number, _ in choice.chosen:
+        one = trajectories[found.trajectory[number]]
+        frame = {
+            "job_id": one.job_id,
+            "task_id": one.task_id,
+            "structure": one.structure,
+            "step": int(found.step[number]),
+        }
+        frame["max_devi_f"] = float(found.max_devi_f[number])
+        if config.select.v_trust_lo is not None:
+            frame["max_devi_v"] = float(found.max_devi_v[number])
+        frames.append(frame)
+    product.mkdir(parents=True, exist_ok=True)
+    named = [(trajectories[found.trajectory[number]].structure, frame) for number, frame in choice.chosen]
+    write_frames(product / "frames.extxyz", named, config.type_map)
+    (product / "manifest.json").write_bytes(canonical_json({"schema_version": 1, "frames": frames}) + b"\n")
+
+
+APP = App(
+    stage="select",
+    name="model_devi",
+    config=ModelDeviConfig,
+    plan=plan,
+    reduce=reduce,
+    job=ScoreContext,
+    check=check,
+    executables=lambda stage: [(stage.command or "python3").split()[0]],
+)
