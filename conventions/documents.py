@@ -19,7 +19,7 @@ D = TypeVar("D", bound="Document")
 class Strict(BaseModel):
     """No unknown keys, no coercion, no NaN or infinity, immutable."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Document(Strict):

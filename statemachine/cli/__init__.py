@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from conventions.errors import Dpgen2Error
@@ -9,6 +10,8 @@ from conventions.errors import Dpgen2Error
 
 def main() -> None:
     """Run the command line; a known error is a line on stderr and an exit code, never a traceback."""
+    # Looking for pydantic plugins reads the metadata of every installed package, at each start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from .app import app
 
     try:

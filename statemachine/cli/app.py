@@ -140,8 +140,11 @@ def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option(help="Show it again every two seconds until the run ends.")] = False,
 ) -> None:
-    """Show where a run stands: its iterations, its present stage, and why."""
-    from statemachine.cli.show import status_of, status_table
+    """Show where a run stands: its iterations, its present stage, and why.
+
+    The force RMSE (eV/Angstrom) is on the independent test set; in brackets, on the training set.
+    """
+    from statemachine.cli.show import status_of, print_status
 
     if as_json:
         print(json.dumps(status_of(_prefix(target)), indent=1))
@@ -150,7 +153,7 @@ def status(
 
         watch_status(_prefix(target))
     else:
-        status_table(status_of(_prefix(target)))
+        print_status(status_of(_prefix(target)))
 
 
 @app.command()

@@ -7,21 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from conventions.state import State
 from statemachine.poller import Poller
 from statemachine.runs import open_poller
 
-from .show import headline, iteration_cells, iteration_table, status_of
+from .show import COLUMNS, headline, iteration_cells, iteration_table, status_of, table_line
 
 
 def follow(prefix: str, interval: float) -> State:
     """Advance the run until it ends; return its last state."""
     console = Console()
-    display = _Terminal(console) if console.is_terminal else _Lines(console)
+    display = _Terminal(console) if console.is_terminal else _Lines()
     poller = open_poller(prefix, display.committed)
     with display.open():
         display.committed(poller.record.load().state)
@@ -30,9 +32,7 @@ def follow(prefix: str, interval: float) -> State:
             poller.engine.wait(state.workflow, interval)
             if state.hold:
                 time.sleep(interval)
-    console.print(headline(status_of(prefix)), highlight=False)
-    if state.trail and console.is_terminal:
-        console.print(iteration_table(_rows(state)))
+    typer.echo(headline(status_of(prefix)))
     return state
 
 
@@ -41,7 +41,7 @@ def watch_status(prefix: str) -> None:
     with Live(console=Console(), auto_refresh=False) as live:
         while True:
             found = status_of(prefix)
-            live.update(Group(headline(found), iteration_table(found["iterations"])), refresh=True)
+            live.update(Text.from_ansi(f"{headline(found)}\n{iteration_table(found['iterations'])}"), refresh=True)
             if found["at"] in ("converged", "exhausted", "failed", "cancelled"):
                 return
             time.sleep(2)
@@ -50,8 +50,7 @@ def watch_status(prefix: str) -> None:
 class _Lines:
     """For pipes and logs: a line a stage, and the iteration table row by row."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self) -> None:
         self.shown = 0
         self.last = ""
 
@@ -62,22 +61,17 @@ class _Lines:
     def committed(self, state: State) -> None:
         complete = [row for row in _rows(state) if "selected" in row or state.ended]
         if not self.shown and complete:
-            self._print(
-                ["iter", "stage", "labelled", "RMSE_f", "frames", "accurate", "candidate", "failed", "selected"]
-            )
+            print(table_line(COLUMNS))
         for row in complete[self.shown :]:
-            self._print(iteration_cells(row))
+            print(table_line(iteration_cells(row)))
         self.shown = max(self.shown, len(complete))
         line = f"iteration {state.iteration}  {state.at}" + (f"  attempt {state.attempt}" if state.attempt else "")
         if state.at.endswith(".running") and line != self.last:
-            self.console.print(line, highlight=False)
+            print(line, flush=True)
         self.last = line
 
     def progress(self, poller: Poller) -> None:
         pass
-
-    def _print(self, cells: list[str]) -> None:
-        self.console.print("  ".join(f"{cell:>9}" for cell in cells), highlight=False)
 
 
 class _Terminal:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import typer
 
 from conventions.names import STAGES
 from conventions.space import DataSpace, JobFile
@@ -17,6 +16,7 @@ from statemachine.runs import engine_of
 from statemachine.store import open_store
 
 COLOURS = {"converged": "green", "exhausted": "yellow", "failed": "red", "cancelled": "red"}
+COLUMNS = ("iter", "stage", "labelled", "force RMSE", "frames", "accurate", "candidate", "failed", "selected")
 
 
 def status_of(prefix: str) -> dict[str, Any]:
@@ -51,58 +51,52 @@ def status_of(prefix: str) -> dict[str, Any]:
     return found
 
 
-def status_table(found: dict[str, Any], console: Console | None = None) -> None:
-    console = console or Console()
-    console.print(headline(found), highlight=False)
+def print_status(found: dict[str, Any]) -> None:
+    typer.echo(headline(found))
     if found["iterations"]:
-        console.print(iteration_table(found["iterations"]))
+        typer.echo(iteration_table(found["iterations"]))
 
 
-def headline(found: dict[str, Any]) -> Text:
-    """Two or three lines: what the run is doing, and why."""
-    colour = COLOURS.get(found["at"], "cyan")
-    text = Text.assemble((found["run"], "bold"), "  iteration ", str(found["iteration"]), "  ", (found["at"], colour))
+def headline(found: dict[str, Any]) -> str:
+    """Two or three lines: what the run is doing, and why (with ANSI colours, which `echo` drops for a pipe)."""
+    parts = [
+        typer.style(found["run"], bold=True),
+        f"iteration {found['iteration']}",
+        typer.style(found["at"], fg=COLOURS.get(found["at"], "cyan")),
+    ]
     if found["paused"]:
-        text.append("  paused", "yellow")
+        parts.append(typer.style("paused", fg="yellow"))
     if found["attempt"]:
-        text.append(f"  attempt {found['attempt']}")
+        parts.append(f"attempt {found['attempt']}")
     if "jobs" in found:
         step, jobs = found["workflow"]["step"], found["jobs"]
-        text.append(f"  {step} {jobs['finished']}/{jobs['total']}" if step == "jobs" else f"  {step}")
-    text.append(f"\n{found['prefix']}  (version {found['version']}, {found['updated_at']})", "dim")
+        parts.append(f"{step} {jobs['finished']}/{jobs['total']}" if step == "jobs" else step)
+    text = "  ".join(parts)
+    text += "\n" + typer.style(f"{found['prefix']}  (version {found['version']}, {found['updated_at']})", dim=True)
     if found["reason"] and found["reason"] != "submitted":
-        text.append(f"\n{found['reason']}")
+        text += f"\n{found['reason']}"
     return text
 
 
-def iteration_table(rows: list[dict[str, Any]]) -> Table:
+def iteration_table(rows: list[dict[str, Any]]) -> str:
     """One line an iteration: what was labelled, how good the models are, what exploration found."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("iter", "stage", "labelled", "force RMSE", "frames", "accurate", "candidate", "failed", "selected"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*iteration_cells(row))
-    return table
+    return "\n".join([table_line(COLUMNS), *(table_line(iteration_cells(row)) for row in rows)])
+
+
+def table_line(cells: Sequence[str]) -> str:
+    return "  ".join(cell.rjust(len(name)) for cell, name in zip(cells, COLUMNS, strict=True))
 
 
 def iteration_cells(row: dict[str, Any]) -> list[str]:
-    frames = sum(row.get(name, 0) for name in ("accurate", "candidate", "failed"))
-    shares = [
-        f"{row[name] / frames:.1%}" if frames and name in row else "-" for name in ("accurate", "candidate", "failed")
-    ]
+    classes = ("accurate", "candidate", "failed")
+    frames = sum(row.get(name, 0) for name in classes)
+    shares = [f"{row[name] / frames:.1%}" if frames and name in row else "-" for name in classes]
     rmse = (
-        f"{row['rmse_f']:.3f}" if "rmse_f" in row else f"{row['train_rmse_f']:.3f}*" if "train_rmse_f" in row else "-"
+        f"{row['rmse_f']:.3f}" if "rmse_f" in row else f"({row['train_rmse_f']:.3f})" if "train_rmse_f" in row else "-"
     )
     count = {name: f"{row[name]:.0f}" if name in row else "-" for name in ("labelled", "selected")}
-    return [
-        str(row["iteration"]),
-        str(row["explore_stage"]),
-        count["labelled"],
-        rmse,
-        f"{frames:.0f}" if frames else "-",
-        *shares,
-        count["selected"],
-    ]
+    numbers = [str(row["iteration"]), str(row["explore_stage"]), count["labelled"], rmse]
+    return [*numbers, f"{frames:.0f}" if frames else "-", *shares, count["selected"]]
 
 
 def print_logs(prefix: str, stage: str | None, iteration: int | None, job: int | None) -> None:
@@ -156,8 +150,7 @@ def print_checks(checks: list[Any], as_json: bool) -> bool:
     if as_json:
         print(json.dumps([{"what": c.what, "good": c.good, "detail": c.detail} for c in checks], indent=1))
         return good
-    console = Console()
     for check in checks:
-        mark = ("ok", "green") if check.good else ("NO", "bold red")
-        console.print(Text.assemble(mark, "  ", (check.what, "bold"), "  ", check.detail), soft_wrap=True)
+        mark = typer.style("ok", fg="green") if check.good else typer.style("NO", fg="red", bold=True)
+        typer.echo(f"{mark}  {typer.style(check.what, bold=True)}  {check.detail}")
     return good
