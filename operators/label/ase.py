@@ -1,0 +1,107 @@
+"""label/ase: energies, forces and virials from any calculator of ASE.
+
+One task labels a batch of `group_size` frames, since frames are cheap here and starting Python is not;
+`ase_job.py` does it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, JsonValue
+
+from conventions.config import StageConfig
+from conventions.documents import parse_json
+from conventions.errors import DataError
+from conventions.names import canonical_json
+from operators.core import App, Planned, Reduced, ReduceParams
+from operators.jobs import Script, Task, write_jobs
+from operators.registry import load_config
+
+from .frames import (
+    FRAMES,
+    Label,
+    PlanContext,
+    PlanParams,
+    ReduceContext,
+    batches,
+    collect,
+    dump_frames,
+    frames_to_label,
+)
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+RESULTS = "labels.jsonl"
+
+
+class AseConfig(StageConfig):
+    """Labels from a calculator of ASE."""
+
+    app: Literal["ase"] = "ase"
+    calculator: str = Field(
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*$",
+        description="Import path of the calculator: ase.calculators.emt:EMT, tblite.ase:TBLite, ...",
+    )
+    kwargs: dict[str, JsonValue] = Field({}, description="Its keyword arguments.")
+    group_size: int = Field(50, ge=1, description="Frames in one job.")
+    ratio_failed: float = Field(0.5, ge=0, le=1, description="Fraction of frames that may fail; they are left out.")
+
+
+def plan(params: PlanParams, ctx: PlanContext) -> Planned:
+    """One task a batch of frames."""
+    config = load_config(ctx.config.read_bytes())
+    label: AseConfig = config.label
+    frames = frames_to_label(config, params.iteration, ctx)
+    tasks = [Task({FRAMES: dump_frames(batch)}) for batch in batches(frames, label.group_size)]
+    script = Script(
+        run="\n".join(
+            [
+                *label.setup,
+                f"rm -f {RESULTS}",
+                f'{label.command or "python3"} "$JOB_JOB/ase_job.py" "$JOB_JOB/calculator.json" {FRAMES} {RESULTS}',
+                "",
+            ]
+        ),
+        need=[RESULTS],
+        files={
+            "ase_job.py": files("operators.label").joinpath("ase_job.py").read_bytes(),
+            "calculator.json": canonical_json({"calculator": label.calculator, "kwargs": label.kwargs}),
+        },
+    )
+    return write_jobs(ctx.jobs, ctx.done, tasks, script, group_size=1)
+
+
+def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
+    return collect(params, ctx, "ase", read_results)
+
+
+def read_results(folder: Path, frames: list[Atoms]) -> list[Label]:
+    """The labels that `ase_job.py` wrote, one line a frame; `unreadable` for lines that are no label."""
+    lines = (folder / RESULTS).read_text(errors="replace").splitlines()
+    labels = [read_label(line) for line in lines[: len(frames)]]
+    return labels + [Label("truncated", f"{RESULTS} has {len(lines)} lines")] * (len(frames) - len(labels))
+
+
+def read_label(line: str) -> Label:
+    import numpy as np
+
+    try:
+        found = parse_json(line.encode(), RESULTS)
+        if "error" in found:
+            return Label(str(found["error"]), str(found["message"]))
+        virial = None if found["virial"] is None else np.array(found["virial"], dtype=np.float64).reshape(3, 3)
+        return Label("ok", "", float(found["energy"]), np.array(found["forces"], dtype=np.float64), virial)
+    except (DataError, KeyError, TypeError, ValueError) as error:
+        return Label("unreadable", f"a line of {RESULTS} is no label: {error}")
+
+
+def executables(label: AseConfig) -> list[str]:
+    return shlex.split(label.command or "python3")[:1]
+
+
+APP = App(stage="label", name="ase", config=AseConfig, plan=plan, reduce=reduce, executables=executables)

@@ -1,0 +1,318 @@
+"""What all label apps share: which frames to label, judging labels, and the dataset that comes of them.
+
+Every task's folder holds `frames.json`, the frames it labels. all_reduce takes cells and positions from there,
+never from the software's output, which rounds them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from conventions.config import RunConfig
+from conventions.documents import StageReport, parse_json
+from conventions.errors import DataError
+from conventions.names import canonical_json
+from operators.core import Input, Output, Reduced, ReduceParams
+from operators.jobs import TaskOutput, job_counts, read_tasks, telling_line, write_report
+from operators.registry import load_config
+from operators.structures import load_structures
+
+if TYPE_CHECKING:
+    import numpy as np
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+FRAMES = "frames.json"
+# No sane training frame has such a force; a labeller that returns it has failed silently. eV/Angstrom.
+ABSURD_FORCE = 1e3
+
+
+@dataclass(frozen=True)
+class PlanParams:
+    iteration: int
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    config: Annotated[Path, Input(lambda at: at.config)]
+    files: Annotated[Path, Input(lambda at: at.space.files, optional=True)]
+    selected: Annotated[Path, Input(lambda at: s.product if (s := at.of("select", 1)) else None, optional=True)]
+    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+    jobs: Annotated[Path, Output(lambda at: at.jobs)]
+
+
+@dataclass(frozen=True)
+class ReduceContext:
+    config: Annotated[Path, Input(lambda at: at.config)]
+    jobs: Annotated[Path, Input(lambda at: at.jobs, optional=True)]
+    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+    report: Annotated[Path, Output(lambda at: at.report)]
+    product: Annotated[Path, Output(lambda at: at.product)]
+    labels: Annotated[Path, Output(lambda at: at.labels)]
+
+
+@dataclass(frozen=True)
+class Label:
+    """What the software said of one frame.
+
+    `kind` is `ok` or the class of its failure, which `message` explains. energy in eV; forces in eV/Angstrom,
+    shape (atoms, 3); virial = -dE/d(strain) in eV, shape (3, 3), where the software gives stress.
+    """
+
+    kind: str
+    message: str = ""
+    energy: float = math.nan
+    forces: NDArray[np.float64] | None = None
+    virial: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A frame, where it was labelled, and its label."""
+
+    atoms: Atoms
+    job_id: str
+    task_id: str
+    label: Label
+
+
+# Reads the output folder of a task that ended well: one label a frame.
+Reader = Callable[[Path, list["Atoms"]], list[Label]]
+# Says why a task failed, from what it left in its log and its output folder.
+Explain = Callable[[TaskOutput, Path], str]
+
+
+def frames_to_label(config: RunConfig, iteration: int, ctx: PlanContext) -> list[Atoms]:
+    """The structures of `init.label` in iteration 0, later what the last select stage chose (perhaps nothing)."""
+    if iteration == 0:
+        return load_structures(config, config.init.label, ctx.files)
+    import ase.io
+
+    path = ctx.selected / "frames.extxyz"
+    if not path.is_file() or path.stat().st_size == 0:
+        return []
+    try:
+        frames = ase.io.read(path, index=":", format="extxyz")
+    except Exception as error:  # ASE's readers raise whatever they meet
+        raise DataError(f"{path.name} of the select stage: ASE cannot read it: {error}") from None
+    for number, atoms in enumerate(frames):
+        unknown = sorted(set(atoms.get_chemical_symbols()) - set(config.type_map))
+        if unknown or atoms.cell.rank < 3:
+            problem = f"element {unknown[0]} is not in type_map" if unknown else "it has no periodic cell"
+            raise DataError(f"{path.name} of the select stage: frame {number}: {problem}")
+    return list(frames)
+
+
+def dump_frames(frames: Sequence[Atoms]) -> bytes:
+    """Frames as JSON with every bit of their numbers: the order of atoms is kept. Angstrom."""
+    return canonical_json(
+        [
+            {
+                "structure": str(atoms.info.get("structure", "")),
+                "symbols": atoms.get_chemical_symbols(),
+                "cell": atoms.cell.array.tolist(),
+                "positions": atoms.positions.tolist(),
+            }
+            for atoms in frames
+        ]
+    )
+
+
+def load_frames(path: Path) -> list[Atoms]:
+    """Inverse of `dump_frames`."""
+    from ase import Atoms
+
+    try:
+        return [
+            Atoms(
+                each["symbols"], each["positions"], cell=each["cell"], pbc=True, info={"structure": each["structure"]}
+            )
+            for each in parse_json(path.read_bytes(), path.name)
+        ]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); plan the stage again: retry") from None
+
+
+def judge(label: Label, n_atoms: int) -> Label:
+    """The label, or the class of what is wrong with its numbers: wrong_atoms, nan, absurd."""
+    import numpy as np
+
+    if label.kind != "ok" or label.forces is None:
+        return label
+    if label.forces.shape != (n_atoms, 3):
+        return Label("wrong_atoms", f"forces on {len(label.forces)} atoms for a frame of {n_atoms}")
+    numbers = [np.asarray(label.energy), label.forces, *([label.virial] if label.virial is not None else [])]
+    if not all(np.isfinite(values).all() for values in numbers):
+        return Label("nan", "energy, forces or virial are not finite numbers")
+    largest = float(np.abs(label.forces).max(initial=0.0))
+    if largest > ABSURD_FORCE:
+        return Label("absurd", f"a force of {largest:.3g} eV/A (more than {ABSURD_FORCE:g}): do atoms overlap?")
+    return label
+
+
+def read_labels(tasks: Sequence[TaskOutput], jobs: Path, read: Reader, explain: Explain) -> Iterator[Labelled]:
+    """Every frame of the stage in order, with its label."""
+    by_job: dict[str, dict[str, TaskOutput]] = {}
+    for task in tasks:
+        by_job.setdefault(task.job_id, {})[task.task_id] = task
+    for job_id, known in by_job.items():
+        first = next(iter(known.values()))
+        for folder in sorted((jobs / job_id / "in").glob("task.*")):
+            # Of a job without a marker, only one task is known.
+            task = known.get(folder.name) or replace(first, task_id=folder.name, folder=None)
+            frames = load_frames(folder / FRAMES)
+            if task.folder is None:
+                labels = [Label("failed", explain(task, jobs / job_id / "out" / folder.name))] * len(frames)
+            else:
+                labels = read(task.folder, frames)
+            for atoms, label in zip(frames, labels, strict=True):
+                yield Labelled(atoms, job_id, folder.name, judge(label, len(atoms)))
+
+
+def explain_by_log(task: TaskOutput, out: Path) -> str:
+    """Why a task failed, by the log of its script."""
+    return task.problem or telling_line(task.log)
+
+
+def collect(
+    params: ReduceParams, ctx: ReduceContext, app: str, read: Reader, explain: Explain = explain_by_log
+) -> Reduced:
+    """all_reduce of a label app: the dataset of this iteration, `labels.json`, and the report."""
+    config = load_config(ctx.config.read_bytes())
+    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs, 1))
+    found = list(read_labels(tasks, ctx.jobs, read, explain))
+    classes = Counter(each.label.kind for each in found)
+    labelled, discarded = classes["ok"], len(found) - classes["ok"]
+    enough = labelled > 0 and discarded <= config.label.ratio_failed * len(found)
+    messages = _messages(found)
+    if not found:
+        messages = ["there was no frame to label"]
+    elif not enough:
+        counts = ", ".join(f"{kind} {number}" for kind, number in classes.most_common() if kind != "ok")
+        messages.insert(
+            0,
+            f"{discarded} of {len(found)} frames have no usable label ({counts}); label.ratio_failed allows "
+            f"{config.label.ratio_failed:g}: correct what the next messages say and retry, or allow more",
+        )
+    if enough or not found:
+        places = write_dataset(ctx.labels, found, config.type_map)
+        _write_index(ctx.product, found, places)
+    report = StageReport(
+        stage="label",
+        app=app,
+        iteration=params.iteration,
+        attempt=params.attempt,
+        complete=enough or not found,
+        next=enough,
+        jobs=job_counts(params.n_jobs, tasks),
+        classes=dict(sorted(classes.items())),
+        summary={"labelled": float(labelled), "discarded": float(discarded)},
+        messages=messages,
+    )
+    return write_report(ctx.report, report)
+
+
+def write_dataset(root: Path, found: Sequence[Labelled], type_map: list[str]) -> list[tuple[str, int] | None]:
+    """Write the good labels as DeePMD systems (deepmd/npy, float64), one for each composition.
+
+    Atoms are sorted by type, frames keep their order. Where a composition has frames with and without virial,
+    those without are a system of their own (`Cu32.novirial`).
+
+    Returns
+    -------
+    For every frame the name of its system and its index there; None where it has no label.
+    """
+    types = {symbol: number for number, symbol in enumerate(type_map)}
+    virials: dict[str, set[bool]] = {}
+    names: list[str | None] = []
+    for each in found:
+        if each.label.kind != "ok":
+            names.append(None)
+            continue
+        counts = Counter(each.atoms.get_chemical_symbols())
+        names.append("".join(f"{symbol}{counts[symbol]}" for symbol in type_map if counts[symbol]))
+        virials.setdefault(names[-1] or "", set()).add(each.label.virial is not None)
+    systems: dict[str, list[Labelled]] = {}
+    places: list[tuple[str, int] | None] = []
+    for each, name in zip(found, names, strict=True):
+        if name is None:
+            places.append(None)
+            continue
+        if each.label.virial is None and len(virials[name]) > 1:
+            name += ".novirial"
+        members = systems.setdefault(name, [])
+        places.append((name, len(members)))
+        members.append(each)
+    for name, members in sorted(systems.items()):
+        _write_system(root / name, members, types)
+    return places
+
+
+def _write_system(folder: Path, members: Sequence[Labelled], types: dict[str, int]) -> None:
+    import dpdata
+    import numpy as np
+
+    numbers = [np.array([types[symbol] for symbol in each.atoms.get_chemical_symbols()]) for each in members]
+    order = [np.argsort(each, kind="stable") for each in numbers]
+    atom_types = numbers[0][order[0]]
+    forces = [each.label.forces for each in members]
+    data: dict[str, Any] = {
+        "atom_names": list(types),
+        "atom_numbs": [int(np.count_nonzero(atom_types == number)) for number in types.values()],
+        "atom_types": atom_types,
+        "orig": np.zeros(3),
+        "cells": np.array([each.atoms.cell.array for each in members]),
+        "coords": np.array([each.atoms.positions[at] for each, at in zip(members, order, strict=True)]),
+        "energies": np.array([each.label.energy for each in members]),
+        "forces": np.array([force[at] for force, at in zip(forces, order, strict=True) if force is not None]),
+    }
+    if members[0].label.virial is not None:
+        data["virials"] = np.array([each.label.virial for each in members])
+    system = dpdata.LabeledSystem(data=data)
+    system.to("deepmd/npy", str(folder), set_size=len(members), prec=np.float64)
+    back = dpdata.LabeledSystem(str(folder), fmt="deepmd/npy").data
+    for key in ("atom_types", "cells", "coords", "energies", "forces", "virials"):
+        if (key in data) != (key in back) or (key in data and not np.array_equal(data[key], back[key])):
+            raise DataError(f"{folder.name}: dpdata does not read back the {key} that it wrote")
+
+
+def _write_index(product: Path, found: Sequence[Labelled], places: Sequence[tuple[str, int] | None]) -> None:
+    frames = [
+        {
+            "structure": each.atoms.info["structure"],
+            "job_id": each.job_id,
+            "task_id": each.task_id,
+            "class": each.label.kind,
+            "message": each.label.message,
+            "system": place[0] if place else None,
+            "index": place[1] if place else None,
+        }
+        for each, place in zip(found, places, strict=True)
+    ]
+    product.mkdir(parents=True, exist_ok=True)
+    (product / "labels.json").write_text(json.dumps({"schema_version": 1, "frames": frames}, indent=1) + "\n")
+
+
+def _messages(found: Sequence[Labelled], most: int = 5) -> list[str]:
+    """What went wrong, each thing once, with the first place where it did."""
+    groups: dict[tuple[str, str], list[Labelled]] = {}
+    for each in found:
+        if each.label.kind != "ok":
+            groups.setdefault((each.label.kind, each.label.message), []).append(each)
+    messages = []
+    for (kind, message), members in list(groups.items())[:most]:
+        more = f" (and {len(members) - 1} more)" if len(members) > 1 else ""
+        messages.append(f"job {members[0].job_id} {members[0].task_id}: {kind}: {message}{more}")
+    return messages
+
+
+def batches(frames: Sequence[Atoms], size: int) -> Iterator[Sequence[Atoms]]:
+    """Frames in groups of `size`, the last perhaps smaller."""
+    for start in range(0, len(frames), size):
+        yield frames[start : start + size]
