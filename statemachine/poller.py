@@ -50,6 +50,8 @@ class Poller:
         while True:
             decision = decide(loaded.state, seen)
             if decision.action is Action.WAIT:
+                if loaded.state.ended:
+                    self.record.keep(loaded.state.version, loaded.data)
                 return loaded.state
             if decision.action is Action.COMMIT:
                 loaded, seen = self._commit(loaded, decision.state), Observation()

@@ -83,12 +83,12 @@ class Record:
         except StoreError:
             if not self._won(data):
                 raise CommandRefused(f"there is a run at {self.store.url} already") from None
-        self._keep(1, data)
+        self.keep(1, data)
         return fresh
 
     def commit(self, before: Loaded, after: State) -> State | None:
         """Swap the state; None when another process was first (reload, and never act on `before`)."""
-        self._keep(before.state.version, before.data)
+        self.keep(before.state.version, before.data)
         fresh = self._stamp(after, before.state.version + 1, sha256(before.data))
         data = fresh.seal()
         try:
@@ -99,7 +99,7 @@ class Record:
                 if isinstance(error, Conflict):
                     return None
                 raise
-        self._keep(fresh.version, data)
+        self.keep(fresh.version, data)
         return fresh
 
     def _stamp(self, state: State, version: int, previous: str) -> State:
@@ -119,7 +119,7 @@ class Record:
         except NotFound:
             return False
 
-    def _keep(self, version: int, data: bytes) -> None:
-        """Write a version into the history, once. A crash before this is repaired by the next commit."""
+    def keep(self, version: int, data: bytes) -> None:
+        """Write a version into the history, once. A crash before this is repaired by the next commit, or at the end."""
         with contextlib.suppress(Conflict):
             self.store.put(_SPACE.event(version), data, if_absent=True)

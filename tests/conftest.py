@@ -1,0 +1,39 @@
+"""Shared fixtures: the stub apps on the path, and a run of them in a temporary folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+STUBS = Path(__file__).parent / "stubapps"
+sys.path.insert(0, str(STUBS))
+
+CONFIG = """\
+run: stub
+prefix: out
+engine: {type: local, slots: 2}
+type_map: [Cu]
+structures:
+  start: {files: cu.xyz}
+init: {label: [start]}
+label: {app: stub}
+train: {app: stub}
+explore: {app: stub, tasks: 3}
+select: {app: stub, accurate_after: 1}
+"""
+STRUCTURE = """\
+1
+Lattice="3.6 0 0 0 3.6 0 0 0 3.6" Properties=species:S:1:pos:R:3
+Cu 0 0 0
+"""
+
+
+@pytest.fixture
+def stub_run(tmp_path: Path) -> Path:
+    """A configuration file of a run of instant stub apps (2 iterations)."""
+    (tmp_path / "cu.xyz").write_text(STRUCTURE)
+    path = tmp_path / "run.yaml"
+    path.write_text(CONFIG)
+    return path

@@ -1,0 +1,137 @@
+"""What every Engine must do. An engine's test class inherits this and makes `engine` and `store`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from conventions.errors import NameTaken
+from conventions.names import canonical_json, sha256
+from operators.workflow import SPEC_HASH
+from statemachine.engine import Engine, Phase, Status
+from statemachine.store import Store
+
+
+def manifest(name: str, script: str, items: str = '["000000","000001"]', reduce: str = "exit 0") -> dict[str, Any]:
+    """A small workflow in the builder's form: plan gives items, jobs fan out, reduce ends."""
+
+    def script_template(step: str, source: str, **more: Any) -> dict[str, Any]:
+        return {
+            "name": step,
+            "inputs": {"parameters": more.get("inputs", []), "artifacts": []},
+            "outputs": {"parameters": more.get("outputs", []), "artifacts": more.get("artifacts", [])},
+            "script": {"image": "x", "command": ["sh"], "source": source, "env": more.get("env", [])},
+        }
+
+    ids = [{"name": "ids", "valueFrom": {"path": "/dpgen2/result/ids"}}, {"name": "n", "valueFrom": {"path": "/dpgen2/result/n"}}]
+    plan = f"mkdir -p $(dirname $IDS); echo '{items}' >$IDS; echo {items.count('0000')} >$N"
+    plan_env = [{"name": "IDS", "value": "{{outputs.parameters.ids.path}}"}, {"name": "N", "value": "{{outputs.parameters.n.path}}"}]
+    out = [{"name": "out", "path": "/dpgen2/out", "s3": {"key": "job/{{inputs.parameters.job_id}}/out"}, "archive": {"none": {}}}]
+    job_env = [{"name": "JOB_ID", "value": "{{inputs.parameters.job_id}}"}, {"name": "OUT", "value": "{{outputs.artifacts.out.path}}"}]
+    found = {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {"name": name, "annotations": {}},
+        "spec": {
+            "entrypoint": "main",
+            "templates": [
+                {
+                    "name": "main",
+                    "steps": [
+                        [{"name": "plan", "template": "plan", "arguments": {}}],
+                        [
+                            {
+                                "name": "jobs",
+                                "template": "job",
+                                "arguments": {"parameters": [{"name": "job_id", "value": "{{item}}"}]},
+                                "withParam": "{{steps.plan.outputs.parameters.ids}}",
+                                "when": "{{steps.plan.outputs.parameters.n}} > 0",
+                                "continueOn": {"failed": True, "error": True},
+                            }
+                        ],
+                        [{"name": "reduce", "template": "reduce", "arguments": {}}],
+                    ],
+                },
+                script_template("plan", plan, outputs=ids, env=plan_env),
+                script_template("job", script, inputs=[{"name": "job_id"}], artifacts=out, env=job_env),
+                script_template("reduce", reduce),
+            ],
+        },
+    }
+    found["metadata"]["annotations"][SPEC_HASH] = sha256(canonical_json(found))  # type: ignore[index]
+    return found
+
+
+WRITE = 'mkdir -p "$OUT"; echo "$JOB_ID" >"$OUT/result"'
+
+
+def ended(engine: Engine, name: str) -> Status:
+    """Wait for the end of a workflow."""
+    engine.wait(name, 60)
+    status = engine.status(name)
+    assert status.phase is not Phase.running
+    return status
+
+
+class EngineContract:
+    def test_jobs_run_and_their_outputs_are_in_the_store(self, engine: Engine, store: Store) -> None:
+        assert engine.submit(manifest("w-a0", WRITE))
+        status = ended(engine, "w-a0")
+        assert (status.phase, status.finished, status.total) == (Phase.succeeded, 2, 2)
+        assert store.get("job/000000/out/result").data == b"000000\n"
+        assert store.get("job/000001/out/result").data == b"000001\n"
+
+    def test_the_same_submission_again_is_the_same_workflow(self, engine: Engine) -> None:
+        assert engine.submit(manifest("w-a0", WRITE))
+        assert not engine.submit(manifest("w-a0", WRITE))
+        ended(engine, "w-a0")
+        assert not engine.submit(manifest("w-a0", WRITE))
+
+    def test_another_specification_under_the_name_is_an_error(self, engine: Engine) -> None:
+        engine.submit(manifest("w-a0", WRITE))
+        with pytest.raises(NameTaken):
+            engine.submit(manifest("w-a0", "exit 3"))
+        ended(engine, "w-a0")
+
+    def test_a_failed_job_does_not_stop_the_others_and_leaves_its_outputs(self, engine: Engine, store: Store) -> None:
+        engine.submit(manifest("w-a0", WRITE + '; [ "$JOB_ID" = 000001 ]'))
+        assert ended(engine, "w-a0").phase is Phase.succeeded
+        assert store.head("job/000000/out/result") is not None
+
+    def test_a_failed_reduce_fails_the_workflow_and_says_why(self, engine: Engine) -> None:
+        engine.submit(manifest("w-a0", WRITE, reduce="echo no bread >&2; exit 3"))
+        status = ended(engine, "w-a0")
+        assert status.phase is Phase.failed
+        assert "no bread" in status.message
+        assert any("no bread" in line for line in engine.logs("w-a0"))
+
+    def test_no_jobs_are_skipped(self, engine: Engine, store: Store) -> None:
+        engine.submit(manifest("w-a0", "exit 1", items="[]"))
+        assert ended(engine, "w-a0").phase is Phase.succeeded
+        assert list(store.list("job/")) == []
+
+    def test_terminate_ends_it_and_is_repeatable(self, engine: Engine) -> None:
+        engine.submit(manifest("w-a0", "sleep 600"))
+        assert engine.status("w-a0").phase is Phase.running
+        engine.terminate("w-a0")
+        engine.terminate("w-a0")
+        assert ended(engine, "w-a0").phase in (Phase.failed, Phase.gone)
+
+    def test_an_unknown_workflow_is_gone(self, engine: Engine) -> None:
+        assert engine.status("nothing").phase is Phase.gone
+        engine.terminate("nothing")
+        engine.delete("nothing")
+
+    def test_delete_frees_the_name(self, engine: Engine) -> None:
+        engine.submit(manifest("w-a0", WRITE))
+        ended(engine, "w-a0")
+        engine.delete("w-a0")
+        assert engine.status("w-a0").phase is Phase.gone
+        assert engine.submit(manifest("w-a0", "exit 3"))
+        ended(engine, "w-a0")
+
+    def test_braces_and_shell_characters_in_values_stay_inert(self, engine: Engine, store: Store) -> None:
+        engine.submit(manifest("w-a0", WRITE, items='["000000; touch owned $(id) `id`"]'))
+        ended(engine, "w-a0")
+        assert [e.key for e in store.list("job/")] == ["job/000000; touch owned $(id) `id`/out/result"]

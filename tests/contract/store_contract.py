@@ -1,0 +1,140 @@
+"""What every Store must do. A backend's test class inherits this and makes `store`."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from conventions.errors import Conflict, NotFound, StoreError
+from statemachine.store import Store
+
+
+class StoreContract:
+    def test_get_returns_what_put_wrote(self, store: Store) -> None:
+        store.put("a/b.json", b"one")
+        assert store.get("a/b.json").data == b"one"
+        store.put("a/b.json", b"two")
+        assert store.get("a/b.json").data == b"two"
+
+    def test_get_of_nothing_or_of_a_prefix_is_not_found(self, store: Store) -> None:
+        store.put("a/b.json", b"one")
+        for key in ("nothing", "a", "a/b.json/c"):
+            with pytest.raises(NotFound):
+                store.get(key)
+
+    def test_create_happens_once(self, store: Store) -> None:
+        store.put("claim", b"first", if_absent=True)
+        with pytest.raises(Conflict):
+            store.put("claim", b"second", if_absent=True)
+        assert store.get("claim").data == b"first"
+
+    def test_swap_needs_the_present_tag(self, store: Store) -> None:
+        tag = store.put("state", b"1")
+        newer = store.put("state", b"2", if_match=tag)
+        with pytest.raises(Conflict):
+            store.put("state", b"3", if_match=tag)
+        assert store.get("state").data == b"2"
+        assert store.get("state").etag == newer
+        store.put("state", b"3", if_match=newer)
+        assert store.get("state").data == b"3"
+
+    def test_swap_of_nothing_is_refused(self, store: Store) -> None:
+        with pytest.raises((Conflict, NotFound)):
+            store.put("state", b"1", if_match="0" * 64)
+        assert store.head("state") is None
+
+    def test_of_many_creators_one_wins(self, store: Store) -> None:
+        won: list[bytes] = []
+
+        def create(name: bytes) -> None:
+            try:
+                store.put("claim", name, if_absent=True)
+            except Conflict:
+                return
+            won.append(name)
+
+        threads = [threading.Thread(target=create, args=(b"%d" % n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert store.get("claim").data == won[0]
+
+    def test_concurrent_swaps_lose_no_increment(self, store: Store) -> None:
+        store.put("count", b"0")
+
+        def increment() -> None:
+            done = 0
+            while done < 5:
+                blob = store.get("count")
+                try:
+                    store.put("count", b"%d" % (int(blob.data) + 1), if_match=blob.etag)
+                except Conflict:
+                    continue
+                done += 1
+
+        threads = [threading.Thread(target=increment) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert store.get("count").data == b"20"
+
+    def test_list_is_sorted_and_complete_and_by_prefix(self, store: Store) -> None:
+        keys = ["a/0001/in", "a/0001/out/x", "a/0002", "a-b", "b/c", "a/0001.json"]
+        for key in keys:
+            store.put(key, key.encode())
+        assert [entry.key for entry in store.list("a/")] == sorted(k for k in keys if k.startswith("a/"))
+        assert [entry.key for entry in store.list("a/0001")] == sorted(k for k in keys if k.startswith("a/0001"))
+        assert {entry.key: entry.size for entry in store.list("a/0001/")} == {"a/0001/in": 9, "a/0001/out/x": 12}
+        assert list(store.list("nothing/")) == []
+
+    def test_head_tells_the_size(self, store: Store) -> None:
+        store.put("a", b"12345")
+        entry = store.head("a")
+        assert entry is not None and entry.size == 5
+        assert store.head("b") is None
+
+    def test_copy_and_delete(self, store: Store) -> None:
+        store.put("a", b"1")
+        store.copy("a", "c/d")
+        assert store.get("c/d").data == b"1"
+        store.delete("a")
+        store.delete("a")
+        assert store.head("a") is None
+        with pytest.raises(NotFound):
+            store.copy("a", "e")
+
+    def test_folders_go_out_and_come_back(self, store: Store, tmp_path: Path) -> None:
+        folder = tmp_path / "made"
+        (folder / "task.000000").mkdir(parents=True)
+        (folder / "task.000000" / "x").write_bytes(b"1")
+        (folder / "y").write_bytes(b"22")
+        store.put("job/out/old", b"kept")
+        store.publish(folder, "job/out")
+        assert [e.key for e in store.list("job/out/")] == ["job/out/old", "job/out/task.000000/x", "job/out/y"]
+        path = store.fetch("job/out", tmp_path / "scratch")
+        assert path is not None
+        assert (path / "task.000000" / "x").read_bytes() == b"1"
+        assert (path / "old").read_bytes() == b"kept"
+        single = store.fetch("job/out/y", tmp_path / "single")
+        assert single is not None and single.read_bytes() == b"22"
+        assert store.fetch("job/nothing", tmp_path / "none") is None
+
+    def test_a_file_is_published_over_an_old_one(self, store: Store, tmp_path: Path) -> None:
+        store.put("done/000000.json", b"old")
+        (tmp_path / "new").write_bytes(b"new")
+        store.publish(tmp_path / "new", "done/000000.json")
+        assert store.get("done/000000.json").data == b"new"
+
+    @pytest.mark.parametrize(
+        "key", ["", "/abs", "a//b", "a/../b", "..", "./a", "a/", "a/./b", "a\0b", "a\nb", "a\\b", "x" * 2000]
+    )
+    def test_keys_that_could_escape_are_refused(self, store: Store, key: str) -> None:
+        with pytest.raises(StoreError):
+            store.put(key, b"x")
+        with pytest.raises(StoreError):
+            store.get(key)

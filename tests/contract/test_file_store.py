@@ -1,0 +1,111 @@
+"""The file store: the contract, and what only it promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conventions.errors import ConfigError, StoreError
+from statemachine.store import Store, open_store
+from statemachine.store.file import FileStore
+
+from .store_contract import StoreContract
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return FileStore.at(tmp_path / "root")
+
+
+class TestFileStore(StoreContract):
+    pass
+
+
+def test_processes_lose_no_increment(tmp_path: Path) -> None:
+    store = FileStore.at(tmp_path)
+    store.put("count", b"0")
+    script = """
+import sys
+from conventions.errors import Conflict
+from statemachine.store import open_store
+store, done = open_store(sys.argv[1]), 0
+while done < 20:
+    blob = store.get("count")
+    try:
+        store.put("count", b"%d" % (int(blob.data) + 1), if_match=blob.etag)
+        done += 1
+    except Conflict:
+        pass
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", script, store.url]) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert store.get("count").data == b"60"
+
+
+def test_a_swap_is_flushed_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Power-cut order: the whole file system, then the new content, then the name, then the folder."""
+    store = FileStore.at(tmp_path)
+    tag = store.put("state.json", b"1")
+    order: list[str] = []
+    replace, fsync = Path.replace, os.fsync
+
+    def spy_replace(self: Path, target: Path) -> Path:
+        order.append("rename")
+        return replace(self, target)
+
+    def spy_fsync(handle: int) -> None:
+        order.append("flush folder" if os.path.isdir(f"/proc/self/fd/{handle}") else "flush content")
+        fsync(handle)
+
+    monkeypatch.setattr(Path, "replace", spy_replace)
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr("statemachine.store.file._sync_filesystem", lambda folder: order.append("flush all"))
+    store.put("state.json", b"2", if_match=tag)
+    assert order == ["flush all", "flush content", "rename", "flush folder"]
+
+
+def test_a_new_folder_is_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("statemachine.store.file._sync_folder", synced.append)
+    FileStore.at(tmp_path).put("a/b/c", b"1")
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+
+
+def test_a_killed_write_leaves_the_old_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore.at(tmp_path)
+    store.put("state.json", b"old")
+
+    def die(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        store.put("state.json", b"new")
+    assert store.get("state.json").data == b"old"
+    assert [entry.key for entry in store.list("")] == ["state.json"]
+
+
+def test_its_own_files_are_hidden_and_refused(tmp_path: Path) -> None:
+    store = FileStore.at(tmp_path)
+    store.put("a", b"1", if_absent=True)
+    assert [entry.key for entry in store.list("")] == ["a"]
+    with pytest.raises(StoreError):
+        store.put(".lock", b"x")
+
+
+@pytest.mark.parametrize("url", ["file://host/path", "file:///a?b", "ftp://x", "relative", "file:relative", "file:///a#b"])
+def test_odd_prefixes_are_refused(url: str) -> None:
+    with pytest.raises(ConfigError):
+        open_store(url)
+
+
+def test_a_path_with_spaces_and_percent_signs_comes_back(tmp_path: Path) -> None:
+    root = tmp_path / "my run 100%"
+    store = FileStore.at(root)
+    store.put("a", b"1")
+    assert (root / "a").is_file()
+    assert open_store(store.url).get("a").data == b"1"

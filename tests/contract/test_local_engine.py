@@ -1,0 +1,101 @@
+"""The local engine: the contract, and what only it promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from statemachine.engine import Phase
+from statemachine.engine.local import UID_VARIABLE, LocalEngine
+from statemachine.store import Store
+from statemachine.store.file import FileStore
+
+from .engine_contract import WRITE, EngineContract, ended, manifest
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return FileStore.at(tmp_path / "store")
+
+
+@pytest.fixture
+def engine(tmp_path: Path, store: Store) -> LocalEngine:
+    return LocalEngine(tmp_path / "engine", store.url, slots=2)
+
+
+class TestLocalEngine(EngineContract):
+    pass
+
+
+def blocked_by(fifo: Path) -> str:
+    """A job that opens a fifo for writing, so that a test knows when it runs, and then never ends."""
+    return f"echo running >{fifo}; sleep 600"
+
+
+def members(engine: LocalEngine, name: str) -> list[int]:
+    uid = json.loads((engine.root / "workflow" / name / "settings.json").read_text())["uid"]
+    mark = f"{UID_VARIABLE}={uid}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_killed_interpreter_is_gone_and_its_jobs_are_ended(engine: LocalEngine, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    engine.submit(manifest("w-a0", blocked_by(fifo), items='["000000"]'))
+    assert fifo.read_text() == "running\n"
+    interpreter = min(members(engine, "w-a0"))
+    assert len(members(engine, "w-a0")) > 1
+    os.kill(interpreter, signal.SIGKILL)
+    engine.wait("w-a0", 60)
+    assert engine.status("w-a0").phase is Phase.gone
+    assert members(engine, "w-a0") == []
+
+
+def test_it_survives_the_process_that_submitted_it(engine: LocalEngine, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text(json.dumps(manifest("w-a0", WRITE)))
+    script = (
+        "import json, os, pathlib, signal, sys; from statemachine.engine.local import LocalEngine;"
+        "LocalEngine(pathlib.Path(sys.argv[1]), sys.argv[2], 1).submit(json.load(open(sys.argv[3])));"
+        "os.killpg(0, signal.SIGKILL)"
+    )
+    arguments = [sys.executable, "-c", script, str(engine.root), store.url, str(tmp_path / "m.json")]
+    assert subprocess.run(arguments, start_new_session=True).returncode == -signal.SIGKILL
+    assert ended(engine, "w-a0").phase is Phase.succeeded
+
+
+def test_of_two_submitters_one_creates(engine: LocalEngine) -> None:
+    results: list[bool] = []
+    threads = [threading.Thread(target=lambda: results.append(engine.submit(manifest("w-a0", WRITE)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [False, False, False, True]
+    ended(engine, "w-a0")
+
+
+def test_no_more_jobs_at_once_than_slots(engine: LocalEngine, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    script = f'echo + >>{ledger}; {WRITE}; echo - >>{ledger}'
+    items = json.dumps([f"{n:06d}" for n in range(12)])
+    engine.submit(manifest("w-a0", script, items=items))
+    ended(engine, "w-a0")
+    running = most = 0
+    for line in ledger.read_text().split():
+        running += 1 if line == "+" else -1
+        most = max(most, running)
+    assert running == 0 and most <= 2

@@ -1,0 +1,195 @@
+"""`decide` and the commands, as pure functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from conventions.documents import JobCounts, StageReport
+from conventions.errors import CommandRefused
+from conventions.names import STAGES
+from conventions.state import Convergence, IterationSummary, Policy, State
+from statemachine.engine import Phase
+from statemachine.machine import MACHINE, Action, Observation, command, decide
+from tests.doubles import APPS, first_state
+
+
+def report(stage: str, iteration: int = 0, **changes: Any) -> StageReport:
+    settings: dict[str, Any] = {
+        "stage": stage, "app": APPS[stage], "iteration": iteration, "attempt": 0, "complete": True, "next": True,
+        "jobs": JobCounts(planned=2, finished=2), **changes,
+    }  # fmt: skip
+    return StageReport(**settings)
+
+
+def seen(found: StageReport | None, phase: Phase = Phase.succeeded, **changes: Any) -> Observation:
+    return Observation(phase=phase, checks=1, looked=True, report=found, finished=2, **changes)
+
+
+def running(stage: str, **changes: Any) -> State:
+    return first_state(at=f"{stage}.running", stage=stage, **changes)
+
+
+def selected(accurate: int, candidate: int, failed: int = 0, level: float = 0.1, **changes: Any) -> StageReport:
+    figures = {"accurate": accurate, "candidate": candidate, "failed": failed, "level": level}
+    return report("select", summary={k: float(v) for k, v in figures.items()}, next=candidate > 0, **changes)
+
+
+@pytest.mark.parametrize(("stage", "after"), [("label", "train"), ("train", "explore"), ("explore", "select")])
+def test_a_complete_stage_is_followed_by_the_next(stage: str, after: str) -> None:
+    decision = decide(running(stage, attempt=2), seen(report(stage)))
+    assert decision.action is Action.COMMIT
+    assert (decision.state.at, decision.state.stage, decision.state.attempt) == (f"{after}.submitting", after, 0)
+
+
+def test_the_order_of_looking() -> None:
+    state = running("train")
+    assert decide(state, Observation()).action is Action.CHECK
+    assert decide(state, Observation(phase=Phase.running, checks=1)).action is Action.WAIT
+    assert decide(state, Observation(phase=Phase.failed, checks=1)).action is Action.LOOK
+
+
+@pytest.mark.parametrize("phase", [Phase.failed, Phase.gone])
+def test_complete_outputs_of_a_dead_workflow_count_after_another_look(phase: Phase) -> None:
+    first = seen(report("train"), phase)
+    assert decide(running("train"), first).action is Action.CHECK
+    again = Observation(phase=phase, checks=2, looked=True, report=first.report, finished=2)
+    assert decide(running("train"), again).state.at == "explore.submitting"
+    revived = Observation(phase=Phase.running, checks=2, looked=True, report=first.report, finished=2)
+    assert decide(running("train"), revived).action is Action.WAIT
+
+
+def test_an_attempt_is_given_up_only_after_its_claim_is_revoked() -> None:
+    state = running("train")
+    unfinished = seen(None, Phase.failed)
+    assert decide(state, unfinished).action is Action.REVOKE
+    taken = Observation(phase=Phase.failed, checks=2, looked=True, revoked=False)
+    assert decide(state, taken).action is Action.CHECK
+    for given_up in (seen(None, Phase.failed, revoked=True), Observation(phase=Phase.gone, checks=3, looked=True, revoked=False)):
+        decision = decide(state, given_up)
+        assert (decision.state.at, decision.state.attempt) == ("train.submitting", 1)
+
+
+def test_fewer_markers_than_the_report_says_are_not_complete() -> None:
+    stale = Observation(phase=Phase.succeeded, checks=1, looked=True, report=report("train"), finished=1)
+    assert decide(running("train"), stale).action is Action.REVOKE
+
+
+def test_a_report_of_another_stage_or_iteration_is_not_ours() -> None:
+    for foreign in (report("train", iteration=1), report("label")):
+        assert decide(running("train"), seen(foreign)).action is Action.REVOKE
+
+
+def test_retries_end_unless_jobs_keep_finishing() -> None:
+    stuck = seen(report("train", complete=False, messages=["job 000001: out of memory"]), revoked=True)
+    state = running("train", finished=2, stalled=2)
+    failed = decide(state, stuck).state
+    assert failed.at == "failed"
+    assert "out of memory" in failed.reason
+    progress = decide(running("train", finished=1, stalled=2), stuck).state
+    assert (progress.at, progress.stalled) == ("train.submitting", 0)
+
+
+def test_not_converged_goes_on_to_label() -> None:
+    state = decide(running("select"), seen(selected(50, 50))).state
+    assert (state.at, state.iteration, state.final) == ("label.submitting", 1, "")
+    assert state.trail[-1].figures["candidate"] == 50
+
+
+def test_converged_with_candidates_left_trains_on_the_last_labels() -> None:
+    state = decide(running("select"), seen(selected(98, 2))).state
+    assert (state.at, state.iteration, state.final) == ("label.submitting", 1, "converged")
+    trained = state.model_copy(update={"at": "train.running", "stage": "train"})
+    assert decide(trained, seen(report("train", iteration=1))).state.at == "converged"
+
+
+def test_converged_without_candidates_ends_at_once() -> None:
+    assert decide(running("select"), seen(selected(100, 0))).state.at == "converged"
+
+
+def test_the_last_iteration_is_labelled_and_trained_too() -> None:
+    state = decide(running("select", iteration=4), seen(selected(50, 50, iteration=4))).state
+    assert (state.at, state.final) == ("label.submitting", "exhausted")
+    trained = state.model_copy(update={"at": "train.running", "stage": "train"})
+    ended = decide(trained, seen(report("train", iteration=5))).state
+    assert ended.at == "exhausted" and "max_iterations" in ended.reason and ended.trained == 5
+
+
+def test_nothing_to_label_and_not_accurate_ends_with_advice() -> None:
+    state = decide(running("select"), seen(selected(50, 0, 50))).state
+    assert state.at == "exhausted" and "f_trust_hi" in state.reason
+
+
+def test_k_clean_iterations_in_a_row() -> None:
+    policy = first_state().policy.model_copy(update={"convergence": Convergence(clean_iterations=2)})
+    once = decide(running("select", policy=policy), seen(selected(100, 0))).state
+    assert (once.at, once.clean, once.iteration) == ("explore.submitting", 1, 1)
+    again = once.model_copy(update={"at": "select.running", "stage": "select"})
+    assert decide(again, seen(selected(100, 0, iteration=1))).state.at == "converged"
+    spoiled = decide(again, seen(selected(50, 50, iteration=1))).state
+    assert (spoiled.at, spoiled.clean) == ("label.submitting", 0)
+
+
+def test_level_drift_must_be_small() -> None:
+    policy = first_state().policy.model_copy(update={"convergence": Convergence(level_drift=0.1)})
+    trail = [IterationSummary(iteration=0, figures={"level": 0.2}), IterationSummary(iteration=1)]
+    state = running("select", iteration=1, policy=policy, trail=trail)
+    assert decide(state, seen(selected(99, 1, level=0.5, iteration=1))).state.final == ""
+    assert decide(state, seen(selected(99, 1, level=0.19, iteration=1))).state.final == "converged"
+
+
+@pytest.mark.parametrize(("candidate", "at"), [(1, "label.submitting"), (0, "explore.submitting")])
+def test_a_clean_exploration_stage_is_followed_by_the_next(candidate: int, at: str) -> None:
+    policy = Policy(apps=APPS, max_iterations=9, explore_stages=2, retries=dict.fromkeys(APPS, 2))
+    state = decide(running("select", policy=policy), seen(selected(99, candidate))).state
+    assert (state.at, state.explore_stage, state.iteration, state.final) == (at, 1, 1, "")
+
+
+def test_a_stage_that_leaves_no_work_fails_with_a_reason() -> None:
+    state = decide(running("label"), seen(report("label", next=False, messages=["all SCF failed"]))).state
+    assert state.at == "failed" and "all SCF failed" in state.reason
+
+
+def test_pause_holds_submission_and_resume_releases() -> None:
+    paused = command(first_state(), "pause", "lunch")
+    assert decide(paused, Observation()).action is Action.WAIT
+    assert decide(command(paused, "resume", ""), Observation()).action is Action.SUBMIT
+
+
+def test_a_paused_run_still_consumes_what_runs() -> None:
+    assert decide(running("label", hold=True), seen(report("label"))).state.at == "train.submitting"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_failed_run_is_revived_in_its_stage_with_a_new_attempt(stage: str) -> None:
+    state = command(first_state(at="failed", stage=stage, attempt=3, stalled=9), "resume", "again")
+    assert (state.at, state.attempt, state.stalled) == (f"{stage}.submitting", 4, 0)
+
+
+def test_cancel_revokes_terminates_and_waits() -> None:
+    state = command(running("train"), "cancel", "enough")
+    assert decide(state, Observation()).action is Action.REVOKE
+    assert decide(state, Observation(revoked=True)).action is Action.TERMINATE
+    assert decide(state, Observation(revoked=True, terminated=True)).action is Action.CHECK
+    alive = Observation(revoked=True, terminated=True, phase=Phase.running, checks=1)
+    assert decide(state, alive).action is Action.WAIT
+    dead = Observation(revoked=True, terminated=True, phase=Phase.gone, checks=1)
+    assert decide(state, dead).state.at == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("at", "trigger"), [("converged", "pause"), ("converged", "resume"), ("exhausted", "cancel"), ("cancelling", "pause"),
+                        ("train.running", "resume"), ("failed", "cancel")],
+)  # fmt: skip
+def test_commands_that_do_not_fit_are_refused_with_the_state(at: str, trigger: str) -> None:
+    with pytest.raises(CommandRefused, match=at):
+        command(first_state(at=at, stage="train"), trigger, "")
+
+
+def test_every_state_is_reached_and_left() -> None:
+    edges = {(t.source, t.dest or t.source) for event in MACHINE.events.values() for ts in event.transitions.values() for t in ts}
+    reached = {"label.submitting"}
+    while more := {dest for source, dest in edges if source in reached} - reached:
+        reached |= more
+    assert reached == set(MACHINE.states)
