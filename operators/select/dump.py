@@ -98,14 +98,14 @@ def parse_frame(data: bytes, n_types: int, n_atoms: int | None = None) -> Frame:
     """
     head, _, rest = data.partition(b"ITEM: ATOMS ")
     header, _, body = rest.partition(b"\n")
-    body = body.partition(b"ITEM:")[0]
     names = header.decode("ascii", "replace").split()
     count = _count(head)
     if n_atoms is not None and count != n_atoms:
         raise CorruptFrame(f"{count} atoms, but {n_atoms} in the first frame")
-    words = body.split()
-    if len(words) != count * len(names) or body.count(b"\n") != count or not body.endswith(b"\n"):
-        raise CorruptFrame(f"the frame is cut off or damaged: {len(words)} values for {count} atoms")
+    *lines, after = body.split(b"\n", count)
+    words = b" ".join(lines).split()
+    if len(lines) != count or len(words) != count * len(names) or not b"ITEM:".startswith(after[:5]):
+        raise CorruptFrame(f"the frame is cut off or damaged: {len(words)} values in {len(lines)} lines, {count} atoms")
     kind = next((kind for kind in _COORDINATES if set(kind) <= set(names)), None)
     if kind is None or "type" not in names:
         raise CorruptFrame(f"the dump needs columns type x y z; it has {' '.join(names)}")

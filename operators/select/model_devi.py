@@ -15,7 +15,6 @@ from conventions.config import Name, RunConfig, StageConfig
 from conventions.documents import DoneMarker, StageReport, parse_json
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json, derive_seed
-from conventions.space import StageSpace
 from operators.core import App, Input, JobContext, Output, Planned, Reduced, ReduceParams
 from operators.jobs import Script, Task, job_counts, read_tasks, write_jobs, write_report
 from operators.registry import load_config
@@ -83,12 +82,6 @@ class Trajectory(NamedTuple):
         return f"{self.job_id}/out/{self.task_id}"
 
 
-def _explore(at: StageSpace) -> StageSpace:
-    found = at.of("explore")
-    assert found is not None  # explore of the same iteration
-    return found
-
-
 @dataclass(frozen=True)
 class PlanParams:
     iteration: int
@@ -98,14 +91,14 @@ class PlanParams:
 class PlanContext:
     config: Annotated[Path, Input(lambda at: at.config)]
     done: Annotated[Path, Input(lambda at: at.done, optional=True)]
-    trajectories: Annotated[Path, Input(lambda at: _explore(at).product)]
-    explore_done: Annotated[Path, Input(lambda at: _explore(at).done, optional=True)]
+    trajectories: Annotated[Path, Input(lambda at: at.of("explore").product)]
+    explore_done: Annotated[Path, Input(lambda at: at.of("explore").done, optional=True)]
     jobs: Annotated[Path, Output(lambda at: at.jobs)]
 
 
 @dataclass(frozen=True)
 class ScoreContext(JobContext):
-    explored: Annotated[Path, Input(lambda at: _explore(at).jobs)]
+    explored: Annotated[Path, Input(lambda at: at.of("explore").jobs)]
 
 
 @dataclass(frozen=True)
@@ -118,8 +111,8 @@ class SelectContext:
     config: Annotated[Path, Input(lambda at: at.config)]
     jobs: Annotated[Path, Input(lambda at: at.jobs)]
     done: Annotated[Path, Input(lambda at: at.done, optional=True)]
-    trajectories: Annotated[Path, Input(lambda at: _explore(at).product)]
-    explored: Annotated[Path, Input(lambda at: _explore(at).jobs)]
+    trajectories: Annotated[Path, Input(lambda at: at.of("explore").product)]
+    explored: Annotated[Path, Input(lambda at: at.of("explore").jobs)]
     dataset: Annotated[Path, Input(lambda at: at.space.dataset, optional=True)]
     report: Annotated[Path, Output(lambda at: at.report)]
     product: Annotated[Path, Output(lambda at: at.product)]
@@ -263,7 +256,8 @@ def _unfit_levels(low: str, high: str, config: RunConfig) -> Iterator[str]:
         }
         missing = [name for name, value in found.items() if value is None]
         if missing:
-            yield f"select.{missing[0]}: there is no level for structure set {structure!r}; add one"
+            if structure in explored:
+                yield f"select.{missing[0]}: structure set {structure!r} is explored but has no level here; add one"
         elif found[low] >= found[high]:
             of = f" of {structure!r}" if named else ""
             yield f"select.{low}: {found[low]}{of} is not below {high} ({found[high]})"

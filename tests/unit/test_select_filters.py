@@ -1,0 +1,128 @@
+"""Filters and the recognition of duplicates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dpdata
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.neighborlist import primitive_neighbor_list
+
+from operators.select.dump import Frame
+from operators.select.duplicates import dataset_keys, keys
+from operators.select.filters import closest, rejection, tilt_angle
+
+
+def as_frame(atoms: Atoms) -> Frame:
+    return Frame(atoms.cell[:], np.zeros(len(atoms), np.int64), atoms.positions)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("reach", [0.5, 2.0, 5.0])
+def test_closest_agrees_with_ase(seed: int, reach: float) -> None:
+    random = np.random.default_rng(seed)
+    cell = np.diag(random.uniform(2, 8, 3)) + np.tril(random.uniform(-3, 3, (3, 3)), -1)
+    positions = random.uniform(-10, 20, (random.integers(1, 30), 3))
+    distances = primitive_neighbor_list("d", [True] * 3, cell, positions, reach)
+    found = closest(cell, positions, reach)
+    if len(distances):
+        assert found == pytest.approx(distances.min()) or found == 0.0  # 0: too dense for any arrangement
+    else:
+        assert found >= reach
+
+
+def test_atoms_that_are_close_across_the_boundary() -> None:
+    atoms = Atoms("Cu2", positions=[[0.1, 1, 1], [9.9, 1, 1]], cell=[10, 10, 10], pbc=True)
+    assert closest(atoms.cell[:], atoms.positions, 0.5) == pytest.approx(0.2)
+    assert rejection(as_frame(atoms), 0.5, None, None) == "too_close"
+    assert rejection(as_frame(atoms), 0.1, None, None) == ""
+    assert rejection(as_frame(atoms), None, None, None) == ""
+
+
+def test_an_atom_and_its_own_image() -> None:
+    assert rejection(as_frame(Atoms("Cu", cell=[0.4, 9, 9], pbc=True)), 0.5, None, None) == "too_close"
+    assert rejection(as_frame(Atoms("Cu", cell=[9, 9, 9], pbc=True)), 0.5, None, None) == ""
+
+
+def test_a_collapsed_box_ends_quickly() -> None:
+    atoms = Atoms("Cu2", positions=[[0, 0, 0], [5, 5, 0]], cell=[10, 10, 1e-7], pbc=True)
+    assert rejection(as_frame(atoms), 0.5, None, None) == "too_close"
+
+
+def test_box_filters() -> None:
+    slab = as_frame(Atoms("Cu", cell=[3, 3, 30], pbc=True))
+    assert rejection(slab, None, 9.9, None) == "bad_box"
+    assert rejection(slab, None, 10.0, None) == ""
+    skewed = Atoms("Cu", cell=[[4, 0, 0], [4, 4, 0], [0, 0, 4]], pbc=True)
+    assert tilt_angle(skewed.cell[:]) == pytest.approx(45)
+    assert rejection(as_frame(skewed), None, None, 45.1) == ""
+    assert rejection(as_frame(skewed), None, None, 44.9) == "bad_box"
+    turned = skewed.copy()
+    turned.rotate(77, (1, 2, 3), rotate_cell=True)
+    assert tilt_angle(turned.cell[:]) == pytest.approx(45)
+
+
+def water() -> Atoms:
+    atoms = molecule("H2O", cell=[5, 6, 7], pbc=True).repeat([2, 1, 1])
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+def key(atoms: Atoms) -> bytes:
+    return keys(atoms.numbers.astype(np.int64), atoms.cell[:][None], atoms.positions[None])[0]
+
+
+@pytest.mark.parametrize("change", ["wrap", "rotate", "permute", "far", "noise"])
+def test_the_same_structure_has_the_same_key(change: str) -> None:
+    atoms = water()
+    other: Any = atoms.copy()
+    if change == "wrap":
+        other.wrap()
+    elif change == "rotate":
+        other.rotate(33, (1, 2, 3), rotate_cell=True)
+    elif change == "permute":
+        other = other[np.random.default_rng(0).permutation(len(other))]
+    elif change == "far":
+        other.positions += np.arange(len(other))[:, None] * (other.cell[0] - other.cell[2])
+    else:
+        other.positions += 1e-10
+    assert key(other) == key(atoms)
+
+
+@pytest.mark.parametrize("change", ["move", "element", "strain"])
+def test_another_structure_has_another_key(change: str) -> None:
+    atoms = water()
+    other = atoms.copy()
+    if change == "move":
+        other.positions[0, 0] += 0.002
+    elif change == "element":
+        other.symbols[0] = "S"
+    else:
+        other.set_cell(other.cell * 1.001, scale_atoms=True)
+    assert key(other) != key(atoms)
+
+
+@pytest.mark.parametrize("cells", [(3, 3, 3), (4, 4, 4), (5, 3, 2)])
+def test_lattice_sites_do_not_flip_when_written_with_ten_digits(cells: tuple[int, int, int]) -> None:
+    atoms = bulk("Cu", a=3.615, cubic=True).repeat(cells)
+    written = atoms.copy()
+    written.positions = [[float(f"{x:.10g}") for x in row] for row in atoms.positions + 1e-10]
+    assert key(written) == key(atoms)
+
+
+def test_keys_of_a_dataset(tmp_path: Path) -> None:
+    frames = []
+    for seed in range(7):
+        frames.append(water())
+        frames[-1].rattle(0.1, seed=seed)
+    system = dpdata.MultiSystems(*[dpdata.System(atoms, fmt="ase/structure") for atoms in frames], type_map=["O", "H"])
+    system.to_deepmd_npy(str(tmp_path / "iter/000000"), set_size=3)
+    (name,) = [path.parent.relative_to(tmp_path) for path in tmp_path.rglob("type.raw")]
+    known, unreadable = dataset_keys(tmp_path, [str(name), "init/missing/H2O"])
+    assert known == {key(atoms) for atoms in frames}
+    assert len(known) == 7
+    assert [text.partition(":")[0] for text in unreadable] == ["init/missing/H2O"]
