@@ -42,16 +42,19 @@ def write_conf(atoms: Atoms, type_map: Sequence[str], mass_map: Sequence[float] 
         Masses in g/mol, one for each element of type_map; None takes ASE's standard masses.
     """
     from ase import Atoms
+    from ase.data import atomic_masses, atomic_numbers
     from ase.io.lammpsdata import write_lammps_data
 
-    # A fresh object: an array "type" or masses that came with the file would silently win over type_map.
+    # A fresh object: an array "type" that came with the file would silently win over type_map.
     clean = Atoms(atoms.get_chemical_symbols(), positions=atoms.positions, cell=atoms.cell, pbc=True)
-    if mass_map is not None:
-        masses = dict(zip(type_map, mass_map, strict=True))
-        clean.set_masses([masses[symbol] for symbol in clean.get_chemical_symbols()])
     text = io.StringIO()
-    write_lammps_data(text, clean, specorder=list(type_map), masses=True, atom_style="atomic")
-    return text.getvalue()
+    write_lammps_data(text, clean, specorder=list(type_map), atom_style="atomic")
+    masses = mass_map or [float(atomic_masses[atomic_numbers[element]]) for element in type_map]
+    rows = [
+        f"{number} {mass!r} # {name}\n" for number, (mass, name) in enumerate(zip(masses, type_map, strict=True), 1)
+    ]
+    head, _, body = text.getvalue().partition("Atoms # atomic")
+    return f"{head}Masses\n\n{''.join(rows)}\nAtoms # atomic{body}"
 
 
 def pair_style(numb_models: int, trj_freq: int, options: str = "") -> str:
@@ -87,14 +90,12 @@ def make_input(
     type_map: Sequence[str],
 ) -> str:
     """in.lammps of a plain MD run: temperature in K, pressure in bar, times in ps."""
-    fix = {"nve": "nve", "nvt": "nvt temp ${TEMP} ${TEMP} ${TAU_T}"}.get(ensemble)
-    if fix is None:
-        fix = f"npt temp ${{TEMP}} ${{TEMP}} ${{TAU_T}} {COUPLING[ensemble]} ${{PRES}} ${{PRES}} ${{TAU_P}}"
-    variables = {"TEMP": temp, "TAU_T": tau_t}
-    if press is not None:
-        variables |= {"PRES": press, "TAU_P": tau_p}
+    thermostat = f"temp {temp} {temp} {tau_t}"
+    if ensemble in COUPLING:
+        fix = f"npt {thermostat} {COUPLING[ensemble]} {press} {press} {tau_p}"
+    else:
+        fix = {"nve": "nve", "nvt": f"nvt {thermostat}"}[ensemble]
     lines = [
-        *(f"variable {name} equal {float(value)!r}" for name, value in variables.items() if f"{{{name}}}" in fix),
         "units metal",
         "boundary p p p",
         "atom_style atomic",
@@ -107,9 +108,9 @@ def make_input(
         "thermo_style custom step temp pe ke etotal press vol lx ly lz xy xz yz",
         f"thermo {trj_freq}",
         dump("1", trj_freq),
-        f"velocity all create {float(temp)!r} {seed} mom yes rot no dist gaussian",
+        f"velocity all create {temp} {seed} mom yes rot no dist gaussian",
         f"fix 1 all {fix}",
-        f"timestep {float(dt)!r}",
+        f"timestep {dt}",
         f"run {nsteps}",
     ]
     return "\n".join(lines) + "\n"

@@ -30,7 +30,7 @@ _NAN = re.compile(r"(?:^|\s)[-+]?(?:nan|inf)(?:\s|$)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Outcome:
-    """Class of a trajectory, the number of its rows of model deviation, and its last finite row's step (-1: none)."""
+    """Class of a trajectory, the rows of model deviation before any trouble, and the last one's step (-1: none)."""
 
     kind: str
     rows: int
@@ -44,47 +44,48 @@ def judge(folder: Path) -> Outcome:
     -------
     Outcome
         `ok`; `lost_atoms`, `nan`, `box_blown`, `collapsed` where the physics went wrong; `truncated` where files are
-        cut off or LAMMPS never said that it was done. Rows before the trouble count.
+        cut off or LAMMPS never said that it was done.
     """
-    rows, last_step, clean = _rows(folder / MODEL_DEVI)
+    rows, last_step, trouble = _rows(folder / MODEL_DEVI)
     log = _tail(folder / LOG)
     kind = next((name for name, pattern in PHYSICAL.items() if re.search(pattern, log, re.MULTILINE)), None)
-    if kind is None and (not clean or _NAN.search(_last_thermo(log))):
+    if kind is None and _NAN.search(_last_thermo(log)):
         kind = "nan"
-    if kind is None:
-        kind = _frames(folder / TRAJECTORY)
+    kind = kind or trouble or _frames(folder / TRAJECTORY)
     if kind is None and (rows == 0 or "Total wall time" not in log):
         kind = "truncated"
     return Outcome(kind or "ok", rows, last_step)
 
 
-def _rows(path: Path) -> tuple[int, int, bool]:
-    """Number of usable rows, the last one's step, and whether there were no others.
+def _rows(path: Path) -> tuple[int, int, str | None]:
+    """Number of rows before the first unusable one, the last one's step, and what is wrong with the unusable one.
 
-    When atoms are lost LAMMPS writes a last row whose maximum is 0 and whose minimum is the largest double.
+    LAMMPS goes on after a NaN, and then writes rows of zeros: a perfect agreement that means nothing. When atoms are
+    lost it may write a row whose maximum is 0 and whose minimum is the largest double.
     """
-    count, last, clean = 0, -1, True
+    count, last = 0, -1
     for line in _text(path).splitlines():
         if line.startswith("#") or not line.strip():
             continue
         try:
             step, *values = (float(word) for word in line.split()[:7])
         except ValueError:
-            values = []
-        usable = len(values) == 6 and all(map(math.isfinite, values)) and values[4] <= values[3] < 1e300
-        clean = clean and usable
-        if usable:
-            count, last = count + 1, int(step)
-    return count, last, clean
+            return count, last, "truncated"
+        if len(values) < 6:
+            return count, last, "truncated"
+        if not all(map(math.isfinite, values)) or values[4] > values[3] or not any(values):
+            return count, last, "nan"
+        count, last = count + 1, int(step)
+    return count, last, None
 
 
 def _frames(path: Path) -> str | None:
     """What is wrong with the dump, from its first and its last frame."""
-    head, tail = _text(path, head=True), _tail(path)
-    place = tail.rfind("ITEM: TIMESTEP")
-    if place < 0:  # one frame is longer than a chunk
-        tail = _text(path)
-        place = tail.rfind("ITEM: TIMESTEP")
+    size = _CHUNK
+    head, tail = _text(path, size), _tail(path, size)
+    while (place := tail.rfind("ITEM: TIMESTEP")) < 0 and len(tail) == size:  # the last frame is longer than that
+        size *= 4
+        tail = _tail(path, size)
     first, last = _header(head), _header(tail[place:])
     if first is None or last is None:
         return "truncated"
@@ -119,18 +120,18 @@ def _last_thermo(log: str) -> str:
     return rows[-1] if rows else ""
 
 
-def _text(path: Path, head: bool = False) -> str:
+def _text(path: Path, size: int = -1) -> str:
     try:
         with open(path, "rb") as stream:
-            return stream.read(_CHUNK if head else -1).decode("ascii", "replace")
+            return stream.read(size).decode("ascii", "replace")
     except OSError:
         return ""
 
 
-def _tail(path: Path) -> str:
+def _tail(path: Path, size: int = _CHUNK) -> str:
     try:
         with open(path, "rb") as stream:
-            stream.seek(max(0, path.stat().st_size - _CHUNK))
+            stream.seek(max(0, path.stat().st_size - size))
             return stream.read().decode("ascii", "replace")
     except OSError:
         return ""
