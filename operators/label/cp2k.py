@@ -1,0 +1,151 @@
+"""label/cp2k: energies, forces and virials from CP2K.
+
+One task labels one frame, with the user's own input as template. CP2K's data files (basis sets, potentials) come
+from the installation unless `files` brings them.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from conventions.config import RunConfig, StageConfig, UserFile
+from conventions.errors import ConfigError
+from operators.core import App, Input, JobContext, Planned, Reduced, ReduceParams
+from operators.jobs import Script, Task, TaskOutput, write_jobs
+from operators.registry import load_config
+
+from .frames import (
+    FRAMES,
+    Label,
+    PlanContext,
+    PlanParams,
+    ReduceContext,
+    collect,
+    dump_frames,
+    explain_by_log,
+    frames_to_label,
+)
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+INPUT, OUTPUT = "input.inp", "output.log"
+
+RUN = """\
+# CP2K appends to an old output, and dies of an old wave function that does not fit: begin with the inputs alone.
+find . ! -name . -prune ! -name input.inp ! -name frames.json -exec rm -rf {} +
+while read -r file; do
+  cp "$JOB_FILES/$file" . || exit 70
+done <"$JOB_JOB/user_files"
+COMMAND -i input.inp -o output.log
+code=$?
+# Where CP2K itself gave up on this frame (no convergence, overlapping atoms), repeating would not help.
+if [ "$code" != 0 ] && [ -f output.log ]; then
+  awk '/^ *SCF PARAMETERS/ { begun = 1 }
+    begun && /\\[ABORT\\]/ { gave_up = 1 }
+    END { exit !gave_up }' output.log && exit 0
+fi
+exit "$code"
+"""
+
+
+class Cp2kConfig(StageConfig):
+    """Labels from CP2K."""
+
+    app: Literal["cp2k"] = "cp2k"
+    input: UserFile = Field(
+        description="Your CP2K input: any method, with &FORCE_EVAL / &PRINT / &FORCES ON. The run puts each frame's "
+        "cell and coordinates into it and sets RUN_TYPE ENERGY_FORCE."
+    )
+    files: list[UserFile] = Field([], description="Further files: @INCLUDEs of the input, basis sets, potentials.")
+    group_size: int = Field(1, ge=1, description="Frames in one job.")
+    ratio_failed: float = Field(0.5, ge=0, le=1, description="Fraction of frames that may fail; they are left out.")
+
+
+@dataclass(frozen=True)
+class Cp2kJob(JobContext):
+    """A CP2K job reads the user's files where they are, since a basis set is no small part of a job."""
+
+    files: Annotated[Path, Input(lambda at: at.space.files)]
+
+
+def plan(params: PlanParams, ctx: PlanContext) -> Planned:
+    """One task a frame."""
+    from .cp2k_input import fill, read_template
+
+    config = load_config(ctx.config.read_bytes())
+    label: Cp2kConfig = config.label
+    # Latin-1 reads every byte: what a data file holds matters only if the input includes it.
+    included = {_name(file): (ctx.files / file.root).read_text("latin-1") for file in label.files}
+    try:
+        text = (ctx.files / label.input.root).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"label.input ({_name(label.input)}): cannot be read as text: {error}") from None
+    template = read_template(text, included, f"label.input ({_name(label.input)})")
+    frames = frames_to_label(config, params.iteration, ctx)
+    tasks = (Task({INPUT: fill(template, atoms), FRAMES: dump_frames([atoms])}) for atoms in frames)
+    script = Script(
+        run="\n".join([*label.setup, RUN.replace("COMMAND", label.command or "cp2k.psmp")]),
+        need=[OUTPUT],
+        files={"user_files": "".join(f"{file.root}\n" for file in label.files)},
+    )
+    return write_jobs(ctx.jobs, ctx.done, tasks, script, label.group_size)
+
+
+def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
+    return collect(params, ctx, "cp2k", read_results, explain)
+
+
+def read_results(folder: Path, frames: list[Atoms]) -> list[Label]:
+    """The label of the one frame of a task."""
+    from .cp2k_output import read_output
+
+    text = (folder / OUTPUT).read_text(errors="replace")
+    return [read_output(text, atoms.get_chemical_symbols(), atoms.get_volume()) for atoms in frames]
+
+
+def explain(task: TaskOutput, out: Path) -> str:
+    """Why a task failed: what CP2K wrote into its output before it stopped, else the log."""
+    from .cp2k_output import abort_message
+
+    try:
+        said = abort_message((out / OUTPUT).read_text(errors="replace"))
+    except OSError:
+        said = ""
+    return said or explain_by_log(task, out)
+
+
+def check(config: RunConfig) -> list[str]:
+    """Files that would take each other's place in a task's folder."""
+    label = config.label
+    assert isinstance(label, Cp2kConfig)
+    names = Counter(_name(file) for file in label.files)
+    problems = [f"label.files: {name} is given {count} times" for name, count in names.items() if count > 1]
+    taken = [name for name in names if name in (INPUT, OUTPUT, FRAMES)]
+    return problems + [f"label.files: {name} is a name that the run itself uses; rename the file" for name in taken]
+
+
+def executables(label: Cp2kConfig) -> list[str]:
+    return shlex.split(label.command or "cp2k.psmp")[:1]
+
+
+def _name(file: UserFile) -> str:
+    return Path(file.root).name
+
+
+APP = App(
+    stage="label",
+    name="cp2k",
+    config=Cp2kConfig,
+    plan=plan,
+    reduce=reduce,
+    job=Cp2kJob,
+    check=check,
+    executables=executables,
+)
