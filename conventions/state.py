@@ -73,6 +73,7 @@ class State(Document):
     final: str = Field("", pattern=r"^(converged|exhausted|)$", description="Set while the last labels are trained.")
     hold: bool = Field(False, description="Paused: nothing new is submitted.")
     reason: str = ""
+    config_sha256: str = Field("", description="Of the configuration that the run began with.")
     policy: Policy
     trail: list[IterationSummary] = Field(default_factory=list)
 

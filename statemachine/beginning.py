@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from conventions.config import LabelledData, RunConfig, UserFile
+from conventions.documents import Stage
 from conventions.errors import CommandRefused, ConfigError, NotFound
 from conventions.names import sha256
 from conventions.space import DataSpace
@@ -134,59 +135,60 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda text: None)
     store = open_store(stored.prefix)
     record, space = Record(store), DataSpace(stored.apps)
     try:
-        state = record.load().state
+        return _same(record.load().state, store.get(space.config(0)).data, stored)
     except NotFound:
         pass
-    else:
-        _check_same(store.get(space.config(0)).data, stored)
-        return state
     progress("reading structures and data")
     check_structures(stored, objects)
+    named = [("data", space.dataset_init, stored.init.data), ("test", space.dataset_test, stored.init.test)]
     imports = {
-        space.dataset_init(name): load_data(data, base, f"init.data.{name}", stored.type_map)
-        for name, data in stored.init.data.items()
-    }
-    imports |= {
-        space.dataset_test(name): load_data(data, base, f"init.test.{name}", stored.type_map)
-        for name, data in stored.init.test.items()
+        key(name): load_data(data, base, f"init.{kind}.{name}", stored.type_map)
+        for kind, key, group in named
+        for name, data in group.items()
     }
     progress("writing the run's files")
+    for entry in list(store.list(space.dataset + "/")):  # of an init that was interrupted before there was a run
+        store.delete(entry.key)
     for key, data in objects.items():
         store.put(key, data)
     for key, systems in imports.items():
         with tempfile.TemporaryDirectory() as folder:
             systems.to("deepmd/npy", folder + "/data")
             store.publish(Path(folder) / "data", key)
-    store.put(space.config(0), stored.dump())
-    explore = app("explore", stored.explore.app)
-    stage = "label" if stored.init.label else "train"
-    return record.create(
-        State(
-            run=stored.run,
-            run_uid=secrets.token_hex(16),
-            version=1,
-            nonce="",
-            previous_sha256="",
-            writer="",
-            updated_at="",
-            at=f"{stage}.submitting",
-            iteration=0,
-            stage=stage,  # type: ignore[arg-type]
-            reason="the run begins",
-            policy=stored.policy(explore.explore_stages(stored.explore)),
-        )
+    data = stored.dump()
+    store.put(space.config(0), data)
+    stage: Stage = "label" if stored.init.label else "train"
+    first = State(
+        run=stored.run,
+        run_uid=secrets.token_hex(16),
+        version=1,
+        nonce="",
+        previous_sha256="",
+        writer="",
+        updated_at="",
+        at=f"{stage}.submitting",
+        iteration=0,
+        stage=stage,
+        reason="the run begins",
+        config_sha256=sha256(data),
+        policy=stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore)),
     )
+    try:
+        return record.create(first)
+    except CommandRefused:  # somebody else began it meanwhile
+        return _same(record.load().state, store.get(space.config(0)).data, stored)
 
 
-def _check_same(there: bytes, stored: RunConfig) -> None:
-    before = load_config(there).model_dump(mode="json")
-    after = stored.model_dump(mode="json")
+def _same(state: State, there: bytes, stored: RunConfig) -> State:
+    """The run that is there already, if it was begun with this configuration."""
+    before, after = load_config(there).model_dump(mode="json"), stored.model_dump(mode="json")
     changed = sorted(key for key in after if before.get(key) != after[key])
     if changed:
         raise CommandRefused(
-            f"{stored.prefix} holds a run of another configuration (differs in: {', '.join(changed)}); go"
-            "  on with it by `dpgen2-sm resume`, or choose another prefix"
+            f"{stored.prefix} holds a run of another configuration (differs in: {', '.join(changed)}); go on with it "
+            "by `dpgen2-sm resume`, or choose another prefix"
         )
+    return state
 
 
 def _matches(base: Path, pattern: str, where: str) -> Iterator[Path]:

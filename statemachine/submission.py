@@ -6,7 +6,8 @@ import contextlib
 import functools
 from typing import Any
 
-from conventions.errors import Conflict, NotFound
+from conventions.errors import Conflict, NotFound, StateError
+from conventions.names import sha256
 from conventions.space import StageSpace
 from conventions.state import State
 from operators.registry import app, load_config
@@ -42,13 +43,17 @@ class Submission:
 
     def config(self, state: State) -> Any:
         """The configuration of the state's iteration, frozen when the iteration begins."""
-        key = state.place.config
+        space, iteration = state.place.space, state.iteration
         try:
-            return _parse(self.store.get(key).data, key)
+            data = self.store.get(space.config(iteration)).data
         except NotFound:
-            data = self.store.get(state.place.space.config(state.iteration - 1)).data
-            self._create(key, data)
-            return _parse(self.store.get(key).data, key)
+            data = self.store.get(space.config(iteration - 1)).data
+            with contextlib.suppress(Conflict):
+                self.store.put(space.config(iteration), data, if_absent=True)
+            data = self.store.get(space.config(iteration)).data
+        if iteration == 0 and sha256(data) != state.config_sha256:
+            raise StateError(f"{self.store.url}/{space.config(0)} is not the configuration that this run began with")
+        return _parse(data, space.config(iteration))
 
     def facts(self, state: State) -> dict[str, Any]:
         """Values for the operators' parameters."""
@@ -72,10 +77,6 @@ class Submission:
         if there is None or there.size != len(data):
             self.store.put(key, data)
         self._shipped.add(key)
-
-    def _create(self, key: str, data: bytes) -> None:
-        with contextlib.suppress(Conflict):
-            self.store.put(key, data, if_absent=True)
 
 
 @functools.lru_cache(maxsize=4)

@@ -105,7 +105,11 @@ class FakeEngine:
             return Phase.gone
         self.store.put(place.job("000000").job_done, b"{}")
         good = state.iteration >= self.accurate_after
-        figures = {"accurate": 10.0 if good else 5.0, "candidate": 0.0 if good else 5.0, "selected": 0.0 if good else 5.0}
+        figures = {
+            "accurate": 10.0 if good else 5.0,
+            "candidate": 0.0 if good else 5.0,
+            "selected": 0.0 if good else 5.0,
+        }
         report = StageReport(
             stage=state.stage,
             app=place.app,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,17 @@ class LabelRun:
         path = root / self.place.config
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(config))
+
+    def copy(self, root: Path, **label: Any) -> LabelRun:
+        """The same run in another folder, with other settings of the stage."""
+        shutil.copytree(self.root, root, dirs_exist_ok=True)
+        other = copy.copy(self)
+        other.root = root
+        path = root / self.place.config
+        config = json.loads(path.read_text())
+        config["label"].update(label)
+        path.write_text(json.dumps(config))
+        return other
 
     def plan(self) -> Planned:
         planned: Planned = call(self.app.plan, self.place, self.root, self.facts)

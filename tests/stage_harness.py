@@ -26,9 +26,13 @@ def call(operator: Operator, place: StageSpace, root: Path, facts: Mapping[str, 
 def run_job(app: App, place: StageSpace, root: Path, job_id: str) -> int:
     """Run one job through job.sh; return its exit code."""
     at = place.job(job_id)
-    env = {f"JOB_{name.upper()}": str(root / (mark.at(at) or "nonexistent")) for name, mark in artifacts(app.job).items()}
+    env = {
+        f"JOB_{name.upper()}": str(root / (mark.at(at) or "nonexistent")) for name, mark in artifacts(app.job).items()
+    }
     script = str(files("operators").joinpath("job.sh"))
-    return subprocess.run(["sh", script], env={**os.environ, "OMP_NUM_THREADS": "1", **env, "JOB_ID": job_id}).returncode
+    return subprocess.run(
+        ["sh", script], env={**os.environ, "OMP_NUM_THREADS": "1", **env, "JOB_ID": job_id}
+    ).returncode
 
 
 def run_stage(app: App, place: StageSpace, root: Path, facts: Mapping[str, Any]) -> StageReport:

@@ -21,8 +21,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Concurrent learning of machine-learned force fields: label -> train -> explore -> select, until the committee
-of models agrees. The state of a run lives in its prefix; any of these commands may be killed at any time.
+    help="""Concurrent learning of machine-learned force fields: label -> train -> explore -> select, until the
+committee of models agrees. The state of a run lives in its prefix; any of these commands may be killed at any time.
 
 A first run:  dpgen2-sm validate run.yaml;  dpgen2-sm run run.yaml;  dpgen2-sm status run.yaml
 
@@ -144,7 +144,7 @@ def status(
 
     The force RMSE (eV/Angstrom) is on the independent test set; in brackets, on the training set.
     """
-    from statemachine.cli.show import status_of, print_status
+    from statemachine.cli.show import print_status, status_of
 
     if as_json:
         print(json.dumps(status_of(_prefix(target)), indent=1))

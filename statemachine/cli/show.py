@@ -137,9 +137,8 @@ def print_plan(prefix: str, as_json: bool) -> None:
         return
     print(f"next: {found['next']}")
     if "jobs" in found:
-        print(
-            f"{found['jobs']} jobs, {found['todo']} still to run: {found['tasks']} tasks, {found['bytes']:,} bytes of input"
-        )
+        jobs, todo, tasks = found["jobs"], found["todo"], found["tasks"]
+        print(f"{jobs} jobs, {todo} still to run: {tasks} tasks, {found['bytes']:,} bytes of input")
         for name in found["files"]:
             print(f"  {name}")
 

@@ -24,11 +24,27 @@ def manifest(name: str, script: str, items: str = '["000000","000001"]', reduce:
             "script": {"image": "x", "command": ["sh"], "source": source, "env": more.get("env", [])},
         }
 
-    ids = [{"name": "ids", "valueFrom": {"path": "/dpgen2/result/ids"}}, {"name": "n", "valueFrom": {"path": "/dpgen2/result/n"}}]
+    ids = [
+        {"name": "ids", "valueFrom": {"path": "/dpgen2/result/ids"}},
+        {"name": "n", "valueFrom": {"path": "/dpgen2/result/n"}},
+    ]
     plan = f"mkdir -p $(dirname $IDS); echo '{items}' >$IDS; echo {items.count('0000')} >$N"
-    plan_env = [{"name": "IDS", "value": "{{outputs.parameters.ids.path}}"}, {"name": "N", "value": "{{outputs.parameters.n.path}}"}]
-    out = [{"name": "out", "path": "/dpgen2/out", "s3": {"key": "job/{{inputs.parameters.job_id}}/out"}, "archive": {"none": {}}}]
-    job_env = [{"name": "JOB_ID", "value": "{{inputs.parameters.job_id}}"}, {"name": "OUT", "value": "{{outputs.artifacts.out.path}}"}]
+    plan_env = [
+        {"name": "IDS", "value": "{{outputs.parameters.ids.path}}"},
+        {"name": "N", "value": "{{outputs.parameters.n.path}}"},
+    ]
+    out = [
+        {
+            "name": "out",
+            "path": "/dpgen2/out",
+            "s3": {"key": "job/{{inputs.parameters.job_id}}/out"},
+            "archive": {"none": {}},
+        }
+    ]
+    job_env = [
+        {"name": "JOB_ID", "value": "{{inputs.parameters.job_id}}"},
+        {"name": "OUT", "value": "{{outputs.artifacts.out.path}}"},
+    ]
     found = {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",

@@ -58,7 +58,7 @@ def test_a_swap_is_flushed_before_it_is_seen(tmp_path: Path, monkeypatch: pytest
         return replace(self, target)
 
     def spy_fsync(handle: int) -> None:
-        order.append("flush folder" if os.path.isdir(f"/proc/self/fd/{handle}") else "flush content")
+        order.append("flush folder" if Path(f"/proc/self/fd/{handle}").is_dir() else "flush content")
         fsync(handle)
 
     monkeypatch.setattr(Path, "replace", spy_replace)
@@ -97,7 +97,9 @@ def test_its_own_files_are_hidden_and_refused(tmp_path: Path) -> None:
         store.put(".lock", b"x")
 
 
-@pytest.mark.parametrize("url", ["file://host/path", "file:///a?b", "ftp://x", "relative", "file:relative", "file:///a#b"])
+@pytest.mark.parametrize(
+    "url", ["file://host/path", "file:///a?b", "ftp://x", "relative", "file:relative", "file:///a#b"]
+)
 def test_odd_prefixes_are_refused(url: str) -> None:
     with pytest.raises(ConfigError):
         open_store(url)

@@ -79,7 +79,9 @@ def test_it_survives_the_process_that_submitted_it(engine: LocalEngine, store: S
 
 def test_of_two_submitters_one_creates(engine: LocalEngine) -> None:
     results: list[bool] = []
-    threads = [threading.Thread(target=lambda: results.append(engine.submit(manifest("w-a0", WRITE)))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: results.append(engine.submit(manifest("w-a0", WRITE)))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -90,7 +92,7 @@ def test_of_two_submitters_one_creates(engine: LocalEngine) -> None:
 
 def test_no_more_jobs_at_once_than_slots(engine: LocalEngine, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    script = f'echo + >>{ledger}; {WRITE}; echo - >>{ledger}'
+    script = f"echo + >>{ledger}; {WRITE}; echo - >>{ledger}"
     items = json.dumps([f"{n:06d}" for n in range(12)])
     engine.submit(manifest("w-a0", script, items=items))
     ended(engine, "w-a0")

@@ -1,7 +1,7 @@
 """Four instant apps, registered as a third party would: an entry point each. Put this folder on PYTHONPATH.
 
 Each execution of a task is written to the ledger (a folder named by STUB_LEDGER), so that a test can prove
-that nothing ran twice.
+that nothing ran twice. A task named STUB_GATE_AT waits at a gate: the fifos `entered` and `go` in STUB_GATE.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from operators.registry import load_config
 
 RUN = """\
 [ -z "${STUB_LEDGER:-}" ] || echo "$JOB_ID" >>"$STUB_LEDGER/$(cat name)"
-if [ -n "${STUB_SLEEP:-}" ]; then sleep "$STUB_SLEEP"; fi
+if [ "$(cat name)" = "${STUB_GATE_AT:-}" ]; then
+  echo entered >"$STUB_GATE/entered"
+  read -r go <"$STUB_GATE/go"
+fi
 [ ! -e "${STUB_FAIL:-/nonexistent}" ] || exit 7
 cat name >result
 """

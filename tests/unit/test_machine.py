@@ -66,7 +66,10 @@ def test_an_attempt_is_given_up_only_after_its_claim_is_revoked() -> None:
     assert decide(state, unfinished).action is Action.REVOKE
     taken = Observation(phase=Phase.failed, checks=2, looked=True, revoked=False)
     assert decide(state, taken).action is Action.CHECK
-    for given_up in (seen(None, Phase.failed, revoked=True), Observation(phase=Phase.gone, checks=3, looked=True, revoked=False)):
+    for given_up in (
+        seen(None, Phase.failed, revoked=True),
+        Observation(phase=Phase.gone, checks=3, looked=True, revoked=False),
+    ):
         decision = decide(state, given_up)
         assert (decision.state.at, decision.state.attempt) == ("train.submitting", 1)
 
@@ -188,7 +191,12 @@ def test_commands_that_do_not_fit_are_refused_with_the_state(at: str, trigger: s
 
 
 def test_every_state_is_reached_and_left() -> None:
-    edges = {(t.source, t.dest or t.source) for event in MACHINE.events.values() for ts in event.transitions.values() for t in ts}
+    edges = {
+        (t.source, t.dest or t.source)
+        for event in MACHINE.events.values()
+        for ts in event.transitions.values()
+        for t in ts
+    }
     reached = {"label.submitting"}
     while more := {dest for source, dest in edges if source in reached} - reached:
         reached |= more

@@ -1,0 +1,51 @@
+# `make demo` and `make test` set up everything they need on a fresh machine (Python 3.10-3.13 and a C library).
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo demo-water-xtb demo-water-cp2k test test-engines lint bench docs clean
+
+demo: $(VENV)/.local ## copper on one machine: trains a force field to convergence (about 3 minutes after set-up)
+	$(BIN)/python examples/copper/make_test_set.py
+	$(BIN)/dpgen2-sm run examples/copper/run.yaml
+
+demo-water-xtb: $(VENV)/.local ## water, labelled by tblite
+	$(BIN)/python examples/water-xtb/make_data.py
+	$(BIN)/dpgen2-sm run examples/water-xtb/run.yaml
+
+demo-water-cp2k: $(VENV)/.local ## water, labelled by CP2K (Debian: apt-get install cp2k)
+	$(BIN)/python examples/water-cp2k/make_data.py
+	$(BIN)/dpgen2-sm run examples/water-cp2k/run.yaml
+
+test: $(VENV)/.dev ## the quick suite, below 2 minutes
+	$(BIN)/pytest -n 2 -m "not engines"
+
+test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k
+	$(BIN)/pytest -m engines
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle machine
+	$(BIN)/python benchmarks/orchestration.py
+	$(BIN)/python benchmarks/selection.py
+
+docs: $(VENV)/.dev ## the machine's diagram
+	$(BIN)/python docs/make_diagram.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@
+
+$(VENV)/.local: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e ".[local]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs
