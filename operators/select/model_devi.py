@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -142,7 +143,8 @@ def plan(params: PlanParams, ctx: PlanContext) -> Planned:
         tasks.append(Task({"task.json": canonical_json(task)}))
     command = config.command or "python3"
     run = "".join(f"{line}\n" for line in config.setup) + f'{command} "$JOB_JOB/score.py" task.json scores.npz\n'
-    script = Script(run, need=["scores.npz"], files={"score.py": Path(__file__).with_name("score.py").read_bytes()})
+    source = files("operators.select").joinpath("score.py").read_bytes()
+    script = Script(run, need=["scores.npz"], files={"score.py": source})
     return write_jobs(ctx.jobs, ctx.done, tasks, script, group_size=1)
 
 
