@@ -2,7 +2,7 @@
 
 Formats, by release (the unit is always read from the text: some are options of the input):
 
-    energy  `ENERGY| Total FORCE_EVAL ( QS ) energy (a.u.):`  |  `[a.u.]:`  |  `[hartree]` from 2024.2 on
+    energy  `ENERGY| Total FORCE_EVAL ( QS ) energy (a.u.):`  |  `[a.u.]:`  |  `[hartree]` from 2025 on
     forces  `ATOMIC FORCES in [a.u.]`                         |  `FORCES| Atomic forces [hartree/bohr]`
     stress  `STRESS TENSOR [GPa]`                             |  `STRESS| Analytical stress tensor [GPa]`, later [bar]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from pydantic import ValidationError
 
-from conventions.names import canonical_json
+from operators.label import ase_job
 from operators.label.ase import AseConfig
 from operators.label.frames import ABSURD_FORCE
 from tests.label_run import LabelRun
@@ -64,12 +65,26 @@ def marked(count: int) -> list[Atoms]:
     return [Atoms("Cu", [[number, 0, 0]], cell=[50, 50, 50], pbc=True) for number in range(count)]
 
 
-@pytest.fixture
-def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "odd.py").write_text(CALCULATORS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
-    return "odd.Odd"
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> LabelRun:
+    """A finished stage of 5 selected frames in 2 jobs."""
+    frames = rattled(bulk("Cu", a=3.6).repeat((2, 1, 1)), 5)
+    for frame in frames:
+        frame.info["structure"] = "fcc"
+    run = LabelRun(tmp_path_factory.mktemp("finished"), label(group_size=3), frames, ["Cu"], iteration=2)
+    run.stage()
+    return run
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> LabelRun:
+    """A finished stage of 7 frames in one job, 3 of them bad."""
+    root = tmp_path_factory.mktemp("odd")
+    (root / "odd.py").write_text(CALCULATORS)
+    kwargs = {"fail_at": [1], "nan_at": [2], "huge_at": [4]}
+    run = LabelRun(root, label("odd.Odd", kwargs=kwargs, setup=[f"export PYTHONPATH='{root}'"]), marked(7), ["Cu"])
+    run.stage()
+    return run
 
 
 def test_emt_labels_are_those_of_a_direct_call(tmp_path: Path) -> None:
@@ -128,65 +143,73 @@ def test_virial_is_minus_the_derivative_of_energy_by_strain(tmp_path: Path) -> N
         assert virial[i, j] == pytest.approx(-(energy(strain) - energy(-strain)) / 2e-5, abs=1e-4)
 
 
-def test_frames_that_fail_are_counted_and_left_out(tmp_path: Path, odd: str) -> None:
-    kwargs = {"fail_at": [1], "nan_at": [2], "huge_at": [4]}
-    run = LabelRun(tmp_path, label(odd, kwargs=kwargs), marked(7), ["Cu"])
-    report = run.stage()
+def test_frames_that_fail_are_counted_and_left_out(odd: LabelRun) -> None:
+    report = odd.reduce(1)
     assert report.complete and report.next
     assert report.classes == {"ok": 4, "exception": 1, "nan": 1, "absurd": 1}
     assert report.summary == {"labelled": 4.0, "discarded": 3.0}
     assert report.messages[0] == "job 000000 task.000000: exception: RuntimeError: SCF not converged"
-    assert [each["index"] for each in run.index] == [0, None, None, 1, None, 2, 3]
-    assert run.index[4]["class"] == "absurd" and f"{ABSURD_FORCE:g}" in run.index[4]["message"]
-    data = dpdata.LabeledSystem(str(run.labels / "Cu1"), fmt="deepmd/npy").data
+    assert [each["index"] for each in odd.index] == [0, None, None, 1, None, 2, 3]
+    assert odd.index[4]["class"] == "absurd" and f"{ABSURD_FORCE:g}" in odd.index[4]["message"]
+    data = dpdata.LabeledSystem(str(odd.labels / "Cu1"), fmt="deepmd/npy").data
     assert data["coords"][:, 0, 0].tolist() == [0, 3, 5, 6]
     assert data["energies"].tolist() == [-2.0] * 4  # the free energy, which forces derive from
     assert "virials" not in data
 
 
-def test_more_than_half_bad_is_an_error_that_says_so(tmp_path: Path, odd: str) -> None:
-    run = LabelRun(tmp_path, label(odd, kwargs={"fail_at": [0, 1, 2]}), marked(5), ["Cu"])
-    report = run.stage()
+def test_too_many_bad_frames_are_an_error_that_says_so(tmp_path: Path, odd: LabelRun) -> None:
+    run = odd.copy(tmp_path, ratio_failed=0.4)
+    shutil.rmtree(run.labels)
+    shutil.rmtree(tmp_path / run.place.product)
+    report = run.reduce(1)
     assert (report.complete, report.next) == (False, False)
-    assert "3 of 5 frames have no usable label (exception 3)" in report.messages[0]
-    assert "RuntimeError: SCF not converged (and 2 more)" in report.messages[1]
+    assert "3 of 7 frames have no usable label (exception 1, nan 1, absurd 1)" in report.messages[0]
+    assert "label.ratio_failed allows 0.4" in report.messages[0]
+    assert "RuntimeError: SCF not converged" in report.messages[1]
     assert not run.labels.exists()
     assert not (tmp_path / run.place.product).exists()
 
 
-def test_ratio_failed_may_not_leave_nothing(tmp_path: Path, odd: str) -> None:
-    run = LabelRun(tmp_path, label(odd, ratio_failed=1.0, kwargs={"fail_at": [0]}), marked(1), ["Cu"])
-    report = run.stage()
+def test_ratio_failed_may_not_leave_nothing(tmp_path: Path, odd: LabelRun) -> None:
+    run = odd.copy(tmp_path, ratio_failed=1.0)
+    (tmp_path / run.place.done / "000000.json").unlink()
+    report = run.reduce(1)
+    assert report.classes == {"failed": 7}
     assert (report.complete, report.next) == (False, False)
+
+
+def test_a_calculator_that_cannot_be_made_fails_the_job(tmp_path: Path) -> None:
+    run = LabelRun(tmp_path, label("no_such_module:X"), marked(2), ["Cu"])
+    report = run.stage()
+    assert not report.complete
+    assert report.classes == {"failed": 2}
+    assert (report.jobs.finished, report.jobs.failed) == (0, 1)
+    assert report.messages[1] == (
+        "job 000000 task.000000: failed: error: label.calculator no_such_module:X: "
+        "ModuleNotFoundError: No module named 'no_such_module' (and 1 more)"
+    )
 
 
 @pytest.mark.parametrize(
     ("calculator", "kwargs", "message"),
     [
-        ("no_such_module:X", {}, "ModuleNotFoundError: No module named 'no_such_module'"),
         ("ase.calculators.emt:XMT", {}, "AttributeError: module 'ase.calculators.emt' has no attribute 'XMT'"),
-        ("ase.io:read", {"x": 1}, "label.calculator ase.io:read: TypeError: "),
+        ("ase.io.read", {"x": 1}, "TypeError: "),
     ],
 )
-def test_a_calculator_that_cannot_be_made(
-    tmp_path: Path, calculator: str, kwargs: dict[str, Any], message: str
-) -> None:
-    run = LabelRun(tmp_path, label(calculator, kwargs=kwargs, group_size=1), marked(2), ["Cu"])
-    report = run.stage()
-    assert not report.complete
-    assert report.classes == {"failed": 2}
-    assert (report.jobs.finished, report.jobs.failed) == (0, 2)
-    assert message in report.messages[1] and "(and 1 more)" in report.messages[1]
+def test_calculators_that_cannot_be_made(tmp_path: Path, calculator: str, kwargs: dict[str, Any], message: str) -> None:
+    (tmp_path / "calculator.json").write_text(json.dumps({"calculator": calculator, "kwargs": kwargs}))
+    (tmp_path / "frames.json").write_text("[]")
+    names = [str(tmp_path / name) for name in ("calculator.json", "frames.json", "labels.jsonl")]
+    with pytest.raises(SystemExit, match=f"error: label.calculator {calculator}: {message}"):
+        ase_job.main(*names)
+    assert not (tmp_path / "labels.jsonl").exists()
 
 
-def test_a_later_iteration_labels_what_was_selected(tmp_path: Path) -> None:
-    frames = rattled(bulk("Cu", a=3.6).repeat((2, 1, 1)), 3)
-    for frame in frames:
-        frame.info["structure"] = "fcc"
-    run = LabelRun(tmp_path, label(), frames, ["Cu"], iteration=2)
-    assert run.stage().summary == {"labelled": 3.0, "discarded": 0.0}
-    assert {each["structure"] for each in run.index} == {"fcc"}
-    assert (tmp_path / "dataset/deepmd/iter/000002/Cu2/type.raw").is_file()
+def test_a_later_iteration_labels_what_was_selected(finished: LabelRun) -> None:
+    assert finished.reduce(2).summary == {"labelled": 5.0, "discarded": 0.0}
+    assert {each["structure"] for each in finished.index} == {"fcc"}
+    assert (finished.root / "dataset/deepmd/iter/000002/Cu2/type.raw").is_file()
 
 
 def test_nothing_selected_is_complete_and_has_no_next(tmp_path: Path) -> None:
@@ -198,45 +221,42 @@ def test_nothing_selected_is_complete_and_has_no_next(tmp_path: Path) -> None:
     assert not run.labels.exists()
 
 
-def test_planning_twice_gives_the_same_bytes_and_leaves_finished_jobs_alone(tmp_path: Path) -> None:
-    frames = rattled(bulk("Cu", a=3.6), 3)
-    run = LabelRun(tmp_path, label(group_size=2), frames, ["Cu"])
-    assert run.plan().job_ids == ["000000", "000001"]
-    first = {path: path.read_bytes() for path in (tmp_path / run.place.jobs).rglob("*") if path.is_file()}
-    run.plan()
-    assert {path: path.read_bytes() for path in (tmp_path / run.place.jobs).rglob("*") if path.is_file()} == first
-    run.stage()
-    report = (tmp_path / run.place.report).read_bytes()
+def test_planning_and_reducing_again_change_nothing(tmp_path: Path, finished: LabelRun) -> None:
+    run = finished.copy(tmp_path)
+
+    def everything() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = everything()
     planned = run.plan()
     assert (planned.n_jobs, planned.n_todo) == (2, 0)
     run.reduce(2)
-    assert (tmp_path / run.place.report).read_bytes() == report
+    assert everything() == before
+    shutil.rmtree(tmp_path / run.place.done)
+    assert run.plan().job_ids == ["000000", "000001"]
+    shutil.copytree(finished.root / run.place.done, tmp_path / run.place.done)
+    assert everything() == before
 
 
-def test_outputs_that_are_no_labels(tmp_path: Path) -> None:
-    """A results file that somebody broke is counted by class; the marker's sizes still fit."""
-    run = LabelRun(tmp_path, label(ratio_failed=0.9), rattled(bulk("Cu", a=3.6), 5), ["Cu"])
-    run.stage()
+def test_outputs_that_are_no_labels(tmp_path: Path, finished: LabelRun) -> None:
+    """A results file that somebody broke is counted by class; the sizes of the marker still fit."""
+    run = finished.copy(tmp_path, ratio_failed=0.9)
     results = tmp_path / run.place.jobs / "000000/out/task.000000/labels.jsonl"
     lines = results.read_text().splitlines()
-    good = json.loads(lines[0])
-    broken = [
-        lines[0],
-        canonical_json({**good, "forces": [[0.0, 0.0, 0.0]] * 2}).decode(),
-        lines[2].replace('"energy": ', '"energy": NaN, "x": '),
-        '{"energy": 1',
-    ]
-    text = "\n".join(broken) + "\n"
+    short = {**json.loads(lines[0]), "forces": [[0.0, 0.0, 0.0]]}
+    broken = [json.dumps(short), lines[1].replace('"energy": ', '"energy": NaN, "x": ')]
+    text = "\n".join(broken)
     results.write_text(text + " " * (results.stat().st_size - len(text)))
-    report = run.reduce(1)
-    assert report.classes == {"ok": 1, "wrong_atoms": 1, "unreadable": 3}
+    assert run.reduce(2).classes == {"ok": 2, "wrong_atoms": 1, "unreadable": 1, "truncated": 1}
+    results = tmp_path / run.place.jobs / "000001/out/task.000000/labels.jsonl"
+    results.write_bytes(b"\xff" * results.stat().st_size)
+    assert run.reduce(2).classes == {"truncated": 2, "unreadable": 2, "wrong_atoms": 1}
 
 
-def test_a_job_without_a_marker_counts_all_its_frames(tmp_path: Path) -> None:
-    run = LabelRun(tmp_path, label(group_size=2), rattled(bulk("Cu", a=3.6), 5), ["Cu"])
-    run.stage()
+def test_a_job_without_a_marker_counts_all_its_frames(tmp_path: Path, finished: LabelRun) -> None:
+    run = finished.copy(tmp_path)
     (tmp_path / run.place.done / "000001.json").unlink()
-    report = run.reduce(3)
+    report = run.reduce(2)
     assert report.classes == {"ok": 3, "failed": 2}
     assert report.jobs.failed == 1
     assert report.messages == ["job 000001 task.000000: failed: it left no completion marker (and 1 more)"]
