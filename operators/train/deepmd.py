@@ -129,13 +129,8 @@ def plan(params: PlanParams, ctx: PlanContext) -> Planned:
 
     script = Script(
         run=run_script(train),
-        need=[
-            "graph.pb",
-            "lcurve.out",
-            *(["original.pb"] if train.dp_compress else []),
-            *(["test.json"] if job["tests"] else []),
-        ],
-        keep=["ckpt"],
+        need=["lcurve.out"],
+        keep=["graph.pb", "original.pb", "test.json", "diverged.txt", "ckpt"],
         files={"dp_model.py": files("operators.train").joinpath("dp_model.py").read_bytes()},
     )
     return write_jobs(ctx.jobs, ctx.done, [task(index) for index in range(train.numb_models)], script, train.group_size)
@@ -159,14 +154,23 @@ def read_input(path: Path, type_map: list[str]) -> dict[str, Any]:
     for key in ("model", "training"):
         if not isinstance(found, dict) or not isinstance(found.get(key), dict):
             raise ConfigError(f"{where}: it has no {key!r} section; give an input.json of dp train")
+    parts = [(found["model"], name) for name in ("descriptor", "fitting_net", "type_embedding")]
+    parts += [(found, "learning_rate"), (found, "loss"), (found["training"], "training_data")]
+    for section, name in parts:
+        if not isinstance(section.get(name, {}), dict):
+            raise ConfigError(f"{where}: {name} is {section[name]!r}, but it must be a JSON object")
     given = found["model"].setdefault("type_map", type_map)
     if given != type_map:
         raise ConfigError(
             f"{where}: model.type_map is {given}, but type_map of the run is {type_map}; make them equal, also in order"
         )
     data = found["training"].get("training_data", found["training"])
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where}: training.training_data is not a JSON object")
+    members = found["model"].get("descriptor", {}).get("list", [])
+    if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
+        raise ConfigError(f"{where}: model.descriptor.list is not a list of descriptors")
+    for key in (*_STEPS, "disp_freq"):
+        if type(found["training"].get(key, 1)) is not int:
+            raise ConfigError(f"{where}: training.{key} is {found['training'][key]!r}, but it must be a whole number")
     for key in ("batch_size", "sys_probs", "sys_prob", "sys_weights"):
         if isinstance(data.get(key), list):
             raise ConfigError(f"{where}: {key} is a list, but every iteration adds systems; give one value for all")
@@ -195,7 +199,7 @@ def fill_input(found: dict[str, Any], train: DeepmdConfig, iteration: int, syste
         raise ConfigError("train.numb_steps: neither the run nor train.input says how many steps to train")
     # dp writes checkpoints only where it writes a row of the curve, and judging a model needs a row near its end.
     training["disp_training"] = True
-    if isinstance(training.get(key), int):
+    if key in training:
         training["disp_freq"] = min(training.get("disp_freq", 1000), training[key])
     training["disp_file"] = "lcurve.out"
     training["save_ckpt"] = "ckpt/model.ckpt"
@@ -286,29 +290,32 @@ def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
 def judge(task: TaskOutput, tested: bool) -> tuple[str, dict[str, float], str]:
     """Class of a trained model (ok, diverged, broken, failed), its figures, and what a person should know.
 
-    dp's exit code is 0 also where the training diverged.
+    Older versions of dp train a diverged model to its end and exit with 0; newer ones stop at the first NaN.
     """
     if task.folder is None:
         return "failed", {}, task.error()
     who = f"model {task.index} (job {task.job_id} {task.task_id})"
+    advice = "the training diverged; lower start_lr, or look for bad frames in the data"
+    if (task.folder / "diverged.txt").exists():
+        return "diverged", {}, f"{who}: {advice}"
     try:
         with open(task.folder / "graph.pb", "rb") as stream:
             if stream.read(1) != b"\n":  # the first field of a GraphDef
                 return "broken", {}, f"{who}: graph.pb is not a frozen model"
         row = last_row((task.folder / "lcurve.out").read_text())
         test = parse_json((task.folder / "test.json").read_bytes(), "test.json") if tested else None
-    except (OSError, ValueError, DataError) as error:
+        if test is None:
+            figures = {f"train_{key}": row[f"{key}_trn"] for key in ("rmse_e", "rmse_f")}
+        else:
+            figures = {key: math.nan if test[key] is None else float(test[key]) for key in ("rmse_e", "rmse_f")}
+    except KeyError as error:
+        return "broken", {}, f"{who}: lcurve.out or test.json has no {error}"
+    except OSError as error:
+        return "broken", {}, f"{who}: {Path(error.filename).name}: {error.strerror}"
+    except (ValueError, TypeError, DataError) as error:
         return "broken", {}, f"{who}: {error}"
-    if test is None:
-        figures = {f"train_{key}": row.get(f"{key}_trn", math.nan) for key in ("rmse_e", "rmse_f")}
-    else:
-        figures = {key: test[key] if isinstance(test[key], float) else math.nan for key in ("rmse_e", "rmse_f")}
     if not all(math.isfinite(value) for value in (row["rmse_trn"], *figures.values())):
-        return (
-            "diverged",
-            {},
-            f"{who}: the training diverged by step {row['step']:.0f}; lower start_lr or check the data",
-        )
+        return "diverged", {}, f"{who}: {advice}"
     return "ok", figures, ""
 
 

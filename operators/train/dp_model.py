@@ -24,6 +24,7 @@ from typing import Any
 
 CHECKPOINTS = Path("ckpt")  # training.save_ckpt is ckpt/model.ckpt
 CURVE = Path("lcurve.out")
+DIVERGED = Path("diverged.txt")
 Dp = Callable[..., None]
 
 
@@ -32,7 +33,8 @@ def main() -> None:
     for name in ("data", "models"):
         Path(name).unlink(missing_ok=True)
         Path(name).symlink_to(os.environ[f"JOB_{name.upper()}"])
-    # Before the first call: whoever waits for TensorFlow in vain should not.
+    for name in ("graph.pb", "original.pb", "test.json", str(DIVERGED)):
+        Path(name).unlink(missing_ok=True)  # of an earlier attempt
     start = start_arguments(job)
     tests = sorted(str(path.parent) for name in job["tests"] for path in Path(name).rglob("type.raw"))
     if job["tests"] and not tests:
@@ -40,10 +42,14 @@ def main() -> None:
     dp = imported_dp() or called_dp(os.environ["DP_COMMAND"])
 
     train(dp, start, job["train_args"])
+    if DIVERGED.exists():
+        return
     frozen = "original.pb" if job["compress"] else "graph.pb"
     dp("freeze", "-c", str(CHECKPOINTS), "-o", frozen)
     if job["compress"]:
         dp("compress", "-i", frozen, "-o", "graph.pb")
+    if not Path("graph.pb").exists():
+        raise SystemExit("error: dp ended well but left no graph.pb")
     if tests:
         Path("tests.txt").write_text("".join(f"{system}\n" for system in tests))
         dp("test", "-m", "graph.pb", "-f", "tests.txt", "-n", "0", "-d", "detail")
@@ -80,9 +86,16 @@ def train(dp: Dp, start: list[str], more: list[str]) -> None:
         print(f"continuing from the checkpoint of step {step}", flush=True)
     CHECKPOINTS.mkdir(exist_ok=True)
     mine.write_bytes(identity)
+    log = Path("train.log")
+    log.unlink(missing_ok=True)
     try:
-        dp("train", "input.json", *start, *more)
+        dp("train", "input.json", "--log-path", str(log), *start, *more)
     except SystemExit:
+        nan = re.search(r"^.*rmse\s*=\s*nan\b.*$", log.read_text() if log.exists() else "", re.M | re.I)
+        if nan:  # dp 3.2 stops here, and would again: this is a result, to be judged
+            DIVERGED.write_text(nan.group() + "\n")
+            shutil.rmtree(CHECKPOINTS)
+            return
         if step is not None and newest_checkpoint() == step:
             shutil.rmtree(CHECKPOINTS)  # it may be damaged: the next attempt begins from the start
         raise
@@ -140,7 +153,10 @@ def _rows(path: Path) -> Iterator[list[float]]:
     with open(path) as stream:
         for line in stream:
             if not line.startswith("#"):
-                yield [float(word) for word in line.split()]
+                try:
+                    yield [float(word) for word in line.split()]
+                except ValueError as error:
+                    raise SystemExit(f"error: dp test left an odd {path}: {error}") from None
 
 
 def called_dp(command: str) -> Dp:
@@ -159,7 +175,6 @@ def imported_dp() -> Dp | None:
     if not os.environ.get("DP_HERE"):
         return None
     try:
-        import deepmd.entrypoints.main
         import deepmd.tf.entrypoints.main  # noqa: F401
         from deepmd.main import main
     except ImportError:
@@ -174,7 +189,8 @@ def imported_dp() -> Dp | None:
             try:
                 main(list(args))
                 code = 0
-            except BaseException:
+            except BaseException as error:
+                print(f"dp {args[0]}: {type(error).__name__}: {error}", file=sys.stderr)
                 traceback.print_exc()
             finally:
                 sys.stdout.flush()

@@ -1,0 +1,487 @@
+"""train/deepmd: what a job is told, how one model is trained, and what is made of the results. No TensorFlow."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from conventions.errors import ConfigError, DataError
+from operators.train import dp_model
+from operators.train.deepmd import DeepmdConfig, check, executables, last_row
+from tests.train_run import INPUT, TrainRun
+
+GOLDEN = Path(__file__).parent / "golden" / "train_deepmd"
+HEADER = "# step       rmse_trn    rmse_e_trn    rmse_f_trn   lr\n# If there is no data, rmse_* will print nan\n"
+
+
+def curve(*steps: int, loss: str = "3.2e-01") -> str:
+    return HEADER + "".join(f"{step:7d}  {loss}  1.5e-02  2.5e-01  1.0e-03\n" for step in steps)
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """The input with some of training's keys changed (None: taken out)."""
+    found = copy.deepcopy(INPUT)
+    for key, value in changes.items():
+        found["training"].pop(key, None)
+        if value is not None:
+            found["training"][key] = value
+    return found
+
+
+# What a job is told -------------------------------------------------------------------------------------------------
+
+
+def test_golden_job(tmp_path: Path) -> None:
+    """A flat (version 1) input with a hybrid descriptor: every file of a job, byte for byte."""
+    flat = changed(training_data=None, systems=["mine"], batch_size=2)
+    part = flat["model"]["descriptor"]
+    flat["model"]["descriptor"] = {"type": "hybrid", "list": [part, {"type": "loc_frame"}, {**part, "type": "se_e3"}]}
+    train = {"numb_models": 2, "setup": ["module load dp"], "command": "srun dp", "skip_neighbor_stat": True}
+    run = TrainRun(tmp_path, train, flat)
+    planned = run.plan()
+    assert (planned.job_ids, planned.n_jobs, planned.n_todo) == (["000000", "000001"], 2, 2)
+    found = run.job(1) / "in"
+    for name in ("run.sh", "outputs", "task.000000/input.json", "task.000000/job.json"):
+        assert (found / name).read_text() == (GOLDEN / Path(name).name).read_text(), name
+    first = (found / "digest").read_bytes()
+    shutil.rmtree(run.job(1))
+    run.plan()
+    assert (found / "digest").read_bytes() == first
+
+
+def test_models_differ_by_their_seeds_only(tmp_path: Path) -> None:
+    run = TrainRun(tmp_path, {"numb_models": 3})
+    run.plan()
+    run.plan(iteration=1)
+
+    def seeds(found: dict[str, Any]) -> list[int]:
+        return [
+            found["model"]["descriptor"].pop("seed"),
+            found["model"]["fitting_net"].pop("seed"),
+            found["training"].pop("seed"),
+        ]
+
+    inputs = [run.task_input(number, iteration) for iteration in (0, 1) for number in range(3)]
+    numbers = [seed for found in inputs for seed in seeds(found)]
+    assert len(set(numbers)) == 18
+    assert all(0 < number < 2**31 for number in numbers)
+    assert all(found == inputs[0] for found in inputs)
+    assert inputs[0]["training"]["training_data"] == {
+        "systems": ["data/init/bulk/Cu32", "data/iter/000000/Cu32"],
+        "batch_size": 1,
+    }
+    assert "validation_data" not in inputs[0]["training"]
+    assert inputs[0]["model"]["type_map"] == ["Cu"]
+
+
+@pytest.mark.parametrize(
+    ("given", "training", "expected"),
+    [
+        (None, {}, [60, 60, 60]),
+        (100, {}, [100, 100, 100]),
+        ([300, 200], {}, [300, 200, 200]),
+        (100, {"numb_steps": None, "stop_batch": 7}, [100, 100, 100]),
+        (100, {"numb_steps": None, "num_epoch": 3}, [100, 100, 100]),
+    ],
+)
+def test_numb_steps(tmp_path: Path, given: Any, training: dict[str, Any], expected: list[int]) -> None:
+    run = TrainRun(tmp_path, {"numb_models": 1, "numb_steps": given}, changed(**training))
+    for iteration, steps in enumerate(expected):
+        run.plan(iteration)
+        found = run.task_input(0, iteration)["training"]
+        assert [found[key] for key in ("numb_steps", "stop_batch", "num_epoch") if key in found] == [steps]
+
+
+def test_epochs_of_the_input_are_kept(tmp_path: Path) -> None:
+    run = TrainRun(tmp_path, {"numb_models": 1}, changed(numb_steps=None, num_epoch=3))
+    run.plan()
+    assert run.task_input()["training"]["num_epoch"] == 3
+
+
+def test_a_short_training_has_more_than_its_first_row(tmp_path: Path) -> None:
+    run = TrainRun(tmp_path, {"numb_models": 1, "numb_steps": 400}, changed(disp_freq=None, disp_training=False))
+    run.plan()
+    assert run.task_input()["training"]["disp_freq"] == 400
+    assert run.task_input()["training"]["disp_training"] is True
+
+
+def test_reuse_of_the_last_committee(tmp_path: Path) -> None:
+    train = {
+        "numb_models": 2,
+        "numb_steps": 500,
+        "training_reuse_iter": 2,
+        "training_reuse_numb_steps": 200,
+        "training_reuse_start_lr": 1e-4,
+        "training_reuse_start_pref_e": 0.1,
+        "training_reuse_start_pref_f": 100.0,
+    }
+    run = TrainRun(tmp_path, train)
+
+    def told(iteration: int, **facts: Any) -> tuple[Any, ...]:
+        run.plan(iteration, **facts)
+        found = run.task_input(1, iteration)
+        job = json.loads((run.job(1, iteration) / "in/task.000000/job.json").read_text())
+        loss = found["loss"]
+        return (
+            job["reuse"],
+            found["training"]["numb_steps"],
+            found["learning_rate"]["start_lr"],
+            loss["start_pref_e"],
+            loss["start_pref_f"],
+        )
+
+    assert told(1) == (None, 500, 0.01, 0.2, 1000)
+    assert told(2, has_models=False) == (None, 500, 0.01, 0.2, 1000)
+    assert told(2) == (1, 200, 1e-4, 0.1, 100.0)
+
+
+@pytest.mark.parametrize(("key", "option"), [("init_frozen", "--init-frz-model"), ("finetune", "--finetune")])
+def test_models_of_the_users_to_begin_with(tmp_path: Path, key: str, option: str) -> None:
+    run = TrainRun(tmp_path, {})
+    names = [run.add_file(f"m{number}.pb", b"\n%d" % number) for number in range(2)]
+    run = TrainRun(
+        tmp_path / "run",
+        {"numb_models": 2, "training_reuse_iter": 1, f"training_{key}_model": names},
+    )
+    shutil.copytree(tmp_path / "config/file", tmp_path / "run/config/file", dirs_exist_ok=True)
+    run.plan(0)
+    run.plan(1)
+    for number in range(2):
+        task = run.job(number) / "in/task.000000"
+        assert (task / "start.pb").read_bytes() == b"\n%d" % number
+        job = json.loads((task / "job.json").read_text())
+        assert dp_model.start_arguments(job) == [option, "start.pb"]
+        assert not (run.job(number, 1) / "in/task.000000/start.pb").exists()
+
+
+BAD_INPUTS: list[tuple[Any, str]] = [
+    (b"{model: 1}", "not valid JSON"),
+    (b'{"model": {}, "model": {}}', "'model' appears twice"),
+    ([1], "no 'model' section"),
+    ({"training": {}}, "no 'model' section"),
+    ({"model": {}}, "no 'training' section"),
+    ({"model": [], "training": {}}, "no 'model' section"),
+    (
+        {"model": {"type_map": ["O", "Cu"]}, "training": {}},
+        r"model.type_map is \['O', 'Cu'\].*\['Cu'\].*make them equal",
+    ),
+    ({"model": {}, "training": {"training_data": [1]}}, r"training_data is \[1\]"),
+    ({"model": {"descriptor": "se_e2_a"}, "training": {}}, "descriptor is 'se_e2_a'"),
+    ({"model": {"descriptor": {"type": "hybrid", "list": {}}}, "training": {}}, "descriptor.list"),
+    ({"model": {"descriptor": {"type": "hybrid", "list": [1]}}, "training": {}}, "descriptor.list"),
+    ({"model": {}, "loss": 3, "training": {}}, "loss is 3"),
+    (changed(numb_steps="many"), "training.numb_steps is 'many'"),
+    (changed(disp_freq=True), "training.disp_freq is True"),
+    (changed(training_data={"batch_size": [1, 2]}), "batch_size is a list"),
+    (changed(numb_steps=None), "numb_steps"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_INPUTS)
+def test_bad_inputs(tmp_path: Path, content: Any, message: str) -> None:
+    run = TrainRun(tmp_path, {}, content)
+    with pytest.raises(ConfigError, match=message):
+        run.plan()
+    assert not (tmp_path / run.place().jobs).exists()
+
+
+def test_no_systems_and_a_lost_input(tmp_path: Path) -> None:
+    run = TrainRun(tmp_path, {})
+    with pytest.raises(ConfigError, match="no training systems"):
+        run.plan(systems=[])
+    shutil.rmtree(tmp_path / "config/file")
+    with pytest.raises(ConfigError, match=r"input\.json.*cannot be read"):
+        run.plan()
+
+
+@pytest.mark.parametrize(
+    ("train", "problems"),
+    [
+        ({}, []),
+        ({"training_reuse_iter": 1, "training_reuse_start_lr": 1e-4, "dp_compress": True}, []),
+        ({"dp_compress": True, "skip_neighbor_stat": True}, ["dp_compress"]),
+        ({"training_reuse_start_lr": 1e-4}, ["training_reuse_start_lr"]),
+        ({"training_init_frozen_model": ["a/b"] * 3}, ["training_init_frozen_model: 3 models"]),
+        ({"training_init_frozen_model": ["a/b"], "training_finetune_model": ["a/b"]}, ["training_finetune_model"]),
+    ],
+)
+def test_check(tmp_path: Path, train: dict[str, Any], problems: list[str]) -> None:
+    found = check(TrainRun(tmp_path, train).config)
+    assert len(found) == len(problems)
+    for message, words in zip(found, problems, strict=True):
+        assert words in message
+
+
+def test_one_model_is_too_few_for_a_deviation(tmp_path: Path) -> None:
+    config = TrainRun(tmp_path, {"numb_models": 1}).config
+    assert check(config) == []
+    select = config.select.model_copy(update={"app": "model_devi"})
+    assert "needs at least 2" in check(config.model_copy(update={"select": select}))[0]
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"numb_models": 0},
+        {"numb_models": True},
+        {"numb_steps": 0},
+        {"numb_steps": []},
+        {"numb_steps": 1.5},
+        {"numb_step": 5},
+        {"ratio_failed": 0.25},
+        {"training_reuse_iter": 0},
+        {"training_reuse_start_lr": 0.0},
+        {"command": "dp {{workflow.name}}"},
+    ],
+)
+def test_refused_configuration(train: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        DeepmdConfig(input="input.json", **train)  # type: ignore[arg-type]
+
+
+def test_executables() -> None:
+    assert executables(DeepmdConfig(input="i")) == ["dp"]  # type: ignore[arg-type]
+    assert executables(DeepmdConfig(input="i", command="srun -n 1 dp")) == ["srun"]  # type: ignore[arg-type]
+
+
+# How one model is trained -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("input.json").write_text("{}")
+    Path("job.json").write_text("{}")
+    return tmp_path
+
+
+def checkpoint(step: int, *suffixes: str) -> None:
+    for suffix in suffixes or ("data-00000-of-00001", "index", "meta"):
+        Path(f"ckpt/model.ckpt-{step}.{suffix}").write_text("")
+
+
+def trainer(calls: list[list[str]], *steps: int, fail: str | None = None) -> Callable[..., None]:
+    """A `dp train` that appends to the curve and leaves checkpoints."""
+
+    def dp(*args: str) -> None:
+        calls.append([arg for arg in args if arg not in ("train", "input.json", "--log-path", "train.log")])
+        if "--restart" not in args:
+            Path("lcurve.out").write_text("")
+        with open("lcurve.out", "a") as stream:
+            stream.write(curve(*steps))
+        for step in steps[1:]:
+            checkpoint(step)
+        Path("train.log").write_text(fail or "")
+        if fail is not None:
+            raise SystemExit(f"dp train: {fail}")
+
+    return dp
+
+
+def steps_of_curve() -> list[int]:
+    return [int(line.split()[0]) for line in Path("lcurve.out").read_text().splitlines() if not line.startswith("#")]
+
+
+def test_training_goes_on_from_its_newest_complete_checkpoint(task: Path) -> None:
+    calls: list[list[str]] = []
+    with pytest.raises(SystemExit):
+        dp_model.train(trainer(calls, 0, 20, 40, 60, fail="killed"), ["--init-frz-model", "start.pb"], ["--more"])
+    Path("ckpt/model.ckpt-60.meta").unlink()  # it was killed while it wrote this one
+    Path("lcurve.out").write_text(Path("lcurve.out").read_text() + "     6")
+    dp_model.train(trainer(calls, 40, 60, 80), ["--init-frz-model", "start.pb"], ["--more"])
+    assert calls == [["--init-frz-model", "start.pb", "--more"], ["--restart", "ckpt/model.ckpt-40", "--more"]]
+    assert Path("lcurve.out").read_text() == curve(0, 20, 40, 60, 80)
+    dp_model.train(trainer(calls, 0), [], [])
+    assert len(calls) == 2  # nothing left to train
+
+
+def test_checkpoints_of_another_training_are_not_used(task: Path) -> None:
+    calls: list[list[str]] = []
+    with pytest.raises(SystemExit):
+        dp_model.train(trainer(calls, 0, 20, fail="killed"), [], [])
+    Path("input.json").write_text('{"other": 1}')
+    dp_model.train(trainer(calls, 0, 10), [], [])
+    assert calls == [[], []]
+    assert steps_of_curve() == [0, 10]
+
+
+def test_a_checkpoint_that_leads_nowhere_is_dropped(task: Path) -> None:
+    calls: list[list[str]] = []
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            dp_model.train(trainer(calls, 0, 20, fail="damaged"), [], [])
+    dp_model.train(trainer(calls, 0, 20), [], [])
+    assert calls == [[], ["--restart", "ckpt/model.ckpt-20"], []]
+
+
+def test_a_stop_at_nan_is_a_result(task: Path) -> None:
+    dp_model.train(trainer([], 0, 20, fail="ERROR Batch 20: trn: rmse =      nan, rmse_e"), [], [])
+    assert "nan" in Path("diverged.txt").read_text()
+    assert not Path("ckpt").exists()
+
+
+def test_reused_models(task: Path) -> None:
+    job = {"reuse": 1, "start": ""}
+    with pytest.raises(SystemExit, match=r"has no model 1.*training_reuse_iter"):
+        dp_model.start_arguments(job)
+    Path("models").mkdir()
+    Path("models/graph.001.pb").touch()
+    assert dp_model.start_arguments(job) == ["--init-frz-model", "models/graph.001.pb"]
+    Path("models/original.001.pb").touch()  # before compression
+    assert dp_model.start_arguments(job) == ["--init-frz-model", "models/original.001.pb"]
+
+
+def test_errors_of_the_detail_files(task: Path) -> None:
+    Path("e").write_text("# data/a: data_e pred_e\n1.0 2.0\n# data/b: data_e pred_e\n-1.0 2.0\n")
+    Path("f").write_text("# fx fy fz\n0 0 0 1 2 2\n1 1 1 1 1 1\n")
+    found = dp_model.errors(Path("e"), Path("f"))
+    assert found == {"frames": 2, "rmse_e": pytest.approx(math.sqrt(5)), "rmse_f": pytest.approx(math.sqrt(9 / 6))}
+    Path("f").write_text("0 0 0 1 nan 2\n")
+    assert dp_model.errors(Path("e"), Path("f"))["rmse_f"] is None
+
+
+# What is made of the results ----------------------------------------------------------------------------------------
+
+FAKE_DP = """#!/bin/sh
+# A dp that trains at once. $FAKE says what goes wrong with model 1.
+model=
+case $PWD in *job/000001/*) model=${FAKE-} ;; esac
+[ "$model" != "$1" ] || { echo "RuntimeError: no luck"; exit 1; }
+case $1 in
+  train)
+    loss=1e-1
+    [ "$model" != nan ] || loss=nan
+    printf '# step rmse_trn rmse_e_trn rmse_f_trn lr\\n 60 %s 2e-2 3e-1 1e-3\\n' $loss >lcurve.out
+    [ "$model" != stop ] || { echo "rmse = nan" >train.log; exit 1; } ;;
+  freeze) printf '\\nmodel' >"$5" ;;
+  test)
+    printf '# data/a: data_e pred_e\\n1.0 1.5\\n' >detail.e_peratom.out
+    echo "0 0 0 2 ${model:-2} 2" >detail.f.out ;;
+esac
+"""
+
+
+def faked(path: Path, monkeypatch: pytest.MonkeyPatch, fake: str = "", **more: Any) -> TrainRun:
+    path.mkdir(exist_ok=True)
+    program = path / "fakedp"
+    program.write_text(FAKE_DP)
+    program.chmod(0o755)
+    monkeypatch.setenv("FAKE", fake)
+    run = TrainRun(path, {"numb_models": 2, "command": str(program)}, **more)
+    (path / "dataset/deepmd/test/hot/Cu32").mkdir(parents=True)
+    (path / "dataset/deepmd/test/hot/Cu32/type.raw").touch()
+    return run
+
+
+def test_a_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = faked(tmp_path, monkeypatch)
+    report = run.stage()
+    assert (report.complete, report.next, report.classes, report.messages) == (True, True, {"ok": 2}, [])
+    assert report.summary == {"rmse_e": 0.5, "rmse_f": 2.0}
+    names = ["graph.000.pb", "graph.001.pb", "lcurve.000.out", "lcurve.001.out"]
+    assert sorted(path.name for path in run.product().iterdir()) == names
+    assert not (run.job() / "out/task.000000/ckpt").exists()
+    before = (tmp_path / run.place().report).read_bytes()
+    run.reduce(2)
+    assert (tmp_path / run.place().report).read_bytes() == before
+
+
+def test_without_test_data_the_figures_are_those_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = faked(tmp_path, monkeypatch, tested=False).stage()
+    assert report.complete
+    assert report.summary == {"train_rmse_e": 0.02, "train_rmse_f": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("fake", "kind", "message"),
+    [
+        ("train", "failed", "RuntimeError: no luck"),
+        ("freeze", "failed", "RuntimeError: no luck"),
+        ("nan", "diverged", "model 1 (job 000001 task.000000): the training diverged"),
+        ("stop", "diverged", "model 1 (job 000001 task.000000): the training diverged"),
+        ("NaN", "diverged", "model 1 (job 000001 task.000000): the training diverged"),
+        ("x", "failed", "could not convert string to float"),
+    ],
+)
+def test_one_bad_model_spoils_the_committee(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: str, kind: str, message: str
+) -> None:
+    run = faked(tmp_path, monkeypatch, fake)
+    report = run.stage()
+    assert (report.complete, report.next) == (False, False)
+    assert report.classes == {"ok": 1, kind: 1}
+    assert len(report.messages) == 1
+    assert message in report.messages[0]
+    assert report.jobs.failed == (kind == "failed")
+    assert not run.product().exists()
+    monkeypatch.setenv("FAKE", "")
+    assert run.plan().job_ids == (["000001"] if kind == "failed" else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("lcurve.out", b""),
+        ("lcurve.out", HEADER.encode()),
+        ("lcurve.out", curve(0, 20).encode()[:-9]),
+        ("lcurve.out", curve(0, loss="oops").encode()),
+        ("lcurve.out", b"\xff\xfe\x00"),
+        ("graph.pb", b""),
+        ("graph.pb", b"<html>"),
+        ("test.json", b""),
+        ("test.json", b"[]"),
+        ("test.json", b'{"rmse_e": NaN, "rmse_f": 1.0}'),
+        ("test.json", b'{"rmse_e": {}, "rmse_f": 1.0}'),
+    ],
+)
+def test_poison_is_counted_and_kept_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    """Files that pass the marker's check but make no sense."""
+    run = faked(tmp_path, monkeypatch)
+    run.stage()
+    shutil.rmtree(run.product())
+    path = run.job(1) / "out/task.000000" / name
+    marker = run.root / run.place().job("000001").job_done
+    document = json.loads(marker.read_text())
+    for file in document["files"]:
+        if file["name"] == f"task.000000/{name}":
+            file["size"] = len(content)
+    marker.write_text(json.dumps(document))
+    path.write_bytes(content)
+    report = run.reduce(2)
+    assert report.classes == {"broken": 1, "ok": 1}
+    assert not report.complete
+    assert not run.product().exists()
+    assert str(tmp_path) not in report.messages[0]
+
+
+def test_a_job_without_a_marker_stands_for_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = faked(tmp_path, monkeypatch)
+    run.stage()
+    (run.root / run.place().job("000001").job_done).unlink()
+    report = run.reduce(2)
+    assert report.classes == {"failed": 1, "ok": 1}
+    assert not report.complete
+
+
+def test_last_row() -> None:
+    row = last_row(curve(0, 40))
+    assert row == {"step": 40, "rmse_trn": 0.32, "rmse_e_trn": 0.015, "rmse_f_trn": 0.25, "lr": 0.001}
+    with pytest.raises(ValueError, match="no header"):
+        last_row("1 2 3\n")
+
+
+def test_damaged_configuration(tmp_path: Path) -> None:
+    run = TrainRun(tmp_path, {})
+    (tmp_path / run.place().config).write_text("{")
+    with pytest.raises(DataError):
+        run.plan()
