@@ -18,14 +18,18 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    Dp = Callable[..., None]
 
 CHECKPOINTS = Path("ckpt")  # training.save_ckpt is ckpt/model.ckpt
 CURVE = Path("lcurve.out")
 DIVERGED = Path("diverged.txt")
-Dp = Callable[..., None]
 
 
 def main() -> None:
