@@ -4,13 +4,15 @@ A job holds up to `group_size` tasks. Its `in/` is all that the wrapper (`job.sh
 
     run.sh          runs one task, in a copy of the task's folder
     outputs         `need NAME` or `keep NAME` a line: what to move to out/task.NNNNNN/
-    digest          SHA-256 over everything else in here: the job's identity
+    digest          SHA-256 over everything but run.sh: the job's identity depends on its science, not on
+                    where and by which command it runs
     task.NNNNNN/    one folder a task
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +90,8 @@ def write_jobs(jobs: Path, done: Path, tasks: Iterable[Task], script: Script, gr
         digest = hashlib.sha256()
         contents = {name: _bytes(data) for name, data in sorted(files.items())}
         for name, data in contents.items():
-            digest.update(f"{name}\0{len(data)}\0".encode() + data)
+            if name != "run.sh":
+                digest.update(f"{name}\0{len(data)}\0".encode() + data)
         if not _finished(done / f"{job_id}.json", digest.hexdigest()):
             todo.append(job_id)
             folder = jobs / job_id / "in"
@@ -116,6 +119,7 @@ def read_tasks(jobs: Path, done: Path, n_jobs: int, group_size: int) -> Iterator
         log = jobs / job_id / "log"
         try:
             marker = DoneMarker.load((done / f"{job_id}.json").read_bytes(), f"done/{job_id}.json")
+            _check_inputs(marker, jobs / job_id / "in")
             _check_files(marker, jobs / job_id / "out")
         except (OSError, DataError) as error:
             problem = "it left no completion marker" if isinstance(error, OSError) else str(error)
@@ -140,7 +144,7 @@ def write_report(path: Path, report: StageReport) -> Reduced:
 
 
 def telling_line(log: Path, longest: int = 300) -> str:
-    """The line of a log that a person would look for: the first that speaks of an error, else the last."""
+    """The line of a log that a person would look for: a Python exception, the first error, else the last line."""
     try:
         with open(log, "rb") as stream:
             stream.seek(max(0, log.stat().st_size - 65536))
@@ -148,8 +152,10 @@ def telling_line(log: Path, longest: int = 300) -> str:
     except OSError:
         return "there is no log"
     lines = [line for line in lines if "libcudart" not in line and "implib-gen" not in line]
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
     errors = [line for line in lines if "error" in line.lower() or "abort" in line.lower()]
-    return ((errors or lines[-1:] or ["the log is empty"])[-1 if not errors else 0])[:longest]
+    found = raised[-1:] or errors[:1] or lines[-1:] or ["the log is empty"]
+    return found[0][:longest]
 
 
 def _finished(marker: Path, digest: str) -> bool:
@@ -158,6 +164,11 @@ def _finished(marker: Path, digest: str) -> bool:
     except (OSError, DataError):
         return False
     return found.succeeded and found.inputs == digest
+
+
+def _check_inputs(marker: DoneMarker, inputs: Path) -> None:
+    if (inputs / "digest").read_text().strip() != marker.inputs:
+        raise DataError("its completion marker belongs to other inputs")
 
 
 def _check_files(marker: DoneMarker, out: Path) -> None:

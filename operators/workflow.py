@@ -110,6 +110,7 @@ def build(
                 template.outputs.artifacts[field] = dflow.OutputArtifact(
                     path=f"{_ROOT}/out/{field}",
                     save=[saved],
+                    optional=True,  # what counts is what markers and report say
                     archive=None,  # type: ignore[arg-type]  # None means: no tar, the prefix stays listable
                 )
                 envs[env.format(field)] = _variable(f"outputs.artifacts.{field}.path")

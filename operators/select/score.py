@@ -22,7 +22,6 @@ here, as in DPGEN2, failed wins.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import sys
 from collections import Counter
@@ -41,16 +40,23 @@ ACCURATE, CANDIDATE, FAILED, INVALID, SKIPPED = range(len(CLASSES))
 # What LAMMPS writes, for files without a header.
 _STANDARD = ["step", "max_devi_v", "min_devi_v", "avg_devi_v", "max_devi_f", "min_devi_f", "avg_devi_f"]
 _TIMESTEP = b"ITEM: TIMESTEP\n"
+_DIGITS = 18
+_CHUNK = 2**18
 
 
-def read_deviations(path: Path) -> NDArray[np.float64]:
+def read_deviations(path: Path, virial: bool = False) -> NDArray[np.float64]:
     """Columns of a model_devi.out, found by the names in its header.
+
+    Parameters
+    ----------
+    virial
+        Whether max_devi_v is wanted.
 
     Returns
     -------
     array, shape (4, rows)
-        step, max_devi_f (eV/A), min_devi_f (eV/A), max_devi_v (eV/atom). Rows that cannot be read are NaN, a column
-        min_devi_f or max_devi_v that the file does not have is 0 or NaN.
+        step, max_devi_f (eV/A), min_devi_f (eV/A; 0 where the file does not have it), max_devi_v (eV/atom; NaN where
+        it is not there or not wanted). Rows that cannot be read are NaN.
 
     Raises
     ------
@@ -64,7 +70,8 @@ def read_deviations(path: Path) -> NDArray[np.float64]:
         raise ValueError(f"{DEVIATIONS} has no rows")
     if "step" not in names or "max_devi_f" not in names:
         raise ValueError(f"{DEVIATIONS} has no columns step and max_devi_f but {' '.join(names) or 'no header'}")
-    present = [name for name in ("step", "max_devi_f", "min_devi_f", "max_devi_v") if name in names]
+    wanted = ("step", "max_devi_f", "min_devi_f", "max_devi_v")[: 4 if virial else 3]
+    present = [name for name in wanted if name in names]
     places = [names.index(name) for name in present]
     found = _read_columns(path, body, places)
     values = {"min_devi_f": np.zeros(found.shape[1]), "max_devi_v": np.full(found.shape[1], np.nan)}
@@ -116,30 +123,30 @@ def classify(
 
 
 def find_frames(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Steps and byte offsets of the frames of a text dump, found without reading its atoms.
+    """Steps and byte offsets of all frames of a text dump, found without reading its atoms.
 
-    Frames shorter than half of the first one are damaged; a frame that follows one may be missed.
+    The P of TIMESTEP is the rarest letter of a frame: looking for it, and for the rest of the header only around it,
+    takes no Python loop over frames. A step that is not a number is -1.
     """
-    steps, offsets = [], []
-    if path.stat().st_size == 0:
+    length = len(_TIMESTEP) + _DIGITS  # a frame is longer than that
+    size = path.stat().st_size
+    if size < length:
         return np.array([], np.int64), np.array([], np.int64)
-    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        jump = 0
-        offset = data.find(_TIMESTEP)
-        while offset >= 0:
-            start = offset + len(_TIMESTEP)
-            end = data.find(b"\n", start)
-            if end < 0:
-                break
-            text = data[start:end].strip()
-            if text.isdigit() and len(text) < 19:
-                steps.append(int(text))
-                offsets.append(offset)
-            # Skipping what cannot hold the next header halves the bytes that are touched.
-            offset, last = data.find(_TIMESTEP, end + jump), offset
-            if not jump and offset >= 0:
-                jump = (offset - last) // 2
-    return np.array(steps, np.int64), np.array(offsets, np.int64)
+    data = np.asarray(np.memmap(path, np.uint8, "r"))
+    found = [start + np.flatnonzero(data[start : start + _CHUNK] == ord("P")) for start in range(0, size, _CHUNK)]
+    starts = np.concatenate(found) - _TIMESTEP.index(b"P")
+    starts = starts[(starts >= 0) & (starts <= size - length)]
+    heads = np.lib.stride_tricks.sliding_window_view(data, length)[starts]
+    whole = np.ascontiguousarray(heads[:, : len(_TIMESTEP)]).view(f"S{len(_TIMESTEP)}")[:, 0] == _TIMESTEP
+    digits = heads[whole, len(_TIMESTEP) :] - np.uint8(ord("0"))
+    going = digits[:, 0] < 10
+    steps = np.where(going, 0, -1)
+    for digit in digits.T:
+        going &= digit < 10
+        if not going.any():
+            break
+        steps = np.where(going, 10 * steps + digit, steps)
+    return steps, starts[whole]
 
 
 def _header(data: bytes) -> tuple[list[str], int]:
@@ -160,23 +167,25 @@ def _header(data: bytes) -> tuple[list[str], int]:
 
 
 def _read_columns(path: Path, body: bytes, places: list[int]) -> NDArray[np.float64]:
-    # Lines of one length are whole: loadtxt reads them fastest, and does not notice missing columns elsewhere.
-    width = body.index(b"\n") + 1 if b"\n" in body else 0
-    if width and len(body) % width == 0 and body.count(b"\n") == len(body) // width and b"#" not in body:
+    # Where all lines have one length, none is damaged: loadtxt reads them fastest, but would not see missing columns.
+    width = body.find(b"\n") + 1
+    if width and len(body) % width == 0 and not body[width - 1 :: width].strip(b"\n"):
         try:
-            return np.loadtxt(path, usecols=places, ndmin=2, encoding="latin-1").T
+            found = np.loadtxt(path, usecols=places, ndmin=2, encoding="latin-1").T
         except ValueError:
-            pass
+            found = np.empty((0, 0))
+        if found.shape[1] == len(body) // width:
+            return found
     *lines, cut_off = body.split(b"\n")  # a whole file ends with a newline
     words = [line.split() for line in lines if line.strip() and not line.lstrip().startswith(b"#")]
     count = Counter(map(len, words)).most_common(1)[0][0] if words else 0
-    found = np.full((len(words) + bool(cut_off), len(places)), np.nan)
+    values = np.full((len(words) + bool(cut_off), len(places)), np.nan)
     for number, row in enumerate(words):
         try:
-            found[number] = [float(row[place]) for place in places] if len(row) == count else np.nan
+            values[number] = [float(row[place]) for place in places] if len(row) == count else np.nan
         except (ValueError, IndexError):
             continue
-    return found.T
+    return values.T
 
 
 def _repeated(step: NDArray[np.int64], rows: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -208,7 +217,7 @@ def score(task: dict[str, Any], explored: Path) -> dict[str, NDArray[Any]]:
         problem = ""
         levels = task["levels"][trajectory["structure"]]
         try:
-            rows = read_deviations(folder / DEVIATIONS)
+            rows = read_deviations(folder / DEVIATIONS, virial=levels[2] is not None)
             if levels[2] is not None and np.all(np.isnan(rows[3])):
                 raise ValueError(f"{DEVIATIONS} has no usable max_devi_v, but v_trust_lo and v_trust_hi are set")
             dumped = find_frames(folder / DUMP)[0] if trajectory["broken"] else None

@@ -108,7 +108,7 @@ class Interpreter:
                 path = Path(artifact["path"])
                 if path.exists():
                     self.store.publish(path, expand(artifact["s3"]["key"], variables))
-                elif passed:
+                elif passed and not artifact.get("optional"):
                     raise FileNotFoundError(f"the step left no {artifact['name']}")
             for parameter in outputs["parameters"]:
                 path = Path(parameter["valueFrom"]["path"])
