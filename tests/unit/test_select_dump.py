@@ -132,6 +132,12 @@ def test_a_step_that_appears_twice_is_ambiguous(tmp_path: Path) -> None:
     assert isinstance(found[20], Frame)
 
 
+def test_steps_that_cannot_be_read(tmp_path: Path) -> None:
+    odd = frame(20).replace("TIMESTEP\n20\n", "TIMESTEP\n??\n")
+    index = DumpIndex.of(write(tmp_path, frame(0) + odd + frame(10**12)))
+    assert index.steps.tolist() == [0, -1, 10**12]
+
+
 def test_an_empty_dump(tmp_path: Path) -> None:
     assert read(tmp_path, "", [0]) == [(0, None)]
 

@@ -21,7 +21,7 @@ LOST_ATOMS = f"{20:12d}" + (f"{0:19.6e}{1.797693e308:19.6e}{0:19.6e}") * 2 + "\n
 def classes(path: Path, text: str, levels: list[float | None] = LEVELS, **more: object) -> list[int]:
     path = path / "model_devi.out"
     path.write_text(text)
-    return classify(read_deviations(path), levels, **more)[2].tolist()  # type: ignore[arg-type]
+    return classify(read_deviations(path, virial=True), levels, **more)[2].tolist()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_both_ways_of_reading_agree(tmp_path: Path) -> None:
     rows = [(10 * i, f) for i, f in enumerate(np.random.default_rng(0).random(500))]
     path = tmp_path / "model_devi.out"
     path.write_text(deviations(rows))
-    fast = read_deviations(path)
+    fast = read_deviations(path, virial=True)
     path.write_text(deviations(rows) + "\n")  # a line of another length: read line by line
-    assert np.array_equal(fast, read_deviations(path))
+    assert np.array_equal(fast, read_deviations(path, virial=True))
     assert fast.shape == (4, 500)
 
 
