@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -141,11 +141,15 @@ def plan(params: PlanParams, ctx: PlanContext) -> Planned:
             ],
         }
         tasks.append(Task({"task.json": canonical_json(task)}))
-    command = config.command or "python3"
-    run = "".join(f"{line}\n" for line in config.setup) + f'{command} "$JOB_JOB/score.py" task.json scores.npz\n'
-    source = files("operators.select").joinpath("score.py").read_bytes()
-    script = Script(run, need=["scores.npz"], files={"score.py": source})
-    return write_jobs(ctx.jobs, ctx.done, tasks, script, group_size=1)
+    return write_jobs(ctx.jobs, ctx.done, tasks, make_script(config), group_size=1)
+
+
+def make_script(config: ModelDeviConfig) -> Script:
+    """What every score job runs."""
+    lines = [*config.setup, f'{config.command or "python3"} "$JOB_JOB/score.py" task.json scores.npz', ""]
+    # Not by __file__: operators may have been imported from a zip.
+    source = resources.files("operators.select").joinpath("score.py").read_bytes()
+    return Script("\n".join(lines), need=["scores.npz"], files={"score.py": source})
 
 
 def reduce(params: SelectParams, ctx: SelectContext) -> Reduced:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +15,10 @@ import pytest
 from pydantic import ValidationError
 
 from conventions.errors import ConfigError, DataError
+from operators.select import score
 from operators.select.dump import parse_frame
 from operators.select.model_devi import check
+from operators.shipping import pack
 from tests.select_run import SelectRun, config, deviations, dump, frame
 
 STEPS = range(0, 200, 10)
@@ -283,6 +287,21 @@ def test_plan_and_reduce_give_the_same_bytes_again(tmp_path: Path) -> None:
     assert run.plan().job_ids == []
     run.reduce(1)
     assert contents() == before
+
+
+def test_the_script_is_found_where_operators_come_from_a_zip(tmp_path: Path) -> None:
+    for package in ("conventions", "operators"):
+        (tmp_path / f"{package}.zip").write_bytes(pack(package))
+    code = """if True:
+        import sys
+        sys.path[:0] = ["operators.zip", "conventions.zip"]
+        from operators.select import model_devi
+        assert "operators.zip" in model_devi.__file__
+        config = model_devi.ModelDeviConfig(f_trust_lo=0.1, f_trust_hi=0.2, fp_task_max=1)
+        sys.stdout.buffer.write(model_devi.make_script(config).files["score.py"])
+    """
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True).stdout
+    assert found == Path(score.__file__).read_bytes()
 
 
 def test_scores_of_an_earlier_exploration_are_not_used_again(tmp_path: Path) -> None:
