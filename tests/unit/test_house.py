@@ -25,7 +25,7 @@ HEAVY = ("numpy", "ase", "dpdata", "dflow", "boto3", "kubernetes", "transitions"
 KEY = re.compile(
     r"state\.json|report\.json"
     r"|config/(iter|file)|dataset/deepmd|event/|\.dflow/python"
-    rf"|/(iter|job|done|claim)/|^(job|done|iter|claim)/\{{|^({'|'.join(STAGES)})/\{{"
+    rf"|/(iter|job|done|claim)/|^({'|'.join(STAGES)})/\{{"
 )
 
 
