@@ -101,6 +101,15 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class PlanContext:
+    """The artifacts of every plan; an app adds what its jobs are made from."""
+
+    config: Annotated[Path, Input(lambda at: at.config)]
+    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+    jobs: Annotated[Path, Output(lambda at: at.jobs)]
+
+
+@dataclass(frozen=True)
 class ReduceParams:
     """What every all_reduce is told; `n_jobs` comes from the plan of the same workflow."""
 
@@ -115,6 +124,17 @@ class Reduced:
 
     complete: bool
     next: bool
+
+
+@dataclass(frozen=True)
+class ReduceContext:
+    """The artifacts of every all_reduce; an app adds what else it reads or writes."""
+
+    config: Annotated[Path, Input(lambda at: at.config)]
+    jobs: Annotated[Path, Input(lambda at: at.jobs, optional=True)]
+    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+    report: Annotated[Path, Output(lambda at: at.report)]
+    product: Annotated[Path, Output(lambda at: at.product)]
 
 
 @dataclass(frozen=True)

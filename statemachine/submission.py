@@ -63,7 +63,7 @@ class Submission:
             "trained": state.trained,
             "has_models": state.iteration > 0,
             "explore_stage": state.explore_stage,
-            "systems": self._systems(state.place) if state.stage == "train" else [],
+            "systems": self._systems(state.place) if state.stage in ("train", "select") else [],
         }
 
     def _systems(self, place: StageSpace) -> list[str]:

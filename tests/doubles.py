@@ -73,7 +73,7 @@ class FakeEngine:
     """Runs a stage in an instant when `run` is called, as a workflow does: claim, jobs, report."""
 
     store: MemoryStore
-    accurate_after: int = 2
+    accurate_after: int = 1
     workflows: dict[str, Phase] = field(default_factory=dict)
     states: dict[str, State] = field(default_factory=dict)
     bodies: list[str] = field(default_factory=list)

@@ -21,7 +21,7 @@ from conventions.config import Name, RunConfig, StageConfig, Text, UserFile
 from conventions.documents import StageReport, Strict, parse_json
 from conventions.errors import ConfigError
 from conventions.names import canonical_json, derive_seed, format_id
-from operators.core import App, Input, JobContext, Output, Planned, Reduced, ReduceParams
+from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, TaskOutput, job_counts, read_tasks, write_jobs, write_report
 from operators.registry import load_config
 from operators.structures import load_structures
@@ -111,11 +111,8 @@ class PlanParams:
 
 
 @dataclass(frozen=True)
-class PlanContext:
-    config: Annotated[Path, Input(lambda at: at.config)]
+class ExplorePlan(PlanContext):
     files: Annotated[Path, Input(lambda at: at.space.files, optional=True)]
-    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
-    jobs: Annotated[Path, Output(lambda at: at.jobs)]
 
 
 @dataclass(frozen=True)
@@ -125,16 +122,7 @@ class ExploreJob(JobContext):
     models: Annotated[Path, Input(lambda at: at.models)]
 
 
-@dataclass(frozen=True)
-class ReduceContext:
-    config: Annotated[Path, Input(lambda at: at.config)]
-    jobs: Annotated[Path, Input(lambda at: at.jobs)]
-    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
-    report: Annotated[Path, Output(lambda at: at.report)]
-    product: Annotated[Path, Output(lambda at: at.product)]
-
-
-def plan(params: PlanParams, ctx: PlanContext) -> Planned:
+def plan(params: PlanParams, ctx: ExplorePlan) -> Planned:
     """One task a trajectory: conf.lmp, in.lammps, and task.json, which says what it is."""
     config = load_config(ctx.config.read_bytes())
     explore: LammpsConfig = config.explore

@@ -24,9 +24,9 @@ from operators.registry import load_config
 from .frames import (
     FRAMES,
     Label,
-    PlanContext,
+    LabelPlan,
+    LabelReduce,
     PlanParams,
-    ReduceContext,
     batches,
     collect,
     dump_frames,
@@ -52,7 +52,7 @@ class AseConfig(StageConfig):
     ratio_failed: float = Field(0.5, ge=0, le=1, description="Fraction of frames that may fail; they are left out.")
 
 
-def plan(params: PlanParams, ctx: PlanContext) -> Planned:
+def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
     """One task a batch of frames."""
     config = load_config(ctx.config.read_bytes())
     label: AseConfig = config.label
@@ -76,7 +76,7 @@ def plan(params: PlanParams, ctx: PlanContext) -> Planned:
     return write_jobs(ctx.jobs, ctx.done, tasks, script, group_size=1)
 
 
-def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
+def reduce(params: ReduceParams, ctx: LabelReduce) -> Reduced:
     return collect(params, ctx, "ase", read_results)
 
 

@@ -23,9 +23,9 @@ from operators.registry import load_config
 from .frames import (
     FRAMES,
     Label,
-    PlanContext,
+    LabelPlan,
+    LabelReduce,
     PlanParams,
-    ReduceContext,
     collect,
     dump_frames,
     explain_by_log,
@@ -75,7 +75,7 @@ class Cp2kJob(JobContext):
     files: Annotated[Path, Input(lambda at: at.space.files)]
 
 
-def plan(params: PlanParams, ctx: PlanContext) -> Planned:
+def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
     """One task a frame."""
     from .cp2k_input import fill, read_template
 
@@ -98,7 +98,7 @@ def plan(params: PlanParams, ctx: PlanContext) -> Planned:
     return write_jobs(ctx.jobs, ctx.done, tasks, script, label.group_size)
 
 
-def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
+def reduce(params: ReduceParams, ctx: LabelReduce) -> Reduced:
     return collect(params, ctx, "cp2k", read_results, explain)
 
 

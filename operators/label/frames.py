@@ -18,7 +18,7 @@ from conventions.config import RunConfig
 from conventions.documents import StageReport, parse_json
 from conventions.errors import DataError
 from conventions.names import canonical_json
-from operators.core import Input, Output, Reduced, ReduceParams
+from operators.core import Input, Output, PlanContext, ReduceContext, Reduced, ReduceParams
 from operators.jobs import TaskOutput, job_counts, read_tasks, telling_line, write_report
 from operators.registry import load_config
 from operators.structures import load_structures
@@ -39,21 +39,13 @@ class PlanParams:
 
 
 @dataclass(frozen=True)
-class PlanContext:
-    config: Annotated[Path, Input(lambda at: at.config)]
+class LabelPlan(PlanContext):
     files: Annotated[Path, Input(lambda at: at.space.files, optional=True)]
     selected: Annotated[Path, Input(lambda at: s.product if (s := at.of("select", 1)) else None, optional=True)]
-    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
-    jobs: Annotated[Path, Output(lambda at: at.jobs)]
 
 
 @dataclass(frozen=True)
-class ReduceContext:
-    config: Annotated[Path, Input(lambda at: at.config)]
-    jobs: Annotated[Path, Input(lambda at: at.jobs, optional=True)]
-    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
-    report: Annotated[Path, Output(lambda at: at.report)]
-    product: Annotated[Path, Output(lambda at: at.product)]
+class LabelReduce(ReduceContext):
     labels: Annotated[Path, Output(lambda at: at.labels)]
 
 
@@ -88,7 +80,7 @@ Reader = Callable[[Path, list["Atoms"]], list[Label]]
 Explain = Callable[[TaskOutput, Path], str]
 
 
-def frames_to_label(config: RunConfig, iteration: int, ctx: PlanContext) -> list[Atoms]:
+def frames_to_label(config: RunConfig, iteration: int, ctx: LabelPlan) -> list[Atoms]:
     """The structures of `init.label` in iteration 0, later what the last select stage chose (perhaps nothing)."""
     if iteration == 0:
         return load_structures(config, config.init.label, ctx.files)
@@ -181,7 +173,7 @@ def explain_by_log(task: TaskOutput, out: Path) -> str:
 
 
 def collect(
-    params: ReduceParams, ctx: ReduceContext, app: str, read: Reader, explain: Explain = explain_by_log
+    params: ReduceParams, ctx: LabelReduce, app: str, read: Reader, explain: Explain = explain_by_log
 ) -> Reduced:
     """all_reduce of a label app: the dataset of this iteration, `labels.json`, and the report."""
     config = load_config(ctx.config.read_bytes())

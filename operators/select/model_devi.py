@@ -16,7 +16,7 @@ from conventions.config import Name, RunConfig, StageConfig
 from conventions.documents import DoneMarker, StageReport, parse_json
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json, derive_seed
-from operators.core import App, Input, JobContext, Output, Planned, Reduced, ReduceParams
+from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Script, Task, job_counts, read_tasks, write_jobs, write_report
 from operators.registry import load_config
 
@@ -89,12 +89,9 @@ class PlanParams:
 
 
 @dataclass(frozen=True)
-class PlanContext:
-    config: Annotated[Path, Input(lambda at: at.config)]
-    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+class SelectPlan(PlanContext):
     trajectories: Annotated[Path, Input(lambda at: at.of("explore").product)]
     explore_done: Annotated[Path, Input(lambda at: at.of("explore").done, optional=True)]
-    jobs: Annotated[Path, Output(lambda at: at.jobs)]
 
 
 @dataclass(frozen=True)
@@ -108,18 +105,13 @@ class SelectParams(ReduceParams):
 
 
 @dataclass(frozen=True)
-class SelectContext:
-    config: Annotated[Path, Input(lambda at: at.config)]
-    jobs: Annotated[Path, Input(lambda at: at.jobs)]
-    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+class SelectReduce(ReduceContext):
     trajectories: Annotated[Path, Input(lambda at: at.of("explore").product)]
     explored: Annotated[Path, Input(lambda at: at.of("explore").jobs)]
     dataset: Annotated[Path, Input(lambda at: at.space.dataset, optional=True)]
-    report: Annotated[Path, Output(lambda at: at.report)]
-    product: Annotated[Path, Output(lambda at: at.product)]
 
 
-def plan(params: PlanParams, ctx: PlanContext) -> Planned:
+def plan(params: PlanParams, ctx: SelectPlan) -> Planned:
     """One task for every `group_size` trajectories."""
     config: ModelDeviConfig = load_config(ctx.config.read_bytes()).select
     trajectories = read_trajectories(ctx.trajectories)
@@ -152,7 +144,7 @@ def make_script(config: ModelDeviConfig) -> Script:
     return Script("\n".join(lines), need=["scores.npz"], files={"score.py": source})
 
 
-def reduce(params: SelectParams, ctx: SelectContext) -> Reduced:
+def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
     """Count the classes, choose candidates, write `frames.extxyz` and `manifest.json`."""
     from .pool import gather
 
@@ -304,7 +296,7 @@ def _unusable(pool: Pool, trajectories: list[Trajectory]) -> list[str]:
 
 
 def _choose(
-    config: Any, params: SelectParams, ctx: SelectContext, trajectories: list[Trajectory], pool: Pool
+    config: Any, params: SelectParams, ctx: SelectReduce, trajectories: list[Trajectory], pool: Pool
 ) -> tuple[Choice, list[str]]:
     """Chosen frames, none if they are fewer than fp_task_min, and what a person should know about them."""
     from .choose import choose

@@ -24,7 +24,7 @@ from conventions.documents import StageReport, parse_json
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json, derive_seed
 from conventions.space import DataSpace
-from operators.core import App, Input, JobContext, Output, Planned, Reduced, ReduceParams
+from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, TaskOutput, job_counts, read_tasks, write_jobs, write_report
 from operators.registry import load_config
 
@@ -71,11 +71,8 @@ class PlanParams:
 
 
 @dataclass(frozen=True)
-class PlanContext:
-    config: Annotated[Path, Input(lambda at: at.config)]
+class TrainPlan(PlanContext):
     files: Annotated[Path, Input(lambda at: at.space.files, optional=True)]
-    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
-    jobs: Annotated[Path, Output(lambda at: at.jobs)]
 
 
 @dataclass(frozen=True)
@@ -86,16 +83,7 @@ class TrainJob(JobContext):
     models: Annotated[Path, Input(lambda at: at.models, optional=True)]
 
 
-@dataclass(frozen=True)
-class ReduceContext:
-    config: Annotated[Path, Input(lambda at: at.config)]
-    jobs: Annotated[Path, Input(lambda at: at.jobs)]
-    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
-    report: Annotated[Path, Output(lambda at: at.report)]
-    product: Annotated[Path, Output(lambda at: at.product)]
-
-
-def plan(params: PlanParams, ctx: PlanContext) -> Planned:
+def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     """One task a model: its input.json, and how to begin."""
     config = load_config(ctx.config.read_bytes())
     train: DeepmdConfig = config.train

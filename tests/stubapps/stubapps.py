@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from conventions.config import StageConfig
 from conventions.documents import StageReport
-from operators.core import App, Input, JobContext, Output, Planned, Reduced, ReduceParams
+from operators.core import App, JobContext, Output, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Script, Task, job_counts, read_tasks, write_jobs, write_report
 from operators.registry import load_config
 
@@ -36,22 +36,6 @@ class StubConfig(StageConfig):
 @dataclass(frozen=True)
 class PlanParams:
     iteration: int
-
-
-@dataclass(frozen=True)
-class PlanContext:
-    config: Annotated[Path, Input(lambda at: at.config)]
-    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
-    jobs: Annotated[Path, Output(lambda at: at.jobs)]
-
-
-@dataclass(frozen=True)
-class ReduceContext:
-    config: Annotated[Path, Input(lambda at: at.config)]
-    jobs: Annotated[Path, Input(lambda at: at.jobs)]
-    done: Annotated[Path, Input(lambda at: at.done, optional=True)]
-    report: Annotated[Path, Output(lambda at: at.report)]
-    product: Annotated[Path, Output(lambda at: at.product)]
 
 
 @dataclass(frozen=True)

@@ -191,12 +191,8 @@ def test_commands_that_do_not_fit_are_refused_with_the_state(at: str, trigger: s
 
 
 def test_every_state_is_reached_and_left() -> None:
-    edges = {
-        (t.source, t.dest or t.source)
-        for event in MACHINE.events.values()
-        for ts in event.transitions.values()
-        for t in ts
-    }
+    rows = [row for event in MACHINE.events.values() for group in event.transitions.values() for row in group]
+    edges = {(row.source, row.dest or row.source) for row in rows}
     reached = {"label.submitting"}
     while more := {dest for source, dest in edges if source in reached} - reached:
         reached |= more
