@@ -182,9 +182,16 @@ def test_cancel_revokes_terminates_and_waits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "trigger"), [("converged", "pause"), ("converged", "resume"), ("exhausted", "cancel"), ("cancelling", "pause"),
-                        ("train.running", "resume"), ("failed", "cancel")],
-)  # fmt: skip
+    ("at", "trigger"),
+    [
+        ("converged", "pause"),
+        ("converged", "resume"),
+        ("exhausted", "cancel"),
+        ("cancelling", "pause"),
+        ("train.running", "resume"),
+        ("failed", "cancel"),
+    ],
+)
 def test_commands_that_do_not_fit_are_refused_with_the_state(at: str, trigger: str) -> None:
     with pytest.raises(CommandRefused, match=at):
         command(first_state(at=at, stage="train"), trigger, "")
