@@ -7,11 +7,13 @@ The four stages are `StageConfig`s here; each software extends it in `operators/
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, RootModel, model_validator
 
 from .documents import Document, Strict
+from .errors import did_you_mean
 from .names import RUN_NAME
 from .state import Convergence, Policy
 
@@ -26,9 +28,20 @@ Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg 
 
 def _element(symbol: str) -> str:
     if symbol not in ELEMENTS:
-        hint = symbol.capitalize()
-        raise ValueError(f"{symbol!r} is not an element" + (f"; did you mean {hint!r}?" if hint in ELEMENTS else ""))
+        near = did_you_mean(symbol.capitalize(), ELEMENTS)
+        raise ValueError(f"{symbol!r} is not an element" + (f"; {near}" if near.startswith("did") else ""))
     return symbol
+
+
+def _form(pattern: str, words: str) -> Callable[[str], str]:
+    """A check against a pattern whose error says the form in words."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(f"{text!r} is not of the form: {words}")
+        return text
+
+    return check
 
 
 def no_template(text: str) -> str:
@@ -38,13 +51,31 @@ def no_template(text: str) -> str:
     return text
 
 
+def _prefix(text: str) -> str:
+    if not text or text != text.strip() or not text.isprintable():
+        raise ValueError(f"{text!r} is empty, or has spaces around it or characters that cannot be printed")
+    if "$" in text:
+        raise ValueError(f"{text!r}: environment variables are not replaced here; write the path out")
+    return text
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
 Element = Annotated[str, AfterValidator(_element)]
 Text = Annotated[str, AfterValidator(no_template)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[
+    str,
+    AfterValidator(_form(_NAME, "1-64 letters, digits, '.', '_', '-', beginning with none of '.-'")),
+    Field(json_schema_extra={"pattern": _NAME}),
+]
+RunName = Annotated[
+    str,
+    AfterValidator(_form(RUN_NAME, "1-20 lower-case letters, digits and '-', from a letter to no '-'")),
+    Field(json_schema_extra={"pattern": RUN_NAME}),
+]
 
 
 class UserFile(RootModel[str]):
@@ -67,9 +98,9 @@ class Structures(Strict):
         min_length=1, description="Files or glob patterns; every frame of each file counts."
     )
     format: str | None = Field(None, description="ASE's name of the format, where the file name does not tell.")
-    super_cell: list[Annotated[int, Field(ge=1)]] = Field([1, 1, 1], min_length=3, max_length=3)
+    super_cell: list[Annotated[int, Field(ge=1, le=100)]] = Field([1, 1, 1], min_length=3, max_length=3)
     scale: list[Annotated[float, Field(gt=0, lt=10)]] = Field([1.0], min_length=1, description="Factors on the cell.")
-    pert_numb: int = Field(0, ge=0, description="Perturbed copies of each cell; 0 keeps the cell as it is.")
+    pert_numb: int = Field(0, ge=0, le=10**5, description="Perturbed copies of each cell; 0 keeps the cell as it is.")
     pert_box: float = Field(0.0, ge=0, lt=1, description="Largest relative strain of a perturbed cell.")
     pert_atom: float = Field(0.0, ge=0, description="Largest displacement of an atom along each axis, Angstrom.")
 
@@ -93,7 +124,7 @@ class EngineConfig(Strict):
     """Where workflows run."""
 
     type: Literal["local"] = "local"
-    slots: int | None = Field(None, ge=1, description="Jobs at once on this machine; default: its cores.")
+    slots: int | None = Field(None, ge=1, le=10**4, description="Jobs at once on this machine; default: its cores.")
 
 
 class StageConfig(Strict):
@@ -102,17 +133,19 @@ class StageConfig(Strict):
     app: str
     command: Text | None = Field(None, description="Command that starts the software; each app has its default.")
     setup: list[Text] = Field([], description="Shell lines before the command: `module load ...`, `export ...`.")
-    group_size: int = Field(1, ge=1, description="Tasks in one job.")
-    retries: int = Field(3, ge=0, description="New attempts that finish no further job before the run stops.")
+    group_size: int = Field(1, ge=1, le=10**6, description="Tasks in one job.")
+    retries: int = Field(3, ge=0, le=10**6, description="New attempts that finish no further job before the run stops.")
     ratio_failed: float = Field(0.0, ge=0, le=1, description="Fraction of tasks that may fail.")
-    image: Text = Field("dpgen2-sm:latest", description="Container image of the jobs.")
+    image: Text = Field("dpgen2-sm:latest", pattern=r"^\S+$", description="Container image of the jobs.")
 
 
 class RunConfig(Document):
     """Configuration of a run. Keys that begin with `_` are comments."""
 
-    run: str = Field(pattern=RUN_NAME, description="Short name: 1-20 lower-case letters, digits and '-'.")
-    prefix: Text = Field(description="Where everything is kept: file:///path, or a path relative to this file.")
+    run: RunName = Field(description="Short name: 1-20 lower-case letters, digits and '-'.")
+    prefix: Annotated[Text, AfterValidator(_prefix)] = Field(
+        description="Where everything is kept: file:///path, or a path relative to this file."
+    )
     engine: EngineConfig = EngineConfig()
     seed: int = Field(1, ge=0, lt=2**31, description="All random numbers derive from it.")
     type_map: list[Element] = Field(min_length=1, description="Elements, in the order of the models' types.")
@@ -136,7 +169,8 @@ class RunConfig(Document):
             raise ValueError(f"mass_map: {len(self.mass_map)} masses for {len(self.type_map)} elements of type_map")
         for name in self.init.label:
             if name not in self.structures:
-                raise ValueError(f"init.label: there is no structure set {name!r} in structures")
+                near = did_you_mean(name, self.structures)
+                raise ValueError(f"init.label: there is no structure set {name!r} in structures; {near}")
         if not self.init.label and not self.init.data:
             raise ValueError("init: give structures to label (init.label) or labelled data (init.data)")
         return self

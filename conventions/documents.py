@@ -33,7 +33,7 @@ class Document(Strict):
     """
 
     supported: ClassVar[int] = 1
-    schema_version: int = Field(1, description="Version of this document's format.")
+    schema_version: int = Field(1, ge=1, description="Version of this document's format.")
 
     def dump(self) -> bytes:
         """Canonical bytes: equal documents have equal bytes."""
@@ -122,10 +122,9 @@ def parse_json(data: bytes, where: str) -> Any:
         raise DataError(f"{where}: {text} is not a number that JSON knows")
 
     try:
-        text = data.decode("utf-8")
-        text.encode("utf-8")
-        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
-        canonical_json(value)  # refuses 1e999, which becomes infinity
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+        # Refuses 1e999, which becomes infinity, and lone surrogates, which no other program could read.
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8")
         return value
     except DataError:
         raise

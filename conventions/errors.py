@@ -5,6 +5,9 @@ Every error that a user can meet derives from `Dpgen2Error` and carries the exit
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class Dpgen2Error(Exception):
     """Base of all errors of this project; the message says what to do next."""
@@ -42,6 +45,12 @@ class NotFound(StoreError):
     """There is no object under that key."""
 
 
+class NoRun(NotFound):
+    """There is no run at a prefix."""
+
+    exit_code = 2
+
+
 class Conflict(StoreError):
     """A conditional write found another object than the one it expected."""
 
@@ -52,3 +61,16 @@ class EngineError(Dpgen2Error):
 
 class NameTaken(EngineError):
     """A workflow of that name exists with another specification."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word.
+
+    >>> did_you_mean("temp", ["temps", "press"])
+    "did you mean 'temps'?"
+    >>> did_you_mean("x", ["temps", "press"])
+    'known: press, temps'
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, 1, 0.6)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"

@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from .errors import ConfigError, DataError
+from .errors import DataError
 
 ID_WIDTH = 6
 MAX_ID = 10**ID_WIDTH - 1
@@ -40,16 +40,6 @@ def parse_id(text: str) -> int:
     if not _ID.fullmatch(text) or not text.isascii():
         raise DataError(f"{text!r} is not an id of {ID_WIDTH} digits")
     return int(text)
-
-
-def check_run_name(name: str) -> str:
-    """A run's name becomes part of Kubernetes names: 1-20 characters, DNS-1123."""
-    if not re.fullmatch(RUN_NAME, name, re.ASCII):
-        raise ConfigError(
-            f"run name {name!r}: use 1-20 lower-case letters, digits and '-', beginning with a letter "
-            "and not ending with '-'"
-        )
-    return name
 
 
 def workflow_name(run: str, run_uid: str, iteration: int, stage: str, attempt: int) -> str:

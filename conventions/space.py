@@ -10,10 +10,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .errors import DataError
-from .names import STAGES, format_id, parse_id
+from .names import ID_WIDTH, STAGES, format_id, parse_id
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_JOB_PART = {"in", "out", "log"}
+_JOB_KEY = re.compile(
+    rf"({'|'.join(STAGES)})/({_NAME.pattern})/iter/([0-9]{{{ID_WIDTH}}})/"
+    rf"(?:job/([0-9]{{{ID_WIDTH}}})/(in|out|log)/(.+)|done/([0-9]{{{ID_WIDTH}}})\.json)",
+    re.DOTALL,
+)
 
 
 def check_name(text: str) -> str:
@@ -104,19 +108,14 @@ class DataSpace:
         return None
 
     def parse(self, key: str) -> JobFile | DoneKey | None:
-        """Read a key of a job back; `None` for keys that belong to no job."""
-        parts = key.split("/")
-        if len(parts) < 6 or parts[0] not in STAGES or parts[2] != "iter":
+        """Read a key of a job back; `None` for keys that belong to no job, such as a person's own files."""
+        found = _JOB_KEY.fullmatch(key)
+        if found is None:
             return None
-        stage, app, _, iter_id, kind, *rest = parts
-        if kind == "job" and len(rest) >= 3 and rest[1] in _JOB_PART:
-            parse_id(rest[0])
-            return JobFile(stage, app, parse_id(iter_id), rest[0], rest[1], "/".join(rest[2:]))
-        if kind == "done" and len(rest) == 1 and rest[0].endswith(".json"):
-            job_id = rest[0][: -len(".json")]
-            parse_id(job_id)
-            return DoneKey(stage, app, parse_id(iter_id), job_id)
-        return None
+        stage, app, iter_id, job_id, part, path, done = found.groups()
+        if done is not None:
+            return DoneKey(stage, app, parse_id(iter_id), done)
+        return JobFile(stage, app, parse_id(iter_id), job_id, part, path)
 
 
 @dataclass(frozen=True)

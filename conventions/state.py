@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .documents import Document, Stage, Strict, parse_json
 from .errors import DataError, StateError
-from .names import RUN_NAME, canonical_json, sha256, workflow_name
-from .space import DataSpace, StageSpace
+from .names import RUN_NAME, STAGES, canonical_json, sha256, workflow_name
+from .space import DataSpace, StageSpace, check_name
 
 ENDED = ("converged", "exhausted", "failed", "cancelled")
 _PHASE = r"^((label|train|explore|select)\.(submitting|running)|cancelling|converged|exhausted|failed|cancelled)$"
@@ -37,6 +37,14 @@ class Policy(Strict):
     explore_stages: int = Field(ge=1)
     retries: dict[str, int]
     convergence: Convergence = Convergence()
+
+    @model_validator(mode="after")
+    def _all_stages(self) -> Policy:
+        if not set(self.apps) == set(self.retries) == set(STAGES):
+            raise ValueError(f"apps and retries must name the stages {', '.join(STAGES)}")
+        for app in self.apps.values():
+            check_name(app)
+        return self
 
 
 class IterationSummary(Strict):
@@ -93,8 +101,7 @@ class State(Document):
 
     def seal(self) -> bytes:
         """The document's bytes with a checksum of its own."""
-        body = self.model_dump(mode="json")
-        return canonical_json({**body, "sha256": sha256(canonical_json(body))}) + b"\n"
+        return _sealed(self.model_dump(mode="json"))
 
     @classmethod
     def unseal(cls, data: bytes, where: str = DataSpace.state) -> State:
@@ -104,9 +111,14 @@ class State(Document):
             if not isinstance(body, dict) or "sha256" not in body:
                 raise DataError(f"{where}: not a state document of dpgen2-sm")
             checksum = body.pop("sha256")
-            state = cls.from_json(body, where)
+            if checksum != sha256(canonical_json(body)):
+                raise DataError(f"{where}: its checksum does not match; it was edited or damaged")
+            if data != _sealed(body):
+                raise DataError(f"{where}: not the bytes that were written; it was edited or damaged")
+            return cls.from_json(body, where)
         except DataError as error:
             raise StateError(str(error)) from None
-        if checksum != sha256(canonical_json(body)):
-            raise StateError(f"{where}: its checksum does not match; it was edited or damaged")
-        return state
+
+
+def _sealed(body: dict[str, Any]) -> bytes:
+    return canonical_json({**body, "sha256": sha256(canonical_json(body))}) + b"\n"

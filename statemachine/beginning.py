@@ -47,8 +47,11 @@ def prepare(config: RunConfig, base: Path) -> tuple[RunConfig, dict[str, bytes]]
 
     def store(path: Path, where: str) -> str:
         if not path.is_file():
-            raise ConfigError(f"{where}: {path.name} is a folder; a file is expected")
-        data = path.read_bytes()
+            raise ConfigError(f"{where}: {path} is no file; a file is expected")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{where}: {path} cannot be read: {error.strerror}") from None
         key = space.file(sha256(data), _plain(path.name))
         objects[key] = data
         return key[len(space.files) + 1 :]
@@ -147,7 +150,12 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda text: None)
         for name, data in group.items()
     }
     progress("writing the run's files")
-    for entry in list(store.list(space.dataset + "/")):  # of an init that was interrupted before there was a run
+    left = list(store.list(space.dataset + "/"))
+    if left and store.head(space.config(0)) is None:
+        raise CommandRefused(f"{stored.prefix}/{left[0].key} is there but no run is: choose an empty folder as prefix")
+    data = stored.dump()
+    store.put(space.config(0), data)  # before the data: it says that they are of an init, which may be repeated
+    for entry in left:
         store.delete(entry.key)
     for key, data in objects.items():
         store.put(key, data)
@@ -155,8 +163,6 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda text: None)
         with tempfile.TemporaryDirectory() as folder:
             systems.to("deepmd/npy", folder + "/data")
             store.publish(Path(folder) / "data", key)
-    data = stored.dump()
-    store.put(space.config(0), data)
     stage: Stage = "label" if stored.init.label else "train"
     first = State(
         run=stored.run,
@@ -192,15 +198,18 @@ def _same(state: State, there: bytes, stored: RunConfig) -> State:
 
 
 def _matches(base: Path, pattern: str, where: str) -> Iterator[Path]:
-    path = Path(pattern).expanduser()
-    root = path if path.is_absolute() else base / path
-    if any(char in pattern for char in "*?["):
+    try:
+        root = base / Path(pattern).expanduser()
+        there = root.exists()
+    except (RuntimeError, OSError) as error:  # no such user, a name too long, a folder that may not be entered
+        raise ConfigError(f"{where}: {pattern!r}: {error}") from None
+    if there:
+        yield root
+    elif any(char in pattern for char in "*?["):
         found = [Path(name) for name in sorted(glob.glob(str(root), recursive=True))]
         if not found:
             raise ConfigError(f"{where}: no file matches {pattern!r}")
         yield from found
-    elif root.exists():
-        yield root
     else:
         raise ConfigError(f"{where}: {pattern!r}: there is no such file (paths are relative to the configuration)")
 

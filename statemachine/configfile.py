@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
-from conventions.errors import ConfigError
+from conventions.errors import ConfigError, did_you_mean
 
 from .runs import prefix_url
 
 LARGEST = 10 * 2**20
+DEEPEST = 60
+WORDS = {
+    "model_type": "a mapping of keys is expected",
+    "dict_type": "a mapping of keys is expected",
+    "list_type": "a list is expected",
+}
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Parse a configuration file; keys that begin with `_` are comments and left out."""
     try:
-        if path.stat().st_size > LARGEST:
+        with open(path, "rb") as stream:
+            data = stream.read(LARGEST + 1)
+        if len(data) > LARGEST:
             raise ConfigError(f"{path}: larger than {LARGEST >> 20} MiB; this is no configuration")
-        text = path.read_text("utf-8")
+        text = data.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
     except IsADirectoryError:
@@ -34,18 +41,22 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not UTF-8 text") from None
     yaml = YAML(typ="safe", pure=True)
     try:
-        for event in yaml.parse(text):
+        depth = 0
+        for event in yaml.parse(text):  # piece by piece: what would take long to load is refused here
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
             if isinstance(event, AliasEvent):
                 raise ConfigError(f"{path}: line {event.start_mark.line + 1}: aliases (*name) are not supported")
+            if depth > DEEPEST:
+                raise ConfigError(f"{path}: line {event.start_mark.line + 1}: nested too deeply")
         value = yaml.load(text)
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from None
-    except (RecursionError, ValueError) as error:
-        what = "nested too deeply" if isinstance(error, RecursionError) else _one_line(error)
-        raise ConfigError(f"{path}: {what}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: a mapping of keys is expected" + (", the file is empty" if value is None else ""))
-    cleaned: dict[str, Any] = _without_comments(value)
+    try:
+        cleaned: dict[str, Any] = _without_comments(value)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
     return cleaned
 
 
@@ -80,17 +91,15 @@ def read_config(path: Path) -> Any:
 def explain(model: type[BaseModel], problem: Any) -> str:
     """One line for one problem: the key, the value, and the nearest right key."""
     loc = list(problem["loc"])
-    where = ".".join(str(part) for part in loc)
+    where = ".".join(str(part) for part in loc if part != "[key]")
     if problem["type"] == "extra_forbidden":
-        names = sorted(_names(model, loc[:-1]))
-        near = difflib.get_close_matches(str(loc[-1]), names, 1, 0.6)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(names)}"
-        return f"{where}: unknown key; {hint}"
+        return f"{where}: unknown key; {did_you_mean(str(loc[-1]), _names(model, loc[:-1]))}"
     if problem["type"] == "missing":
         return f"{where}: this key is required"
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = WORDS.get(problem["type"]) or str(problem["msg"]).removeprefix("Value error, ")
     value = problem.get("input")
-    shown = "" if isinstance(value, dict | list) or problem["type"] == "value_error" else f" (got {value!r})"
+    given = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
+    shown = "" if problem["type"] == "value_error" else f" (got {given})"
     return f"{where}: {message}{shown}" if where else message
 
 
@@ -104,18 +113,25 @@ def _names(kind: Any, loc: list[Any]) -> set[str]:
     return set().union(*(_names(arg, rest) for arg in inner))
 
 
-def _without_comments(value: Any, depth: int = 0) -> Any:
-    if depth > 60:
-        raise ConfigError("the configuration is nested too deeply")
+def _without_comments(value: Any) -> Any:
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise ConfigError(f"key {key!r}: keys are texts; put it in quotes")
-        return {k: _without_comments(v, depth + 1) for k, v in value.items() if not k.startswith("_")}
+                raise ValueError(f"key {key!r}: keys are texts; put it in quotes")
+        return {_text(k): _without_comments(v) for k, v in value.items() if not k.startswith("_")}
     if isinstance(value, list):
-        return [_without_comments(item, depth + 1) for item in value]
-    return value
+        return [_without_comments(item) for item in value]
+    return _text(value) if isinstance(value, str) else value
+
+
+def _text(text: str) -> str:
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError(f"{text!r} is not Unicode text: it has half of a surrogate pair")
+    return text
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """What is wrong, and on which line where that is known."""
+    mark = getattr(error, "problem_mark", None)
+    what = (getattr(error, "problem", None) if mark else None) or str(error)
+    return (f"line {mark.line + 1}: " if mark else "") + " ".join(what.split())

@@ -13,7 +13,7 @@ from conventions.errors import Conflict, Dpgen2Error
 from conventions.space import DataSpace
 from operators.registry import app, known
 
-from .runs import find_prefix
+from .runs import config_file, find_prefix
 from .store import Store, open_store
 
 DEFAULT_PROGRAMS = {"dp": "train/deepmd", "lmp": "explore/lammps", "cp2k.psmp": "label/cp2k"}
@@ -34,8 +34,8 @@ def examine(target: str | None) -> Iterator[Check]:
         for program, what in DEFAULT_PROGRAMS.items():
             yield _program(program, what, needed=False)
         return
-    path = Path(target)
-    if "://" not in target and path.is_file():
+    path = config_file(target)
+    if path is not None:
         from .configfile import read_config
 
         config = read_config(path)

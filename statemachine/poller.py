@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from conventions.documents import StageReport
 from conventions.errors import Conflict, NotFound
+from conventions.space import DoneKey
 from conventions.state import State
 
 from .engine.base import Engine, Status
@@ -85,7 +86,8 @@ class Poller:
             self.status = self.engine.status(name)
             return replace(seen, phase=self.status.phase, checks=seen.checks + 1, message=self.status.message)
         if action is Action.LOOK:
-            finished = sum(1 for _ in self.store.list(state.place.done + "/"))
+            keys = (entry.key for entry in self.store.list(state.place.done + "/"))
+            finished = sum(isinstance(state.place.space.parse(key), DoneKey) for key in keys)
             return replace(seen, looked=True, report=self._report(state), finished=finished)
         if action is Action.REVOKE:
             return replace(seen, revoked=self._revoke(state))

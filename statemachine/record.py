@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from conventions.errors import CommandRefused, Conflict, NotFound, StateError, StoreError
+from conventions.errors import CommandRefused, Conflict, NoRun, NotFound, StateError, StoreError
 from conventions.names import sha256
 from conventions.space import DataSpace
 from conventions.state import State
@@ -53,10 +53,10 @@ class Record:
 
         Raises
         ------
-        NotFound
+        NoRun
             When there is no run here.
         StateError
-            When it is damaged, or missing although there is a history.
+            When it is damaged, not the last of its history, or missing although there is a history.
         """
         try:
             blob = self.store.get(_SPACE.state)
@@ -66,13 +66,27 @@ class Record:
                     f"{self.store.url}/{_SPACE.state} is missing although the run has a history under "
                     f"{_SPACE.events}/: restore it from the last file there; nothing was changed"
                 ) from None
-            raise NotFound(f"there is no run at {self.store.url}; begin one with `dpgen2-sm init CONFIG`") from None
+            raise NoRun(f"there is no run at {self.store.url}; begin one with `dpgen2-sm init CONFIG`") from None
         try:
-            return Loaded(State.unseal(blob.data), blob.data, blob.etag)
+            loaded = Loaded(State.unseal(blob.data), blob.data, blob.etag)
+            self._check_history(loaded)
+            return loaded
         except StateError as error:
             last = max((entry.key for entry in self.store.list(_SPACE.events + "/")), default=None)
             hint = f"; the last good version is {self.store.url}/{last}" if last else ""
             raise StateError(f"{error}{hint}; nothing was changed") from None
+
+    def _check_history(self, loaded: Loaded) -> None:
+        """Refuse a state that was put back, or that came from another run: acting on it would do things twice."""
+        version, key = loaded.state.version, _SPACE.event(loaded.state.version)
+        try:
+            if self.store.get(key).data != loaded.data:
+                raise StateError(f"{_SPACE.state}: it is not the {key} of this run's history")
+        except NotFound:
+            pass  # its writer was interrupted; the next commit repairs the history
+        later = self.store.head(_SPACE.event(version + 1)) is not None
+        if later and self.store.get(_SPACE.state).etag == loaded.etag:  # and not just now written by a rival
+            raise StateError(f"{_SPACE.state}: version {version} is older than the run's history")
 
     def create(self, state: State) -> State:
         """Begin a run; raise `CommandRefused` when there is one already."""

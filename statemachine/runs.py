@@ -8,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 from conventions.config import EngineConfig
 from conventions.documents import parse_json
-from conventions.errors import ConfigError, NotFound
-from conventions.space import DataSpace
+from conventions.errors import ConfigError, NotFound, StateError
+from conventions.names import sha256
 from conventions.state import State
 
 from .engine.base import Engine
@@ -22,23 +22,34 @@ if TYPE_CHECKING:
 
 def prefix_url(text: str, base: Path) -> str:
     """A prefix as a URL; a plain path is a folder, relative to `base`."""
-    if "://" in text:
-        return text.rstrip("/")
+    if "://" in text or ":" in text.partition("/")[0]:
+        return open_store(text).url
     from .store.file import FileStore
 
-    return FileStore.at(base / text).url
+    try:
+        return FileStore.at(base / Path(text).expanduser()).url
+    except (RuntimeError, OSError, ValueError) as error:  # no such user; a loop of links; no path at all
+        raise ConfigError(f"prefix {text!r}: {error}") from None
+
+
+def config_file(target: str) -> Path | None:
+    """The configuration file that a target names; None where it is a prefix."""
+    path = Path(target)
+    try:
+        named = path.suffix in (".yaml", ".yml", ".json") and not path.is_dir()
+        return path if "://" not in target and (named or path.is_file()) else None
+    except OSError:  # a name that no file can have
+        return None
 
 
 def find_prefix(target: str) -> str:
     """The prefix of a run given as a configuration file, a folder or a URL."""
-    path = Path(target)
-    if "://" not in target and path.is_file():
-        from .configfile import read_prefix
+    config = config_file(target)
+    if config is None:
+        return prefix_url(target, Path.cwd())
+    from .configfile import read_prefix
 
-        return read_prefix(path)
-    if "://" not in target and path.suffix in (".yaml", ".yml", ".json") and not path.exists():
-        raise ConfigError(f"{target}: there is no such file")
-    return prefix_url(target, Path.cwd())
+    return read_prefix(config)
 
 
 def engine_root(prefix: str, run_uid: str) -> Path:
@@ -57,7 +68,22 @@ def open_engine(settings: EngineConfig, prefix: str, run_uid: str) -> Engine:
 
 def engine_of(store: Store, state: State) -> Engine:
     """The engine of a run, as its configuration names it."""
-    return open_engine(_engine_settings(store), store.url, state.run_uid)
+    key = state.place.space.config(0)
+    # The apps' options are not looked at: `status` must not pay for importing the apps.
+    settings = parse_json(first_config(store, state), key)["engine"]
+    return open_engine(EngineConfig.model_validate(settings), store.url, state.run_uid)
+
+
+def first_config(store: Store, state: State) -> bytes:
+    """The configuration that the run began with; raise `StateError` when it is another one now."""
+    key = state.place.space.config(0)
+    try:
+        data = store.get(key).data
+    except NotFound:
+        raise StateError(f"{store.url}/{key} is missing: restore it; nothing was changed") from None
+    if sha256(data) != state.config_sha256:
+        raise StateError(f"{store.url}/{key} is not the configuration that this run began with; nothing was changed")
+    return data
 
 
 def open_poller(prefix: str, on_commit: Listener | None = None) -> Poller:
@@ -68,13 +94,3 @@ def open_poller(prefix: str, on_commit: Listener | None = None) -> Poller:
     store = open_store(prefix)
     record = Record(store)
     return Poller(record, engine_of(store, record.load().state), Submission(store), on_commit)
-
-
-def _engine_settings(store: Store) -> EngineConfig:
-    """The engine's settings as the run began with them; the options of the apps are not looked at."""
-    key = DataSpace({}).config(0)
-    try:
-        found = parse_json(store.get(key).data, key)
-    except NotFound:
-        raise ConfigError(f"{store.url} has a state but no {key}") from None
-    return EngineConfig.model_validate(found["engine"])

@@ -6,13 +6,13 @@ import contextlib
 import functools
 from typing import Any
 
-from conventions.errors import Conflict, NotFound, StateError
-from conventions.names import sha256
+from conventions.errors import Conflict, NotFound
 from conventions.space import StageSpace
 from conventions.state import State
 from operators.registry import app, load_config
 from operators.workflow import StageWorkflow, build
 
+from .runs import first_config
 from .store import Store
 
 
@@ -44,6 +44,8 @@ class Submission:
     def config(self, state: State) -> Any:
         """The configuration of the state's iteration, frozen when the iteration begins."""
         space, iteration = state.place.space, state.iteration
+        if iteration == 0:
+            return _parse(first_config(self.store, state), space.config(0))
         try:
             data = self.store.get(space.config(iteration)).data
         except NotFound:
@@ -51,8 +53,6 @@ class Submission:
             with contextlib.suppress(Conflict):
                 self.store.put(space.config(iteration), data, if_absent=True)
             data = self.store.get(space.config(iteration)).data
-        if iteration == 0 and sha256(data) != state.config_sha256:
-            raise StateError(f"{self.store.url}/{space.config(0)} is not the configuration that this run began with")
         return _parse(data, space.config(iteration))
 
     def facts(self, state: State) -> dict[str, Any]:

@@ -65,10 +65,11 @@ def init(config: ConfigFile) -> None:
 @app.command()
 def run(target: Target, interval: Interval = 0.5) -> None:
     """Advance a run in the foreground until it ends; a configuration file begins it if need be."""
-    from statemachine.runs import find_prefix
+    from statemachine.runs import config_file, find_prefix
 
-    if "://" not in target and Path(target).is_file():
-        _begin(Path(target))
+    config = config_file(target)
+    if config is not None:
+        _begin(config)
     _follow(find_prefix(target), interval)
 
 

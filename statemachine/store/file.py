@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,11 +40,23 @@ class FileStore:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        path = Path(unquote(parts.path))
+        try:
+            parts = urlsplit(url)
+            path = Path(unquote(parts.path, errors="strict"))
+        except ValueError:  # a broken host, bytes that are not UTF-8
+            raise ConfigError(f"prefix {url!r}: not a URL of UTF-8 text") from None
         if parts.scheme != "file" or parts.netloc or parts.query or parts.fragment or not path.is_absolute():
             raise ConfigError(f"prefix {url!r}: a file prefix is file:///absolute/path")
         self.root = Path(os.path.normpath(path))
+        if self.root == Path(self.root.anchor) or not str(self.root).isprintable():
+            raise ConfigError(f"prefix {url!r}: name a folder for the run, in characters that can be printed")
+        try:
+            if not stat.S_ISDIR(self.root.stat().st_mode):
+                raise ConfigError(f"prefix {url!r}: this is a file; a folder is expected")
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # a file in the middle, a name too long, no permission
+            raise ConfigError(f"prefix {url!r}: {error.strerror}") from None
         self.url = f"file://{quote(str(self.root))}"
         self._threads = threading.Lock()
 
@@ -57,6 +70,8 @@ class FileStore:
             data = self._path(key).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise NotFound(f"{self.url}/{key}: there is no such object") from None
+        except OSError as error:
+            raise StoreError(f"cannot read {self.url}/{key}: {error.strerror}") from error
         return Blob(data, _tag(data))
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
