@@ -153,8 +153,8 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda text: None)
     left = list(store.list(space.dataset + "/"))
     if left and store.head(space.config(0)) is None:
         raise CommandRefused(f"{stored.prefix}/{left[0].key} is there but no run is: choose an empty folder as prefix")
-    data = stored.dump()
-    store.put(space.config(0), data)  # before the data: it says that they are of an init, which may be repeated
+    document = stored.dump()
+    store.put(space.config(0), document)  # before the data: it says that they are of an init, which may be repeated
     for entry in left:
         store.delete(entry.key)
     for key, data in objects.items():
@@ -176,7 +176,7 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda text: None)
         iteration=0,
         stage=stage,
         reason="the run begins",
-        config_sha256=sha256(data),
+        config_sha256=sha256(document),
         policy=stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore)),
     )
     try:

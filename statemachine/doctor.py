@@ -13,7 +13,8 @@ from conventions.errors import Conflict, Dpgen2Error
 from conventions.space import DataSpace
 from operators.registry import app, known
 
-from .runs import config_file, find_prefix
+from .record import Record
+from .runs import config_file, find_prefix, first_config
 from .store import Store, open_store
 
 DEFAULT_PROGRAMS = {"dp": "train/deepmd", "lmp": "explore/lammps", "cp2k.psmp": "label/cp2k"}
@@ -42,7 +43,8 @@ def examine(target: str | None) -> Iterator[Check]:
     else:
         from operators.registry import load_config
 
-        config = load_config(open_store(find_prefix(target)).get(DataSpace({}).config(0)).data)
+        store = open_store(find_prefix(target))
+        config = load_config(first_config(store, Record(store).load().state))
     for stage, settings in config.stages.items():
         for program in app(stage, settings.app).executables(settings):
             yield _program(program, f"{stage}/{settings.app}", needed=not settings.setup)

@@ -35,7 +35,7 @@ Exit codes: 0 done (for run and resume: converged), 1 the run failed, 2 bad inpu
 Target = Annotated[str, typer.Argument(metavar="RUN", help="Configuration file, folder or URL of the run.")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML or JSON).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Interval = Annotated[float, typer.Option(help="Seconds between two looks at a running workflow.", min=0.05)]
+Interval = Annotated[float, typer.Option(help="Seconds between two looks at a running workflow.", min=0.05, max=86400)]
 
 
 @app.command()
@@ -161,9 +161,9 @@ def status(
 def logs(
     target: Target,
     stage: Annotated[str | None, typer.Option(help="Stage; default: the present one.")] = None,
-    iteration: Annotated[int | None, typer.Option("--iter", help="Iteration; default: the present one.")] = None,
+    iteration: Annotated[int | None, typer.Option("--iter", min=0, help="Iteration; default: the present one.")] = None,
     job: Annotated[
-        int | None, typer.Option(help="Number of a job; default: the workflow's own steps, and a list.")
+        int | None, typer.Option(min=0, help="Number of a job; default: the workflow's own steps, and a list.")
     ] = None,
 ) -> None:
     """Show the logs of a stage: of its workflow's steps, or of one job."""

@@ -108,6 +108,8 @@ def print_logs(prefix: str, stage: str | None, iteration: int | None, job: int |
     state = Record(store).load().state
     if stage is not None and stage not in STAGES:
         raise ConfigError(f"--stage {stage}: choose one of {', '.join(STAGES)}")
+    if iteration is not None and iteration > state.iteration:
+        raise ConfigError(f"--iter {iteration}: the run has come to iteration {state.iteration}")
     place = DataSpace(state.policy.apps).stage(
         stage or state.stage, state.iteration if iteration is None else iteration
     )

@@ -48,8 +48,10 @@ class FileStore:
         if parts.scheme != "file" or parts.netloc or parts.query or parts.fragment or not path.is_absolute():
             raise ConfigError(f"prefix {url!r}: a file prefix is file:///absolute/path")
         self.root = Path(os.path.normpath(path))
-        if self.root == Path(self.root.anchor) or not str(self.root).isprintable():
-            raise ConfigError(f"prefix {url!r}: name a folder for the run, in characters that can be printed")
+        if self.root == Path(self.root.anchor):
+            raise ConfigError(f"prefix {url!r}: name a folder for the run")
+        if not str(self.root).isprintable() or "\\" in str(self.root):
+            raise ConfigError(f"prefix {url!r}: its path has a backslash or a character that cannot be printed")
         try:
             if not stat.S_ISDIR(self.root.stat().st_mode):
                 raise ConfigError(f"prefix {url!r}: this is a file; a folder is expected")
