@@ -40,7 +40,10 @@ Interval = Annotated[float, typer.Option(help="Seconds between two looks at a ru
 
 @app.command()
 def validate(config: ConfigFile) -> None:
-    """Check a configuration and every file that it names; write nothing."""
+    """Check a configuration; write nothing.
+
+    Every file that it names is read: structures, labelled data, templates.
+    """
     from statemachine.beginning import check_structures, load_data, prepare
     from statemachine.configfile import read_config
 
@@ -57,14 +60,21 @@ def validate(config: ConfigFile) -> None:
 
 @app.command()
 def init(config: ConfigFile) -> None:
-    """Begin a run: copy its files into the prefix and create its state. Submits nothing."""
+    """Begin a run without starting anything.
+
+    The files that the configuration names are copied into the prefix, and the state is created. `plan` then shows
+    what would be submitted.
+    """
     state = _begin(config)
     print(f"run {state.run} is at {state.at}; go on with `dpgen2-sm run {config}`")
 
 
 @app.command()
 def run(target: Target, interval: Interval = 0.5) -> None:
-    """Advance a run in the foreground until it ends; a configuration file begins it if need be."""
+    """Follow a run to its end in the foreground.
+
+    A configuration file begins the run if there is none yet.
+    """
     from statemachine.runs import config_file, find_prefix
 
     config = config_file(target)
@@ -75,7 +85,7 @@ def run(target: Target, interval: Interval = 0.5) -> None:
 
 @app.command()
 def resume(target: Target, interval: Interval = 0.5) -> None:
-    """Take a run up again, wherever it stopped, and follow it until it ends.
+    """Take a run up again and follow it to its end.
 
     A paused run is released; a failed or cancelled one begins a new attempt of the stage it stopped in.
     Jobs that have finished are not run again.
@@ -92,7 +102,7 @@ def resume(target: Target, interval: Interval = 0.5) -> None:
 
 @app.command()
 def step(target: Target, as_json: AsJson = False) -> None:
-    """Advance a run as far as is possible now, and return: for cron."""
+    """Advance a run as far as possible now: for cron."""
     from statemachine.runs import find_prefix, open_poller
 
     state = open_poller(find_prefix(target)).step()
@@ -104,7 +114,10 @@ def daemon(
     targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to advance (see above).")],
     interval: Interval = 10.0,
 ) -> None:
-    """Advance one or several runs until all of them have ended. SIGTERM or Ctrl-C stops it between two steps."""
+    """Advance several runs until all have ended.
+
+    SIGTERM or Ctrl-C stops the daemon between two steps; workflows that were submitted go on.
+    """
     from statemachine.daemon import serve
     from statemachine.runs import find_prefix
 
@@ -115,7 +128,10 @@ def daemon(
 def pause(
     target: Target, reason: Annotated[str, typer.Option(help="Kept in the history.")] = "paused by a person"
 ) -> None:
-    """Submit nothing new; a workflow that runs is left to end. `resume` goes on."""
+    """Submit nothing new, until `resume`.
+
+    A workflow that runs is left to end.
+    """
     _tell(target, "pause", reason)
 
 
@@ -123,7 +139,10 @@ def pause(
 def cancel(
     target: Target, reason: Annotated[str, typer.Option(help="Kept in the history.")] = "cancelled by a person"
 ) -> None:
-    """Stop the workflow that runs, and the run. Everything that was finished is kept; `resume` can go on."""
+    """Stop a run and its workflow.
+
+    Everything that was finished is kept; `resume` goes on with a new attempt.
+    """
     from statemachine.runs import find_prefix, open_poller
 
     poller = open_poller(find_prefix(target))
@@ -141,7 +160,7 @@ def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option(help="Show it again every two seconds until the run ends.")] = False,
 ) -> None:
-    """Show where a run stands: its iterations, its present stage, and why.
+    """Show where a run stands, and why.
 
     The force RMSE (eV/Angstrom) is on the independent test set; in brackets, on the training set.
     """
@@ -166,7 +185,7 @@ def logs(
         int | None, typer.Option(min=0, help="Number of a job; default: the workflow's own steps, and a list.")
     ] = None,
 ) -> None:
-    """Show the logs of a stage: of its workflow's steps, or of one job."""
+    """Show the logs of a stage or of a job."""
     from statemachine.cli.show import print_logs
 
     print_logs(_prefix(target), stage, iteration, job)
@@ -174,7 +193,10 @@ def logs(
 
 @app.command()
 def plan(target: Target, as_json: AsJson = False) -> None:
-    """Show what the next transition would submit: jobs and sizes. Writes nothing."""
+    """Show what would be submitted next.
+
+    Jobs, tasks and sizes; nothing is written.
+    """
     from statemachine.cli.show import print_plan
 
     print_plan(_prefix(target), as_json)
@@ -182,7 +204,10 @@ def plan(target: Target, as_json: AsJson = False) -> None:
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of the configuration, so that an editor can complete and check it."""
+    """Print the configuration's JSON Schema.
+
+    Editors complete and check a configuration with it.
+    """
     from operators.registry import full_model
 
     print(
@@ -199,7 +224,7 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check whether the software, the store and the engine can be used from here."""
+    """Check software, store and engine from here."""
     from statemachine.cli.show import print_checks
     from statemachine.doctor import examine
 
