@@ -242,7 +242,15 @@ def _begin(config: Path) -> State:
 def _follow(prefix: str, interval: float) -> None:
     from statemachine.cli.follow import follow
 
-    state = follow(prefix, interval)
+    try:
+        state = follow(prefix, interval)
+    except KeyboardInterrupt:
+        typer.echo(
+            "\ninterrupted, nothing is lost: a workflow that was submitted goes on. Follow it again with "
+            f"`dpgen2-sm resume {prefix}`, or stop it with `dpgen2-sm cancel {prefix}`",
+            err=True,
+        )
+        raise typer.Exit(130) from None
     raise typer.Exit(EXIT_CODES[state.at])
 
 
