@@ -42,8 +42,11 @@ class Policy(Strict):
     def _all_stages(self) -> Policy:
         if not set(self.apps) == set(self.retries) == set(STAGES):
             raise ValueError(f"apps and retries must name the stages {', '.join(STAGES)}")
-        for app in self.apps.values():
-            check_name(app)
+        try:
+            for app in self.apps.values():
+                check_name(app)
+        except DataError as error:  # for pydantic, which knows ValueError only
+            raise ValueError(str(error)) from None
         return self
 
 

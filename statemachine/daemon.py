@@ -17,7 +17,8 @@ log = logging.getLogger("dpgen2-sm")
 def serve(prefixes: list[str], interval: float) -> None:
     """Advance runs until all have ended, or until SIGTERM or SIGINT; a step that was begun is finished."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    for library in ("apscheduler", "transitions"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     stop = threading.Event()
     for kind in (signal.SIGTERM, signal.SIGINT):
         signal.signal(kind, lambda *_: stop.set())

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from statemachine.cli import main
+
+Cli = Callable[..., tuple[int, str, str]]
 
 STUBS = Path(__file__).parent / "stubapps"
 sys.path.insert(0, str(STUBS))
@@ -37,3 +42,20 @@ def stub_run(tmp_path: Path) -> Path:
     path = tmp_path / "run.yaml"
     path.write_text(CONFIG)
     return path
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run a command line in this process; returns exit code, stdout and stderr. A traceback fails the test."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dpgen2-sm", *map(str, arguments)])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as ending:
+            code = ending.code
+        output, errors = capsys.readouterr()
+        return int(str(code or 0)), output, errors
+
+    return run

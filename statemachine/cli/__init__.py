@@ -13,11 +13,11 @@ def main() -> None:
     """Run the command line; a known error is a line on stderr and an exit code, never a traceback."""
     # Looking for pydantic plugins reads the metadata of every installed package, at each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from .app import app
-
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name still shows the rest
     try:
+        from .app import app
+
         app()
     except Dpgen2Error as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)

@@ -1,0 +1,205 @@
+"""What a person may write wrongly: each is refused in one line that names the key, and nothing is written."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CONFIG, Cli
+
+STUB = "train: {app: stub}"
+FILES = "{files: cu.xyz}"
+LABEL = "init: {label: [start]}"
+
+
+def put(old: str, new: str) -> bytes:
+    assert CONFIG.count(old) == 1, old
+    return CONFIG.replace(old, new).encode()
+
+
+def add(text: str) -> bytes:
+    return (CONFIG + text).encode()
+
+
+# Name of the case: the file's bytes, and what the error must say.
+BAD: dict[str, tuple[bytes, str]] = {
+    # YAML's traps
+    "python object": (add("_x: !!python/object/apply:os.system ['true']\n"), "line 12: .*constructor"),
+    "alias": (add("_a: &a [1]\n_b: *a\n"), "line 13: aliases"),
+    "merge": (put(STUB, "_d: &d {app: stub}\ntrain: {<<: *d}"), "aliases"),
+    "duplicate key": (add("run: other\n"), 'line 12: .*"run"'),
+    "nested duplicate key": (put("{app: stub, tasks: 3}", "{app: stub, tasks: 3, tasks: 4}"), '"tasks"'),
+    "sexagesimal": (put("slots: 2", "slots: 12:30:45"), r"engine\.slots: .*'12:30:45'"),
+    "date": (put("run: stub", "run: 2020-01-01"), "run: .*2020"),
+    "nan": (add("mass_map: [.nan]\n"), r"mass_map\.0: .*finite"),
+    "infinity": (add("mass_map: [1.0e999]\n"), r"mass_map\.0: .*finite"),
+    "5000 digits": (put("slots: 2", "slots: " + "9" * 5000), "digits"),
+    "deep": (add("_x: " + "[" * 3000 + "]" * 3000 + "\n"), "line 12: nested too deeply"),
+    "UTF-16": (CONFIG.encode("utf-16"), "not UTF-8"),
+    "latin-1": (put("cu.xyz", "c\xfc.xyz").decode().encode("latin-1"), "not UTF-8"),
+    "NUL": (add('_c: "a\0b"\n'), "#x0000"),
+    "surrogate": (put("cu.xyz", '"\\ud800"'), "Unicode"),
+    "tab": (put("  start:", "\tstart:"), "line 6"),
+    "integer key": (add("1: x\n"), r"run\.yaml: key 1: "),
+    "list key": (add("? [1, 2]\n: x\n"), r"run\.yaml: key \(1, 2\): "),
+    "empty": (b"", "the file is empty"),
+    "only a comment": (b"# nothing\n", "the file is empty"),
+    "two documents": (add("---\nrun: x\n"), "line 12: .*another document"),
+    "text": (b"hello", "a mapping of keys is expected"),
+    "list": (b"- run\n", "a mapping of keys is expected"),
+    "too large": (b"#" * (10 * 2**20 + 1), "larger than 10 MiB"),
+    # keys and types
+    "misspelt key": (put("accurate_after", "acurate_after"), r"select\.acurate_after: .*did you mean 'accurate_after'"),
+    "misspelt nested key": (put("slots", "slot"), r"engine\.slot: .*did you mean 'slots'"),
+    "foreign key": (add("relax: {app: stub}\n"), "relax: unknown key; known: .*type_map"),
+    "list for a stage": (put(STUB, "train: [app, stub]"), r"train\.app: .*required"),
+    "nothing for a stage": (put(STUB, "train:"), r"train\.app: .*required"),
+    "list for a mapping": (put(LABEL, "init: [start]"), r"init: a mapping of keys is expected \(got a list\)"),
+    "text for a list": (put(LABEL, "init: {label: start}"), r"init\.label: a list is expected \(got 'start'\)"),
+    "bool for a number": (put("slots: 2", "slots: true"), r"engine\.slots: .*True"),
+    "float for an integer": (add("max_iterations: 2.0\n"), r"max_iterations: .*2\.0"),
+    "text for an integer": (add('max_iterations: "2"\n'), "max_iterations: .*'2'"),
+    "no iterations": (add("max_iterations: 0\n"), "max_iterations: .*0"),
+    "negative seed": (add("seed: -1\n"), "seed: .*-1"),
+    "huge slots": (put("slots: 2", "slots: " + "9" * 30), r"engine\.slots: "),
+    "huge retries": (put(STUB, "train: {app: stub, retries: 1000000000000}"), r"train\.retries: "),
+    "ratio above 1": (put(STUB, "train: {app: stub, ratio_failed: 1.5}"), r"train\.ratio_failed: .*1\.5"),
+    "accuracy above 1": (add("convergence: {accuracy: 1.5}\n"), r"convergence\.accuracy: .*1\.5"),
+    "newer schema": (add("schema_version: 99\n"), "newer dpgen2-sm .*upgrade"),
+    "schema 0": (add("schema_version: 0\n"), "schema_version: .*0"),
+    "template in a command": (put(STUB, 'train: {app: stub, command: "{{x}}"}'), r"train\.command: .*\{\{"),
+    "image with a space": (put(STUB, 'train: {app: stub, image: "a b"}'), r"train\.image: .*'a b'"),
+    "unknown app": (put(STUB, "train: {app: deepmdd}"), r"train\.app: there is no 'deepmdd'; .*stub"),
+    "app that is a path": (put(STUB, "train: {app: ../x}"), r"train\.app: there is no"),
+    # elements and structures
+    "unknown element": (put("[Cu]", "[Cux]"), r"type_map\.0: 'Cux' is not an element; did you mean 'Cu'"),
+    "element in lower case": (put("[Cu]", "[cu]"), "did you mean 'Cu'"),
+    "element twice": (put("[Cu]", "[Cu, Cu]"), "type_map: .*twice"),
+    "no element": (put("[Cu]", "[]"), "type_map: "),
+    "element of a structure": (put("[Cu]", "[Al]"), r"structures\.start: element Cu is not in type_map \(Al\)"),
+    "two masses": (add("mass_map: [1.0, 2.0]\n"), "mass_map: 2 masses for 1 elements"),
+    "unknown structure set": (put(LABEL, "init: {label: [strat]}"), r"init\.label: .*'strat'.*did you mean 'start'"),
+    "nothing to begin with": (put(LABEL + "\n", ""), r"init: .*init\.label"),
+    "set with a slash": (put("  start:", '  "a/b":'), "structures.a/b: .*is not of the form"),
+    "missing file": (put("cu.xyz", "cuu.xyz"), r"structures\.start\.files: 'cuu\.xyz': there is no such file"),
+    "no match": (put("cu.xyz", '"*.foo"'), r"structures\.start\.files: no file matches '\*\.foo'"),
+    "folder for a file": (put("cu.xyz", "."), r"structures\.start\.files: .* a file is expected"),
+    "device for a file": (put("cu.xyz", "/dev/zero"), r"structures\.start\.files: .* a file is expected"),
+    "file of no user": (put("cu.xyz", "~nosuchuser/cu.xyz"), r"structures\.start\.files: '~nosuchuser"),
+    "long file name": (put("cu.xyz", "x" * 5000), r"structures\.start\.files: .*too long"),
+    "unknown format": (put(FILES, "{files: cu.xyz, format: foo}"), r"cu\.xyz: ASE cannot read it: foo"),
+    "two super_cells": (put(FILES, "{files: cu.xyz, super_cell: [1, 1]}"), r"structures\.start\.super_cell: "),
+    "huge super_cell": (put(FILES, "{files: cu.xyz, super_cell: [100000, 1, 1]}"), r"start\.super_cell\.0: .*100000"),
+    "huge pert_numb": (put(FILES, "{files: cu.xyz, pert_numb: 1000000000000}"), r"structures\.start\.pert_numb: "),
+    "scale 0": (put(FILES, "{files: cu.xyz, scale: [0]}"), r"structures\.start\.scale\.0: "),
+    "missing data": (put(LABEL, "init: {data: {a: {path: nope}}}"), r"init\.data\.a: 'nope': there is no such file"),
+    # prefixes
+    **{
+        f"prefix {text}": (put("prefix: out", f"prefix: {text}"), f"prefix.*{why}")
+        for text, why in {
+            "3": "string", '""': "empty", '"out "': "spaces", '"a\\nb"': "printed", '"a\\0b"': "NUL",
+            "/": "name a folder",
+            '"a{{x}}"': r"\{\{", "${HOME}/x": "variables", "~nosuchuser/x": "nosuchuser|home", "a\\b": "backslash",
+            "x" * 1025: "too long", "cu.xyz": "this is a file", "cu.xyz/below": "Not a directory",
+            "http://169.254.169.254/x": "file:///", "ftp://[::1/x": "file:///", "file:/x": "file:///",
+            "file://host/x": "file:///", "file://[::1/x": "URL", "file:///": "name a folder", '"file:///x?a#b"': "file:///",
+            "file:///x/%00": "printed", "file:///x/%ff": "UTF-8",
+        }.items()
+    },
+    # names
+    **{
+        f"run {name!r}": (put("run: stub", f"run: {name}"), "run: .* is not of the form: 1-20 lower-case letters")
+        for name in ("Stub", "x" * 21, "-x", "x-", "1a", "a.b", "$(id)", "ü", "'{{x}}'", "';rm'", '"a\\n"', "a b", '""')
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused_in_one_line(cli: Cli, stub_run: Path, case: str) -> None:
+    refused(cli, stub_run, case, "run")
+
+
+@pytest.mark.parametrize("case", ["alias", "misspelt key", "prefix /", "missing data", "element of a structure"])
+@pytest.mark.parametrize("command", ["validate", "init", "doctor"])
+def test_every_command_that_reads_it_refuses_it(cli: Cli, stub_run: Path, case: str, command: str) -> None:
+    if command != "doctor" or case not in ("missing data", "element of a structure"):  # it reads no files
+        refused(cli, stub_run, case, command)
+
+
+def refused(cli: Cli, stub_run: Path, case: str, command: str) -> None:
+    data, expected = BAD[case]
+    stub_run.write_bytes(data)
+    before = sorted(stub_run.parent.rglob("*"))
+    code, output, errors = cli(command, stub_run)
+    lines = [line for line in errors.splitlines() if line != "reading structures and data"]
+    assert code == 2 and "valid" not in output, errors
+    assert lines and all(line.startswith("error: ") for line in lines)
+    assert re.search(expected, errors), errors
+    assert sorted(stub_run.parent.rglob("*")) == before
+
+
+GOOD: dict[str, bytes] = {
+    "byte order mark": b"\xef\xbb\xbf" + CONFIG.encode(),
+    "CRLF": CONFIG.replace("\n", "\r\n").encode(),
+    "no is a word, No an element": put("run: stub", "run: no").replace(b"[Cu]", b"[Cu, N, No, Y]"),
+    "comments": add("_note: {1: [x], deep: .nan}\n"),
+    "integer mass": add("mass_map: [63]\n"),
+    "exponent": add("mass_map: [6e1]\n"),
+    "prefix with a space and more": put("prefix: out", "prefix: a %20 *[ü]#?;'x'"),
+    "brackets in a file's name": put("cu.xyz", '"cu[1].xyz"'),
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_not_a_mistake(cli: Cli, stub_run: Path, case: str) -> None:
+    (stub_run.parent / "cu[1].xyz").write_bytes((stub_run.parent / "cu.xyz").read_bytes())
+    stub_run.write_bytes(GOOD[case])
+    code, output, errors = cli("validate", stub_run)
+    assert (code, errors) == (0, "") and "valid; its run goes to file:///" in output
+
+
+def test_home_is_expanded_in_a_prefix(cli: Cli, stub_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(stub_run.parent / "home"))
+    stub_run.write_bytes(put("prefix: out", "prefix: ~/out"))
+    assert f"goes to file://{stub_run.parent}/home/out\n" in cli("validate", stub_run)[1]
+
+
+def test_a_key_of_all_problems_is_named(cli: Cli, stub_run: Path) -> None:
+    stub_run.write_bytes(CONFIG.replace("type_map", "typemap").replace("slots: 2", "slots: 0").encode())
+    errors = cli("validate", stub_run)[2].splitlines()
+    assert len(errors) == 3
+    assert any("type_map: this key is required" in line for line in errors)
+
+
+def test_an_interrupted_init_is_repeated(cli: Cli, stub_run: Path) -> None:
+    assert cli("init", stub_run)[0] == 0
+    prefix = stub_run.parent / "out"
+    shutil.rmtree(prefix / "event")
+    (prefix / "state.json").unlink()
+    left = prefix / "dataset" / "deepmd" / "init" / "old" / "type.raw"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert cli("init", stub_run)[0] == 0
+    assert not left.exists()
+
+
+def test_data_in_the_prefix_that_no_init_left_are_not_touched(cli: Cli, stub_run: Path) -> None:
+    mine = stub_run.parent / "out" / "dataset" / "deepmd" / "init" / "mine" / "type.raw"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    code, _, errors = cli("init", stub_run)
+    assert code == 2 and "choose an empty folder" in errors
+    assert [path for path in (stub_run.parent / "out").rglob("*") if path.is_file()] == [mine]
+
+
+def test_another_configuration_on_the_same_prefix(cli: Cli, stub_run: Path) -> None:
+    assert cli("init", stub_run)[0] == 0
+    assert cli("init", stub_run)[0] == 0
+    other = stub_run.with_name("other.yaml")
+    other.write_bytes(add("seed: 9\n"))
+    for command in ("init", "run"):
+        code, _, errors = cli(command, other)
+        assert code == 2 and "another configuration (differs in: seed)" in errors
