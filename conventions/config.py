@@ -98,7 +98,9 @@ class Structures(Strict):
         min_length=1, description="Files or glob patterns; every frame of each file counts."
     )
     format: str | None = Field(None, description="ASE's name of the format, where the file name does not tell.")
-    super_cell: list[Annotated[int, Field(ge=1, le=100)]] = Field([1, 1, 1], min_length=3, max_length=3)
+    super_cell: list[Annotated[int, Field(ge=1, le=100)]] = Field(
+        [1, 1, 1], min_length=3, max_length=3, description="Repetitions of the cell along its three vectors."
+    )
     scale: list[Annotated[float, Field(gt=0, lt=10)]] = Field([1.0], min_length=1, description="Factors on the cell.")
     pert_numb: int = Field(0, ge=0, le=10**5, description="Perturbed copies of each cell; 0 keeps the cell as it is.")
     pert_box: float = Field(0.0, ge=0, lt=1, description="Largest relative strain of a perturbed cell.")

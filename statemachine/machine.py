@@ -293,8 +293,9 @@ def _rows() -> list[dict[str, Any]]:
                 tick(running, "label.submitting", ["complete", "has_work"], "last_labels"),
                 tick(running, "exhausted", ["complete"], "finish"),
             ]
+        else:
+            rows += [tick(running, "failed", ["complete"], "no_work")]
         rows += [
-            tick(running, "failed", ["complete"], "no_work"),
             tick(running, None, ["unrevoked"], "ask_revoke"),
             tick(running, None, ["unsure_of_claim"], "ask_check"),
             tick(running, submitting, ["may_retry"], "retry"),

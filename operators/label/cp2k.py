@@ -45,6 +45,7 @@ while read -r file; do
 done <"$JOB_JOB/user_files"
 COMMAND -i input.inp -o output.log
 code=$?
+tail -n 40 output.log # for the job's log; the whole output stays in out/
 # Where CP2K itself gave up on this frame (no convergence, overlapping atoms), repeating would not help.
 if [ "$code" != 0 ] && [ -f output.log ]; then
   awk '/^ *SCF PARAMETERS/ { begun = 1 }

@@ -86,6 +86,7 @@ class Interpreter:
         if "withParam" in step:
             items = json.loads(expand(step["withParam"], self.variables))
             self.total, self.finished = len(items), 0
+            self.report(Phase.running, name)
             with ThreadPoolExecutor(self.slots) as pool:
                 passed = all(list(pool.map(lambda item: self.task(step, f"{name}-{item}", item), items)))
         else:
