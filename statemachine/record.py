@@ -72,9 +72,17 @@ class Record:
             self._check_history(loaded)
             return loaded
         except StateError as error:
-            last = max((entry.key for entry in self.store.list(_SPACE.events + "/")), default=None)
+            last = self._last_good()
             hint = f"; the last good version is {self.store.url}/{last}" if last else ""
             raise StateError(f"{error}{hint}; nothing was changed") from None
+
+    def _last_good(self) -> str | None:
+        """Key of the newest version in the history that is whole."""
+        for key in sorted((entry.key for entry in self.store.list(_SPACE.events + "/")), reverse=True):
+            with contextlib.suppress(StateError):
+                State.unseal(self.store.get(key).data)
+                return key
+        return None
 
     def _check_history(self, loaded: Loaded) -> None:
         """Refuse a state that was put back, or that came from another run: acting on it would do things twice."""

@@ -167,6 +167,15 @@ def test_a_state_that_is_older_than_its_history(cli: Cli, prefix: Path) -> None:
     assert snapshot(prefix) == before
 
 
+def test_the_version_that_is_offered_is_a_good_one(cli: Cli, prefix: Path) -> None:
+    assert cli("pause", prefix)[0] == 0
+    (prefix / "state.json").write_bytes(b"")
+    (prefix / "event" / "00000002.json").write_bytes(b"")
+    (prefix / "event" / "notes.txt").touch()
+    assert "the last good version is file://" in (errors := cli("status", prefix)[2])
+    assert "event/00000001.json; nothing was changed" in errors
+
+
 def test_a_state_of_another_run(cli: Cli, prefix: Path) -> None:
     state = State.unseal((prefix / "state.json").read_bytes()).model_copy(update={"run_uid": "f" * 32})
     (prefix / "state.json").write_bytes(state.seal())
