@@ -74,7 +74,11 @@ def full_model() -> type[RunConfig]:
 def load_config(data: bytes, where: str = "config.json") -> Any:
     """The configuration of an iteration, with the options of its apps."""
     document = parse_json(data, where)
-    return config_model(document).from_json(document, where)
+    try:
+        model = config_model(document)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return model.from_json(document, where)
 
 
 @functools.cache

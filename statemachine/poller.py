@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from conventions.documents import StageReport
-from conventions.errors import Conflict, NotFound
+from conventions.errors import Conflict, DataError, NotFound
 from conventions.space import DoneKey
 from conventions.state import State
 
@@ -95,10 +95,11 @@ class Poller:
         return replace(seen, terminated=True)
 
     def _report(self, state: State) -> StageReport | None:
+        """The stage's report; a damaged one is none: the attempt is repeated and writes it anew."""
         key = state.place.report
         try:
             return StageReport.load(self.store.get(key).data, key)
-        except NotFound:
+        except (NotFound, DataError):
             return None
 
     def _revoke(self, state: State) -> bool:

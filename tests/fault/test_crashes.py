@@ -115,3 +115,15 @@ def test_cancel_stops_and_resume_goes_on() -> None:
     assert engine.bodies == []
     poller.tell("resume", "after all")
     assert run_to_end(poller, engine).at == "converged"
+
+
+def test_a_damaged_report_costs_an_attempt_and_nothing_else() -> None:
+    store, engine = fresh()
+    poller = poller_of(store, engine)
+    state = poller.step()
+    engine.run()
+    store.objects[state.place.report] = b"{half"
+    poller.step()
+    engine.run()
+    assert run_to_end(poller, engine).at == "converged"
+    assert [name for name in engine.bodies if name not in BODIES] == [state.workflow.replace("-a0", "-a1")]
