@@ -24,6 +24,7 @@ from ase.calculators.emt import EMT
 from conventions.space import DataSpace
 from statemachine.engine.local import UID_VARIABLE
 from tests.conftest import STUBS
+from tests.e2e.engines import need
 from tests.e2e.test_label import GOLDEN, waters
 
 pytestmark = pytest.mark.engines
@@ -117,9 +118,7 @@ class Campaign:
 
 
 def copper(root: Path) -> Campaign:
-    for program in ("dp", "dpgen2-lmp", COMMAND):
-        if shutil.which(program) is None:
-            pytest.skip(f"there is no {program} on PATH")
+    need("dp", "dpgen2-lmp", COMMAND)
     for name in ("cu.vasp", "input.json"):
         shutil.copy(EXAMPLE / name, root)
     settings = json.loads((root / "input.json").read_text())
@@ -280,8 +279,7 @@ select: {app: stub, accurate_after: 0}
 
 def test_a_frame_that_cp2k_cannot_converge_is_left_out(tmp_path: Path) -> None:
     """The other stages are stubs."""
-    if not shutil.which("cp2k.psmp"):
-        pytest.skip("there is no cp2k.psmp")
+    need("cp2k.psmp")
     good, near = waters(1), waters(2)
     near.positions[3] = near.positions[0] + [0.05, 0, 0]  # two oxygens on one another
     ase.io.write(tmp_path / "waters.extxyz", [near, good])

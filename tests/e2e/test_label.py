@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
 from operators.label.cp2k_output import abort_message
+from tests.e2e.engines import need
 from tests.label_run import LabelRun, add_file
 
 pytestmark = pytest.mark.engines
@@ -105,8 +105,7 @@ def test_tblite(tmp_path: Path) -> None:
 
 
 def cp2k(root: Path, template: str, frames: list[Atoms], **label: Any) -> LabelRun:
-    if not shutil.which("cp2k.psmp"):
-        pytest.skip("there is no cp2k.psmp")
+    need("cp2k.psmp")
     (root / "template.inp").write_text(template)
     settings = {"app": "cp2k", "input": add_file(root, root / "template.inp"), "setup": ONE_THREAD, **label}
     return LabelRun(root, settings, frames, ["O", "H"], iteration=1)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from operators.train.deepmd import last_row
+from tests.e2e.engines import need
 from tests.train_run import TrainRun, hot_frames
 
 pytestmark = pytest.mark.engines
@@ -20,8 +21,7 @@ pytestmark = pytest.mark.engines
 
 @pytest.fixture(scope="module", autouse=True)
 def dp_is_installed() -> None:
-    if shutil.which("dp") is None:
-        pytest.skip("there is no dp on PATH")
+    need("dp")
 
 
 @pytest.fixture(scope="module")
