@@ -6,15 +6,15 @@ BIN = $(VENV)/bin
 .PHONY: demo demo-water-xtb demo-water-cp2k test test-engines lint bench docs clean
 
 demo: $(VENV)/.local ## copper on one machine: trains a force field to convergence (about 3 minutes after set-up)
-	$(BIN)/python examples/copper/make_test_set.py
+	$(BIN)/python -W ignore examples/copper/make_test_set.py
 	$(BIN)/dpgen2-sm run examples/copper/run.yaml
 
 demo-water-xtb: $(VENV)/.local ## water, labelled by tblite
-	$(BIN)/python examples/water-xtb/make_data.py
+	$(BIN)/python -W ignore examples/water-xtb/make_data.py
 	$(BIN)/dpgen2-sm run examples/water-xtb/run.yaml
 
 demo-water-cp2k: $(VENV)/.local ## water, labelled by CP2K (Debian: apt-get install cp2k)
-	$(BIN)/python examples/water-cp2k/make_data.py
+	$(BIN)/python -W ignore examples/water-cp2k/make_data.py
 	$(BIN)/dpgen2-sm run examples/water-cp2k/run.yaml
 
 test: $(VENV)/.dev ## the quick suite, below 2 minutes
