@@ -18,7 +18,7 @@ demo-water-cp2k: $(VENV)/.local ## water, labelled by CP2K (Debian: apt-get inst
 	$(BIN)/dpgen2-sm run examples/water-cp2k/run.yaml
 
 test: $(VENV)/.dev ## the quick suite, below 2 minutes
-	$(BIN)/pytest -n 2 -m "not engines"
+	$(BIN)/pytest -n 4 --dist worksteal -m "not engines"
 
 test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k
 	$(BIN)/pytest -m engines
