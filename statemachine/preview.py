@@ -27,18 +27,14 @@ def preview(prefix: str) -> dict[str, Any]:
         planned, jobs = _plan(store, state, Path(folder))
         written = [path for path in sorted(jobs.rglob("*")) if path.is_file()]
         tasks = {path.parent for path in written if path.parent.name.startswith("task.")}
-        first = (
-            [str(path.relative_to(jobs)) for path in written if path.is_relative_to(jobs / planned.job_ids[0])]
-            if planned.job_ids
-            else []
-        )
+        first = [jobs / job_id for job_id in planned.job_ids[:1]]
         return {
             "next": f"{state.stage}/{state.place.app} of iteration {state.iteration}, workflow {state.workflow}",
             "jobs": planned.n_jobs,
             "todo": planned.n_todo,
             "tasks": len(tasks),
             "bytes": sum(path.stat().st_size for path in written),
-            "files": first,
+            "files": [str(path.relative_to(jobs)) for job in first for path in written if path.is_relative_to(job)],
         }
 
 

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from conventions.state import State
+from conventions.state import ENDED, State
 from statemachine.poller import Poller
 from statemachine.runs import open_poller
 
@@ -42,7 +42,7 @@ def watch_status(prefix: str) -> None:
         while True:
             found = status_of(prefix)
             live.update(Text.from_ansi(f"{headline(found)}\n{iteration_table(found['iterations'])}"), refresh=True)
-            if found["at"] in ("converged", "exhausted", "failed", "cancelled"):
+            if found["at"] in ENDED:
                 return
             time.sleep(2)
 
