@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, RootModel, model_validator
 
+from .cluster import EngineConfig, Image, LocalConfig, Pod, Text
 from .documents import Document, Strict
 from .errors import did_you_mean
 from .names import RUN_NAME
@@ -44,13 +45,6 @@ def _form(pattern: str, words: str) -> Callable[[str], str]:
     return check
 
 
-def no_template(text: str) -> str:
-    """Argo would expand `{{...}}`: refuse it in everything that reaches a manifest."""
-    if "{{" in text or "\0" in text:
-        raise ValueError("must not contain '{{' or a NUL character")
-    return text
-
-
 def _prefix(text: str) -> str:
     if not text or text != text.strip() or not text.isprintable():
         raise ValueError(f"{text!r} is empty, or has spaces around it or characters that cannot be printed")
@@ -64,7 +58,6 @@ def _as_list(value: Any) -> Any:
 
 
 Element = Annotated[str, AfterValidator(_element)]
-Text = Annotated[str, AfterValidator(no_template)]
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[
     str,
@@ -122,13 +115,6 @@ class Init(Strict):
     test: dict[Name, LabelledData] = Field({}, description="Independent test data: measured on, never trained on.")
 
 
-class EngineConfig(Strict):
-    """Where workflows run."""
-
-    type: Literal["local"] = "local"
-    slots: int | None = Field(None, ge=1, le=10**4, description="Jobs at once on this machine; default: its cores.")
-
-
 class StageConfig(Strict):
     """What all stages have in common."""
 
@@ -138,7 +124,8 @@ class StageConfig(Strict):
     group_size: int = Field(1, ge=1, le=10**6, description="Tasks in one job.")
     retries: int = Field(3, ge=0, le=10**6, description="New attempts that finish no further job before the run stops.")
     ratio_failed: float = Field(0.0, ge=0, le=1, description="Fraction of tasks that may fail.")
-    image: Text = Field("dpgen2-sm:latest", pattern=r"^\S+$", description="Container image of the jobs.")
+    image: Image | None = Field(None, description="Container image of the jobs; default: the engine's.")
+    pod: Pod = Field(Pod(), description="What the jobs' pods ask of Kubernetes.")
 
 
 class RunConfig(Document):
@@ -146,9 +133,9 @@ class RunConfig(Document):
 
     run: RunName = Field(description="Short name: 1-20 lower-case letters, digits and '-'.")
     prefix: Annotated[Text, AfterValidator(_prefix)] = Field(
-        description="Where everything is kept: file:///path, or a path relative to this file."
+        description="Where everything is kept: s3://bucket/path, file:///path, or a path relative to this file."
     )
-    engine: EngineConfig = EngineConfig()
+    engine: EngineConfig = LocalConfig()
     seed: int = Field(1, ge=0, lt=2**31, description="All random numbers derive from it.")
     type_map: list[Element] = Field(min_length=1, description="Elements, in the order of the models' types.")
     mass_map: list[Annotated[float, Field(gt=0)]] | None = Field(

@@ -91,6 +91,8 @@ def read_config(path: Path) -> Any:
 def explain(model: type[BaseModel], problem: Any) -> str:
     """One line for one problem: the key, the value, and the nearest right key."""
     loc = list(problem["loc"])
+    if loc[:1] == ["engine"]:
+        del loc[1:2]  # which of the engines: the value of `type`, no key
     where = ".".join(str(part) for part in loc if part != "[key]")
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key; {did_you_mean(str(loc[-1]), _names(model, loc[:-1]))}"

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from conventions.config import EngineConfig
+from pydantic import TypeAdapter
+
+from conventions.cluster import EngineConfig
 from conventions.documents import parse_json
 from conventions.errors import ConfigError, NotFound, StateError
 from conventions.names import sha256
@@ -61,6 +63,8 @@ def engine_root(prefix: str, run_uid: str) -> Path:
 
 
 def open_engine(settings: EngineConfig, prefix: str, run_uid: str) -> Engine:
+    if settings.type == "argo":
+        raise ConfigError("engine.type: argo is not built yet")
     from .engine.local import LocalEngine
 
     return LocalEngine(engine_root(prefix, run_uid), prefix, settings.slots)
@@ -71,7 +75,7 @@ def engine_of(store: Store, state: State) -> Engine:
     key = state.place.space.config(0)
     # The apps' options are not looked at: `status` must not pay for importing the apps.
     settings = parse_json(first_config(store, state), key)["engine"]
-    return open_engine(EngineConfig.model_validate(settings), store.url, state.run_uid)
+    return open_engine(TypeAdapter(EngineConfig).validate_python(settings), store.url, state.run_uid)
 
 
 def first_config(store: Store, state: State) -> bytes:

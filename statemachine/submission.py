@@ -34,7 +34,7 @@ class Submission:
             self.facts(state),
             prefix=self.store.url,
             key_prefix=self.key_prefix,
-            image=stage.image,
+            image=stage.image or "dpgen2-sm:latest",
         )
         for key, data in workflow.objects.items():
             if key not in self._shipped:

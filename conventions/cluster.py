@@ -1,0 +1,166 @@
+"""Where workflows run: the `engine:` and `pod:` parts of a configuration.
+
+No field here holds a secret. Credentials are named (a Kubernetes Secret and its key, a token file), never written.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+
+from .documents import Strict
+
+
+def no_template(text: str) -> str:
+    """Argo would expand `{{...}}`: refuse it in everything that reaches a manifest."""
+    if "{{" in text or "\0" in text:
+        raise ValueError("must not contain '{{' or a NUL character")
+    return text
+
+
+def check_endpoint(text: str) -> str:
+    """An address of a server: http(s)://host[:port], with neither credentials nor a cloud's metadata service in it."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{text!r} is not a URL") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{text!r}: a server's address is https://host[:port] (or http://)")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("credentials do not belong into an address; they come from the environment or a Secret")
+    if parts.query or parts.fragment or port == 0 or not text.isprintable() or " " in text:
+        raise ValueError(f"{text!r}: a server's address is https://host[:port], without query, fragment or port 0")
+    if parts.hostname.startswith("169.254.") or parts.hostname in ("fd00:ec2::254", "metadata.google.internal"):
+        raise ValueError(f"{text!r} is a cloud's metadata service, not a server")
+    return text.rstrip("/")
+
+
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+_KUBERNETES_NAME = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+
+Text = Annotated[str, AfterValidator(no_template)]
+Endpoint = Annotated[str, AfterValidator(check_endpoint)]
+Image = Annotated[Text, Field(pattern=r"^\S+$")]
+Quantity = Annotated[str, Field(pattern=_QUANTITY)]
+KubernetesName = Annotated[str, Field(pattern=_KUBERNETES_NAME)]
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class SecretKey(Strict):
+    """A value in a Kubernetes Secret of the workflows' namespace."""
+
+    name: KubernetesName = Field(description="Name of the Secret.")
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field(description="Key in the Secret.")
+
+
+class Toleration(Strict):
+    """A Kubernetes toleration, in Kubernetes' words."""
+
+    key: Text | None = None
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: Text | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    tolerationSeconds: int | None = Field(None, ge=0)
+
+
+class Pod(Strict):
+    """What pods ask of Kubernetes. The embedded engine has no pods and ignores it."""
+
+    cpu: float | None = Field(None, gt=0, le=4096, description="Cores, requested and at most.")
+    memory: Quantity | None = Field(None, description="Memory, requested and at most: `8Gi`.")
+    gpu: int = Field(0, ge=0, le=64)
+    gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
+    scratch: Quantity | None = Field(None, description="Largest size of the pod's working folder: `20Gi`.")
+    node_selector: dict[Text, Text] = {}
+    tolerations: list[Toleration] = []
+    env: dict[EnvName, Text] = Field({}, description="Environment variables. No secrets here.")
+    secrets: dict[EnvName, SecretKey] = Field({}, description="Environment variables out of Kubernetes Secrets.")
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(None, description="imagePullPolicy.")
+    hours: float | None = Field(None, gt=0, le=10**5, description="A pod that runs longer is stopped.")
+    patch: dict[str, Any] = Field({}, description="Anything else, merged into the pod's spec (Argo's podSpecPatch).")
+
+    @model_validator(mode="after")
+    def _inert(self) -> Pod:
+        no_template(repr(self.patch))
+        return self
+
+
+class Credentials(Strict):
+    """A Secret that holds an access key for the store."""
+
+    access_key: SecretKey
+    secret_key: SecretKey
+
+
+class Repository(Strict):
+    """How pods reach the store.
+
+    With `config_map`, Argo looks the artifact repository up there; otherwise it is told endpoint and bucket. Without
+    `credentials` pods use what their service account gives them (IRSA, workload identity).
+    """
+
+    config_map: KubernetesName | None = Field(None, description="ConfigMap of an artifactRepositoryRef.")
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = Field(None, description="Its key.")
+    endpoint: Endpoint | None = Field(None, description="The store as pods see it; default: as the prefix says.")
+    credentials: Credentials | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Repository:
+        if self.key and not self.config_map:
+            raise ValueError("key belongs to a config_map, which is not given")
+        return self
+
+
+class Hook(Strict):
+    """Where a workflow that ends tells the daemon: see `dpgen2-sm daemon --listen`."""
+
+    url: Endpoint = Field(description="The daemon's /hook as pods see it: http://dpgen2-sm.argo:8080/hook")
+    key: SecretKey = Field(description="Secret with the daemon's DPGEN2_HOOK_KEY.")
+
+
+class LocalConfig(Strict):
+    """Workflows run on this machine, with no cluster."""
+
+    type: Literal["local"] = "local"
+    slots: int | None = Field(None, ge=1, le=10**4, description="Jobs at once on this machine; default: its cores.")
+
+
+class ArgoConfig(Strict):
+    """Workflows run on Kubernetes, through an Argo server.
+
+    Its bearer token comes from `token_file`, which is read anew for each request, or from ARGO_TOKEN.
+    """
+
+    type: Literal["argo"]
+    server: Endpoint | None = Field(None, description="https://host:port of the Argo server; default: ARGO_SERVER.")
+    namespace: KubernetesName | None = Field(None, description="Default: ARGO_NAMESPACE, or `argo`.")
+    ca_file: str | None = Field(None, description="Certificates to trust the server by; default: the system's.")
+    token_file: str | None = Field(None, description="File with the bearer token; default: ARGO_TOKEN.")
+    timeout: float = Field(30.0, gt=0, le=3600, description="Seconds to wait for an answer.")
+    service_account: KubernetesName | None = Field(None, description="Service account of the workflows' pods.")
+    image: Image = Field("dpgen2-sm:latest", description="Image of the Python operators; jobs without one use it too.")
+    pod: Pod = Field(Pod(), description="Pods of the Python operators: guard, plan, reduce.")
+    parallelism: int | None = Field(None, ge=1, le=10**5, description="Pods of a workflow at once.")
+    hours: float | None = Field(None, gt=0, le=10**5, description="A workflow that runs longer is stopped.")
+    labels: dict[Text, Text] = Field({}, description="Labels of the workflows.")
+    repository: Repository = Repository()
+    hook: Hook | None = None
+
+
+def _type(value: Any) -> str:
+    return str(value.get("type", "local")) if isinstance(value, dict) else str(getattr(value, "type", "local"))
+
+
+EngineConfig = Annotated[
+    Annotated[LocalConfig, Tag("local")] | Annotated[ArgoConfig, Tag("argo")],
+    Discriminator(_type, custom_error_type="engine_type", custom_error_message="type: this is 'local' or 'argo'"),
+]
+
+
+def looks_like_key(name: str) -> bool:
+    """Does a variable's name say that its value is a secret?"""
+    return bool(re.search(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY)", name.upper()))
