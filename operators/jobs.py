@@ -24,6 +24,8 @@ from conventions.names import format_id
 from .core import Planned, Reduced
 
 Content = str | bytes | Path
+# A stage is one workflow: above this many pods its status outgrows what Kubernetes stores of one object.
+MAX_JOBS = 2000
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,21 @@ def write_jobs(jobs: Path, done: Path, tasks: Iterable[Task], script: Script, gr
     return Planned(todo, count, len(todo))
 
 
-def read_tasks(jobs: Path, done: Path, n_jobs: int, group_size: int) -> Iterator[TaskOutput]:
-    """Every task of the stage in order, with its output folder if its marker and files are all there."""
+def pack(total: int, group_size: int) -> int:
+    """The `group_size` that keeps a stage below `MAX_JOBS` jobs: the one asked for, or a larger one.
+
+    >>> pack(300, 10), pack(100_000, 10)
+    (10, 50)
+    """
+    return max(group_size, -(-total // MAX_JOBS))
+
+
+def read_tasks(jobs: Path, done: Path, n_jobs: int) -> Iterator[TaskOutput]:
+    """Every task of the stage in order, with its output folder if its marker and files are all there.
+
+    A job without a good marker is given as one task without a folder.
+    """
+    first = 0
     for job in range(n_jobs):
         job_id = format_id(job)
         log = jobs / job_id / "log"
@@ -123,11 +138,13 @@ def read_tasks(jobs: Path, done: Path, n_jobs: int, group_size: int) -> Iterator
             _check_files(marker, jobs / job_id / "out")
         except (OSError, DataError) as error:
             problem = "it left no completion marker" if isinstance(error, OSError) else str(error)
-            yield TaskOutput(job * group_size, job_id, "task.000000", None, log / "task.000000.log", problem)
+            yield TaskOutput(first, job_id, "task.000000", None, log / "task.000000.log", problem)
+            first += len(list((jobs / job_id / "in").glob("task.*")))
             continue
         for number, result in enumerate(marker.tasks):
             folder = jobs / job_id / "out" / result.id if result.code == 0 else None
-            yield TaskOutput(job * group_size + number, job_id, result.id, folder, log / f"{result.id}.log")
+            yield TaskOutput(first + number, job_id, result.id, folder, log / f"{result.id}.log")
+        first += len(marker.tasks)
 
 
 def job_counts(n_jobs: int, tasks: Iterable[TaskOutput]) -> JobCounts:

@@ -23,7 +23,7 @@ from conventions.documents import StageReport, Strict, parse_json
 from conventions.errors import ConfigError
 from conventions.names import canonical_json, derive_seed, format_id
 from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
-from operators.jobs import Content, Script, Task, TaskOutput, job_counts, read_tasks, write_jobs, write_report
+from operators.jobs import Content, Script, Task, TaskOutput, job_counts, pack, read_tasks, write_jobs, write_report
 from operators.registry import load_config
 from operators.structures import load_structures
 
@@ -133,7 +133,10 @@ def plan(params: PlanParams, ctx: ExplorePlan) -> Planned:
         keep=[LOG, "output.plumed"],
         files={"physical": "".join(f"{pattern}\n" for pattern in PHYSICAL.values())},
     )
-    return write_jobs(ctx.jobs, ctx.done, make_tasks(config, params, ctx.files), script, explore.group_size)
+    groups = enumerate(explore.stages[params.explore_stage])
+    total = sum(len(choose(config, params, number, ctx.files)) * len(grid(group)) for number, group in groups)
+    tasks = make_tasks(config, params, ctx.files)
+    return write_jobs(ctx.jobs, ctx.done, tasks, script, pack(total, explore.group_size))
 
 
 def make_tasks(config: Any, params: PlanParams, files: Path) -> Iterator[Task]:
@@ -260,7 +263,7 @@ def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
     """
     config = load_config(ctx.config.read_bytes())
     explore: LammpsConfig = config.explore
-    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs, explore.group_size))
+    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs))
     trajectories = []
     for task in tasks:
         if task.folder is not None:

@@ -18,7 +18,7 @@ from conventions.documents import parse_json
 from conventions.errors import DataError
 from conventions.names import canonical_json
 from operators.core import App, Planned, Reduced, ReduceParams
-from operators.jobs import Script, Task, write_jobs
+from operators.jobs import Script, Task, pack, write_jobs
 from operators.registry import load_config
 
 from .frames import (
@@ -57,7 +57,7 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
     config = load_config(ctx.config.read_bytes())
     label: AseConfig = config.label
     frames = frames_to_label(config, params.iteration, ctx)
-    tasks = [Task({FRAMES: dump_frames(batch)}) for batch in batches(frames, label.group_size)]
+    tasks = [Task({FRAMES: dump_frames(batch)}) for batch in batches(frames, pack(len(frames), label.group_size))]
     script = Script(
         run="\n".join(
             [

@@ -17,7 +17,7 @@ from pydantic import Field
 from conventions.config import RunConfig, StageConfig, UserFile
 from conventions.errors import ConfigError
 from operators.core import App, Input, JobContext, Planned, Reduced, ReduceParams
-from operators.jobs import Script, Task, TaskOutput, write_jobs
+from operators.jobs import Script, Task, TaskOutput, pack, write_jobs
 from operators.registry import load_config
 
 from .frames import (
@@ -96,7 +96,7 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
         need=[OUTPUT],
         files={"user_files": "".join(f"{file.root}\n" for file in label.files)},
     )
-    return write_jobs(ctx.jobs, ctx.done, tasks, script, label.group_size)
+    return write_jobs(ctx.jobs, ctx.done, tasks, script, pack(len(frames), label.group_size))
 
 
 def reduce(params: ReduceParams, ctx: LabelReduce) -> Reduced:

@@ -177,7 +177,7 @@ def collect(
 ) -> Reduced:
     """all_reduce of a label app: the dataset of this iteration, `labels.json`, and the report."""
     config = load_config(ctx.config.read_bytes())
-    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs, 1))
+    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs))
     found = list(read_labels(tasks, ctx.jobs, read, explain))
     classes = Counter(each.label.kind for each in found)
     labelled, discarded = classes["ok"], len(found) - classes["ok"]

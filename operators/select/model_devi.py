@@ -17,7 +17,7 @@ from conventions.documents import DoneMarker, StageReport, parse_json
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json, derive_seed
 from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
-from operators.jobs import Script, Task, job_counts, read_tasks, write_jobs, write_report
+from operators.jobs import Script, Task, job_counts, pack, read_tasks, write_jobs, write_report
 from operators.registry import load_config
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
     config = load_config(ctx.config.read_bytes())
     settings: ModelDeviConfig = config.select
     trajectories = read_trajectories(ctx.trajectories)
-    outputs = read_tasks(ctx.jobs, ctx.done, params.n_jobs, group_size=1)
+    outputs = read_tasks(ctx.jobs, ctx.done, params.n_jobs)
     pool = gather(outputs, [len(group) for group in _groups(trajectories, settings.group_size)])
     failed = [output for output in pool.outputs if output.folder is None]
     messages = list(dict.fromkeys(output.error() for output in failed))[:3]
@@ -264,6 +264,7 @@ def _unfit_levels(low: str, high: str, config: RunConfig) -> Iterator[str]:
 
 
 def _groups(trajectories: list[Trajectory], size: int) -> Iterator[list[Trajectory]]:
+    size = pack(len(trajectories), size)
     for start in range(0, len(trajectories), size):
         yield trajectories[start : start + size]
 

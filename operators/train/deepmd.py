@@ -245,7 +245,7 @@ def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
     """All models, or none: a committee with a diverged member is not used."""
     config = load_config(ctx.config.read_bytes())
     train: DeepmdConfig = config.train
-    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs, train.group_size))
+    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs))
     judged = [judge(task, bool(config.init.test)) for task in tasks]
     classes = Counter(kind for kind, _, _ in judged)
     classes["failed"] += train.numb_models - len(tasks)  # a job without a marker stands for all its tasks

@@ -50,8 +50,7 @@ def _plan(stage: str, params: PlanParams, ctx: PlanContext) -> Planned:
 
 
 def _reduce(stage: str, params: ReduceParams, ctx: ReduceContext, summary: dict[str, float], more: bool) -> Reduced:
-    config = getattr(load_config(ctx.config.read_bytes()), stage)
-    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs, config.group_size))
+    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs))
     counts = job_counts(params.n_jobs, tasks)
     complete = counts.failed == 0
     ctx.product.mkdir(parents=True, exist_ok=True)
