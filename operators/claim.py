@@ -39,10 +39,16 @@ def claim(params: ClaimParams, ctx: ClaimContext) -> Claimed:
     Conflict
         When another workflow has it, or the poller has revoked it.
     """
-    url = urlsplit(params.prefix)
-    if url.scheme != "file":
+    scheme = params.prefix.partition("://")[0]
+    if scheme == "s3":
+        from .s3 import create_object
+
+        owner = create_object(params.prefix, params.key, params.owner.encode()).decode()
+    elif scheme == "file":
+        path = Path(unquote(urlsplit(params.prefix).path))
+        owner = create_file(path / params.key, params.owner.encode()).decode()
+    else:
         raise ConfigError(f"no claim can be taken in {params.prefix}")
-    owner = create_file(Path(unquote(url.path)) / params.key, params.owner.encode()).decode()
     if owner != params.owner:
         raise Conflict(f"this attempt belongs to {owner}; nothing is done here")
     return Claimed(owner)

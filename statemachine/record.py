@@ -63,7 +63,7 @@ class Record:
         except NotFound:
             if next(iter(self.store.list(_SPACE.events + "/")), None) is not None:
                 raise StateError(
-                    f"{self.store.url}/{_SPACE.state} is missing although the run has a history under "
+                    f"{self.store.at(_SPACE.state)} is missing although the run has a history under "
                     f"{_SPACE.events}/: restore it from the last file there; nothing was changed"
                 ) from None
             raise NoRun(f"there is no run at {self.store.url}; begin one with `dpgen2-sm init CONFIG`") from None
@@ -73,7 +73,7 @@ class Record:
             return loaded
         except StateError as error:
             last = self._last_good()
-            hint = f"; the last good version is {self.store.url}/{last}" if last else ""
+            hint = f"; the last good version is {self.store.at(last)}" if last else ""
             raise StateError(f"{error}{hint}; nothing was changed") from None
 
     def _last_good(self) -> str | None:

@@ -29,7 +29,7 @@ def prefix_url(text: str, base: Path) -> str:
     from .store.file import FileStore
 
     try:
-        return FileStore.at(base / Path(text).expanduser()).url
+        return FileStore.of(base / Path(text).expanduser()).url
     except (RuntimeError, OSError, ValueError) as error:  # no such user; a loop of links; no path at all
         raise ConfigError(f"prefix {text!r}: {error}") from None
 
@@ -84,9 +84,9 @@ def first_config(store: Store, state: State) -> bytes:
     try:
         data = store.get(key).data
     except NotFound:
-        raise StateError(f"{store.url}/{key} is missing: restore it; nothing was changed") from None
+        raise StateError(f"{store.at(key)} is missing: restore it; nothing was changed") from None
     if sha256(data) != state.config_sha256:
-        raise StateError(f"{store.url}/{key} is not the configuration that this run began with; nothing was changed")
+        raise StateError(f"{store.at(key)} is not the configuration that this run began with; nothing was changed")
     return data
 
 

@@ -16,6 +16,7 @@ from statemachine.engine import Phase, Status
 from statemachine.poller import Poller
 from statemachine.record import Record
 from statemachine.store import Blob, Entry, check_key
+from statemachine.store.proof import prove
 
 APPS = {"label": "ase", "train": "deepmd", "explore": "lammps", "select": "model_devi"}
 
@@ -36,6 +37,15 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+
+    def at(self, key: str) -> str:
+        return f"{self.url}/{key}"
+
+    def secrets(self) -> list[str]:
+        return []
+
+    def prove(self) -> None:
+        prove(self)
 
     def get(self, key: str) -> Blob:
         if check_key(key) not in self.objects:

@@ -117,7 +117,7 @@ def print_logs(prefix: str, stage: str | None, iteration: int | None, job: int |
         at = place.job(format_id(job))
         keys = [entry.key for entry in store.list(at.job_log + "/")]
         if not keys:
-            raise ConfigError(f"there is no log at {store.url}/{at.job_log}")
+            raise ConfigError(f"there is no log at {store.at(at.job_log)}")
         for key in keys:
             sys.stdout.write(store.get(key).data.decode("utf-8", "replace"))
         return

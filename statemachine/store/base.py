@@ -24,6 +24,7 @@ class Entry:
 
     key: str
     size: int
+    etag: str = ""  # empty where a listing does not tell
 
 
 class Store(Protocol):
@@ -33,7 +34,16 @@ class Store(Protocol):
     condition returns.
     """
 
-    url: str
+    url: str  # canonical; `open_store` reads it back
+
+    def at(self, key: str) -> str:
+        """The full name of an object, for people."""
+
+    def secrets(self) -> list[str]:
+        """The credentials in use: values that must never be written anywhere."""
+
+    def prove(self) -> None:
+        """Prove that conditional writes are honoured; raise `ConfigError` where they are not."""
 
     def get(self, key: str) -> Blob:
         """Read an object; raise `NotFound`."""
@@ -80,10 +90,14 @@ def check_key(key: str) -> str:
 
 
 def open_store(url: str) -> Store:
-    """The store of a prefix: `file:///absolute/path`."""
+    """The store of a prefix: `file:///absolute/path` or `s3://bucket/path`."""
     scheme = url.partition("://")[0] if "://" in url else ""
     if scheme == "file":
         from .file import FileStore
 
         return FileStore(url)
-    raise ConfigError(f"prefix {url!r}: use file:///absolute/path")
+    if scheme == "s3":
+        from .s3 import S3Store
+
+        return S3Store(url)
+    raise ConfigError(f"prefix {url!r}: use file:///absolute/path, or s3://bucket/path")

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 from conventions.errors import ConfigError, Conflict, NotFound, StoreError
 
 from .base import Blob, Entry, check_key
+from .proof import prove
 
 _PART = ".part-"
 _LOCK = ".lock"
@@ -33,7 +34,7 @@ class FileStore:
     Examples
     --------
     >>> import tempfile
-    >>> store = FileStore.at(Path(tempfile.mkdtemp()))
+    >>> store = FileStore.of(Path(tempfile.mkdtemp()))
     >>> tag = store.put("a/b.json", b"{}", if_absent=True)
     >>> store.get("a/b.json").data
     b'{}'
@@ -63,17 +64,26 @@ class FileStore:
         self._threads = threading.Lock()
 
     @classmethod
-    def at(cls, root: Path) -> FileStore:
+    def of(cls, root: Path) -> FileStore:
         """The store of a local folder."""
         return cls(f"file://{quote(str(root.resolve()))}")
+
+    def at(self, key: str) -> str:
+        return f"{self.url}/{key}"
+
+    def secrets(self) -> list[str]:
+        return []
+
+    def prove(self) -> None:
+        prove(self)
 
     def get(self, key: str) -> Blob:
         try:
             data = self._path(key).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise NotFound(f"{self.url}/{key}: there is no such object") from None
+            raise NotFound(f"{self.at(key)}: there is no such object") from None
         except OSError as error:
-            raise StoreError(f"cannot read {self.url}/{key}: {error.strerror}") from error
+            raise StoreError(f"cannot read {self.at(key)}: {error.strerror}") from error
         return Blob(data, _tag(data))
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
@@ -88,7 +98,7 @@ class FileStore:
                     _sync_filesystem(self.root)
                 self._write(path, data)
         except OSError as error:
-            raise StoreError(f"cannot write {self.url}/{key}: {error.strerror}") from error
+            raise StoreError(f"cannot write {self.at(key)}: {error.strerror}") from error
         return _tag(data)
 
     def list(self, prefix: str) -> Iterator[Entry]:
@@ -139,7 +149,7 @@ class FileStore:
             present = None
         if present != if_match:
             found = "there is one already" if if_match is None else "it has changed" if present else "it is gone"
-            raise Conflict(f"{self.url}/{key}: {found}")
+            raise Conflict(f"{self.at(key)}: {found}")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

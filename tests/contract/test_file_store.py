@@ -18,7 +18,7 @@ from .store_contract import StoreContract
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return FileStore.at(tmp_path / "root")
+    return FileStore.of(tmp_path / "root")
 
 
 class TestFileStore(StoreContract):
@@ -26,7 +26,7 @@ class TestFileStore(StoreContract):
 
 
 def test_processes_lose_no_increment(tmp_path: Path) -> None:
-    store = FileStore.at(tmp_path)
+    store = FileStore.of(tmp_path)
     store.put("count", b"0")
     script = """
 import sys
@@ -48,7 +48,7 @@ while done < 20:
 
 def test_a_swap_is_flushed_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Power-cut order: the whole file system, then the new content, then the name, then the folder."""
-    store = FileStore.at(tmp_path)
+    store = FileStore.of(tmp_path)
     tag = store.put("state.json", b"1")
     order: list[str] = []
     replace, fsync = Path.replace, os.fsync
@@ -71,12 +71,12 @@ def test_a_swap_is_flushed_before_it_is_seen(tmp_path: Path, monkeypatch: pytest
 def test_a_new_folder_is_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr("statemachine.store.file._sync_folder", synced.append)
-    FileStore.at(tmp_path).put("a/b/c", b"1")
+    FileStore.of(tmp_path).put("a/b/c", b"1")
     assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
 
 
 def test_a_killed_write_leaves_the_old_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = FileStore.at(tmp_path)
+    store = FileStore.of(tmp_path)
     store.put("state.json", b"old")
 
     def die(self: Path, target: Path) -> Path:
@@ -90,7 +90,7 @@ def test_a_killed_write_leaves_the_old_object(tmp_path: Path, monkeypatch: pytes
 
 
 def test_its_own_files_are_hidden_and_refused(tmp_path: Path) -> None:
-    store = FileStore.at(tmp_path)
+    store = FileStore.of(tmp_path)
     store.put("a", b"1", if_absent=True)
     assert [entry.key for entry in store.list("")] == ["a"]
     with pytest.raises(StoreError):
@@ -107,7 +107,7 @@ def test_odd_prefixes_are_refused(url: str) -> None:
 
 def test_a_path_with_spaces_and_percent_signs_comes_back(tmp_path: Path) -> None:
     root = tmp_path / "my run 100%"
-    store = FileStore.at(root)
+    store = FileStore.of(root)
     store.put("a", b"1")
     assert (root / "a").is_file()
     assert open_store(store.url).get("a").data == b"1"

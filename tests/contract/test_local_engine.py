@@ -22,7 +22,7 @@ from .engine_contract import WRITE, EngineContract, ended, manifest
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return FileStore.at(tmp_path / "store")
+    return FileStore.of(tmp_path / "store")
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def two_runs(config: Path) -> list[str]:
 
 
 def state_of(root: Path, name: str) -> str:
-    return open_poller(FileStore.at(root / name).url).record.load().state.at
+    return open_poller(FileStore.of(root / name).url).record.load().state.at
 
 
 def test_a_daemon_brings_several_runs_to_their_end_and_stops(stub_run: Path) -> None:
@@ -63,7 +63,7 @@ def test_sigterm_ends_the_daemon_and_its_work_goes_on(stub_run: Path) -> None:
 
 def test_steps_by_cron_bring_a_run_to_its_end(stub_run: Path) -> None:
     (name, _) = two_runs(stub_run)
-    poller = open_poller(FileStore.at(stub_run.parent / name).url)
+    poller = open_poller(FileStore.of(stub_run.parent / name).url)
     steps = 0
     while state_of(stub_run.parent, name) != "converged":
         step = start(stub_run.parent, "step", "--json", name)

@@ -112,7 +112,7 @@ def test_cancel_ends_the_jobs_and_resume_goes_on(campaign: Campaign) -> None:
     cancelled = campaign.start("cancel", "out")
     assert "cancelled" in cancelled.communicate()[0]
     assert process.wait() == 4
-    assert open_poller(FileStore.at(campaign.root / "out").url).record.load().state.at == "cancelled"
+    assert open_poller(FileStore.of(campaign.root / "out").url).record.load().state.at == "cancelled"
     resumed = campaign.start("resume", "out")
     output, _ = resumed.communicate()
     assert resumed.returncode == 0, output

@@ -1,0 +1,48 @@
+"""The proof that a store honours conditional writes: judged by what is read back, never by what it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from typing import TYPE_CHECKING
+
+from conventions.errors import ConfigError, Conflict, StoreError
+from conventions.space import DataSpace
+
+if TYPE_CHECKING:
+    from .base import Store
+
+
+def prove(store: Store) -> None:
+    """Create twice, swap with a wrong tag and with the right one.
+
+    It shows that conditions are understood. That they are atomic, a race shows (`dpgen2-sm doctor --race`).
+    """
+    key = f"{DataSpace.probe}/{secrets.token_hex(8)}"
+    try:
+        tag = store.put(key, b"first", if_absent=True)
+        _refuses(store, key, "creates what is there already (If-None-Match)", if_absent=True)
+        _refuses(store, key, "replaces what has changed (If-Match)", if_match="0" * 32)
+        try:
+            store.put(key, b"second", if_match=tag)
+        except Conflict:
+            raise _unfit(store, "refuses to replace what has not changed (If-Match)") from None
+        if store.get(key).data != b"second":
+            raise _unfit(store, "does not write what it says it has written")
+    finally:
+        with contextlib.suppress(StoreError):  # it may be forbidden to delete
+            store.delete(key)
+
+
+def _refuses(store: Store, key: str, fault: str, *, if_absent: bool = False, if_match: str | None = None) -> None:
+    with contextlib.suppress(Conflict):
+        store.put(key, b"unwanted", if_absent=if_absent, if_match=if_match)
+    if store.get(key).data != b"first":
+        raise _unfit(store, fault)
+
+
+def _unfit(store: Store, fault: str) -> ConfigError:
+    return ConfigError(
+        f"{store.url}: this store {fault}. A run needs conditional writes, or two processes would overwrite each "
+        "other's state: use another store (docs/stores.md names those that have them)"
+    )

@@ -1,0 +1,169 @@
+"""The store for clusters: a prefix in an S3 bucket, through boto3."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from conventions.errors import Conflict, NotFound, StoreError
+from operators.s3 import Place, credentials, explain, md5, put_if, status_of
+
+from . import transfer
+from .base import Blob, Entry, check_key
+from .listing import list_entries, parse_quickly
+from .proof import prove
+
+_PART = ".part-"
+
+
+class S3Store:
+    """Objects below a prefix of a bucket.
+
+    A conditional write is sent once: repeated after a lost answer, it would meet itself and be refused. So `Conflict`
+    means that the store refused it, and any other `StoreError` leaves open what happened: read again.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.place = Place.parse(url)
+        self.url = self.place.url
+        self._tag = '"{}"'
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        client = self.place.connect()
+        parse_quickly(client)
+        return client
+
+    @functools.cached_property
+    def _once(self) -> Any:
+        return self.place.connect(attempts=1)
+
+    def at(self, key: str) -> str:
+        return self.place.at(key)
+
+    def secrets(self) -> list[str]:
+        return credentials()
+
+    def prove(self) -> None:
+        prove(self)
+
+    def get(self, key: str) -> Blob:
+        name = self._name(key)
+        with self._errors("read", key):
+            data, etag = transfer.read(self._client, name)
+        return Blob(data, etag.strip('"'))
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        request = {**self._name(key), "Body": data, "ContentMD5": md5(data)}
+        try:
+            with self._errors("write", key):
+                if if_absent:
+                    answer = put_if(self._once, **request, IfNoneMatch="*")
+                elif if_match is not None:
+                    answer = self._swap(request, key, if_match)
+                else:
+                    answer = self._client.put_object(**request)
+        except NotFound:  # what a swap of nothing is answered with
+            raise Conflict(f"{self.at(key)}: it is gone") from None
+        return str(answer["ETag"]).strip('"')
+
+    def _swap(self, request: dict[str, Any], key: str, tag: str) -> Any:
+        """Replace what has `tag`. Some stores (Ceph) want the tag without quotes: found out at the first swap."""
+        try:
+            return put_if(self._once, **request, IfMatch=self._tag.format(tag))
+        except ClientError as error:
+            present = self._client.head_object(**self._name(key)) if status_of(error) == 412 else {"ETag": ""}
+            if self._tag == "{}" or present["ETag"].strip('"') != tag:
+                raise
+        answer = put_if(self._once, **request, IfMatch=tag)
+        self._tag = "{}"
+        return answer
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        if prefix and not prefix.endswith("/"):
+            check_key(prefix)
+        root = len(self.place.path) + 1
+        with self._errors("list", prefix):
+            for entry in list_entries(self._client, self.place.bucket, f"{self.place.path}/{prefix}"):
+                yield Entry(entry.key[root:], entry.size, entry.etag)
+
+    def head(self, key: str) -> Entry | None:
+        try:
+            with self._errors("look at", key):
+                found = self._client.head_object(**self._name(key))
+        except NotFound:
+            return None
+        return Entry(key, found["ContentLength"], found["ETag"].strip('"'))
+
+    def copy(self, source: str, target: str) -> None:
+        with self._errors("copy", source):
+            # In the store; in parts where it is too large for one request.
+            self._client.copy(self._name(source), self.place.bucket, self._name(target)["Key"])
+
+    def delete(self, key: str) -> None:
+        with self._errors("delete", key):
+            self._client.delete_object(**self._name(key))
+
+    def fetch(self, key: str, scratch: Path) -> Path | None:
+        found = list(self.list(check_key(key) + "/")) or [entry for entry in [self.head(key)] if entry]
+        if not found:
+            return None
+        client = self._client
+
+        def download(entry: Entry) -> None:
+            target = scratch / check_key(entry.key)
+            if transfer.is_there(target, entry.size, entry.etag):
+                return
+            part = scratch / f"{_PART}{hashlib.sha256(entry.key.encode()).hexdigest()[:16]}"
+            with self._errors("fetch", entry.key):
+                transfer.download(client, self._name(entry.key), target, part)
+
+        scratch.mkdir(parents=True, exist_ok=True)
+        transfer.parallel(download, found)
+        return scratch / key
+
+    def publish(self, path: Path, key: str) -> None:
+        check_key(key)
+        client = self._client
+        single = path.is_file()
+        files = [path] if single else sorted(file for file in path.rglob("*") if file.is_file())
+
+        def upload(file: Path, put: Any = transfer.upload) -> None:
+            at = key if single else f"{key}/{file.relative_to(path).as_posix()}"
+            with self._errors("write", at):
+                put(client, self._name(at), file)
+
+        large = [file for file in files if file.stat().st_size > transfer.WHOLE]
+        transfer.parallel(upload, (file for file in files if file not in large))
+        for file in large:
+            upload(file, transfer.upload_parts)
+        if single:
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+
+    def _name(self, key: str) -> dict[str, str]:
+        return self.place.name(check_key(key))
+
+    @contextmanager
+    def _errors(self, doing: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            code, status = error.response.get("Error", {}).get("Code"), status_of(error)
+            if status == 404 and code != "NoSuchBucket":
+                raise NotFound(f"{self.at(key)}: there is no such object") from None
+            if status in (409, 412):
+                raise Conflict(f"{self.at(key)}: it is there already, or has changed") from None
+            raise StoreError(f"cannot {doing} {self.at(key)}: {explain(error)}") from None
+        except BotoCoreError as error:
+            raise StoreError(f"cannot {doing} {self.at(key)}: {explain(error)}") from None
+        except OSError as error:
+            raise StoreError(f"cannot {doing} {self.at(key)}: {error.strerror}: {error.filename}") from None

@@ -1,0 +1,148 @@
+"""S3 servers for tests, on loopback, each with a life of its own: `with ministack(folder) as server: ...`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ACCESS, SECRET = "test-access-key-1", "test-secret-key-1-0123456789"
+
+
+@dataclass(frozen=True)
+class Server:
+    """An endpoint; its credentials are ACCESS and SECRET."""
+
+    endpoint: str
+    bucket: str = "runs"
+
+    def prefix(self, path: str) -> str:
+        """URL of a run's prefix in its bucket."""
+        return f"s3://{self.bucket}/{path}?endpoint={self.endpoint}&region=us-east-1"
+
+    def client(self) -> Any:
+        import boto3
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=ACCESS,
+            aws_secret_access_key=SECRET,
+        )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This environment without what would send a client elsewhere, and with the servers' credentials."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    return {**kept, "AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, **more}
+
+
+@contextmanager
+def process(command: list[str], port: int, env: Mapping[str, str], folder: Path) -> Iterator[Server]:
+    """A server in a process of its own, with an empty bucket; ready when its port answers HTTP."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log"
+    with open(log, "wb") as stream:
+        child = subprocess.Popen(command, env=dict(env), cwd=folder, stdout=stream, stderr=stream)
+    try:
+        await_http(port, child, log)
+        server = Server(f"http://127.0.0.1:{port}")
+        server.client().create_bucket(Bucket=server.bucket)
+        yield server
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def await_http(port: int, child: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:
+    """Return when the server answers anything; raise when its process has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+            return
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            if child.poll() is not None:
+                break
+            time.sleep(0.05)
+    raise RuntimeError(f"{child.args!r} did not start:\n{log.read_text('utf-8', 'replace')[-2000:]}")
+
+
+@contextmanager
+def ministack(folder: Path) -> Iterator[Server]:
+    """A real HTTP server that keeps its objects in files: conditions as AWS documents them, atomic."""
+    port = free_port()
+    settings = {
+        "BIND_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(port),
+        "S3_PERSIST": "1",
+        "S3_DATA_DIR": str(folder / "s3"),
+        "PERSIST_STATE": "1",
+        "STATE_DIR": str(folder / "state"),
+        "LOG_LEVEL": "WARNING",
+    }
+    with process(["ministack"], port, environment(**settings), folder) as server:
+        yield server
+
+
+@contextmanager
+def rclone(folder: Path) -> Iterator[Server]:
+    """A server that ignores conditions on writes."""
+    port = free_port()
+    root = folder / "root"
+    root.mkdir(parents=True)
+    command = ["rclone", "serve", "s3", str(root), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS},{SECRET}"]
+    with process([*command, "--config", "/dev/null"], port, environment(), folder) as server:
+        yield server
+
+
+@contextmanager
+def moto(atomic: bool = True) -> Iterator[Server]:
+    """moto's application in a thread of this process. It checks and then writes, so by itself it is not atomic."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Quiet(WSGIRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log(self, *arguments: Any) -> None:
+            pass
+
+    application = DomainDispatcherApplication(create_backend_app)
+    lock = threading.Lock()
+
+    def one_by_one(environ: Any, start_response: Any) -> Any:
+        with lock:
+            return application(environ, start_response)
+
+    http = make_server("127.0.0.1", 0, one_by_one if atomic else application, threaded=True, request_handler=Quiet)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        server = Server(f"http://127.0.0.1:{http.server_port}")
+        client = server.client()
+        if server.bucket not in [found["Name"] for found in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket=server.bucket)
+        yield server
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()
