@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, RootModel, model_va
 from .cluster import EngineConfig, Image, LocalConfig, Pod, Text
 from .documents import Document, Strict
 from .errors import did_you_mean
+from .hpc import Hpc
 from .names import RUN_NAME
 from .state import Convergence, Policy
 
@@ -126,6 +127,7 @@ class StageConfig(Strict):
     ratio_failed: float = Field(0.0, ge=0, le=1, description="Fraction of tasks that may fail.")
     image: Image | None = Field(None, description="Container image of the jobs; default: the engine's.")
     pod: Pod = Field(Pod(), description="What the jobs' pods ask of Kubernetes.")
+    hpc: Hpc | None = Field(None, description="Hand the jobs to a batch system (Slurm, PBS, ...) and wait for them.")
 
 
 class RunConfig(Document):
@@ -160,6 +162,8 @@ class RunConfig(Document):
             if name not in self.structures:
                 near = did_you_mean(name, self.structures)
                 raise ValueError(f"init.label: there is no structure set {name!r} in structures; {near}")
+        if self.engine.type == "argo" and not self.prefix.startswith("s3://"):
+            raise ValueError("prefix: with engine.type argo it is s3://bucket/path, which pods can see too")
         if not self.init.label and not self.init.data:
             raise ValueError("init: give structures to label (init.label) or labelled data (init.data)")
         return self

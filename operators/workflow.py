@@ -15,15 +15,19 @@ from dataclasses import dataclass, fields
 from importlib.resources import files
 from typing import Any
 
+from conventions.hpc import Hpc
 from conventions.names import canonical_json, sha256
 from conventions.space import StageSpace
 
 from .claim import claim
 from .core import App, Input, Operator, Output, Planned, artifacts, signature
+from .hpc import executor
+from .poke import poke
 from .shipping import ship
 
 SPEC_HASH = "dpgen2-sm/spec-sha256"
 _ROOT = "/dpgen2"
+_EMPTY = "podGC initContainers sidecars volumes tolerations nodeSelector volumeMounts resources hooks arguments".split()
 _dflow_globals = threading.Lock()
 _RUN_PYTHON = """\
 set -eu
@@ -57,7 +61,10 @@ def build(
     prefix: str,
     key_prefix: str = "",
     image: str,
+    job_image: str | None = None,
+    hpc: Hpc | None = None,
     parallelism: int | None = None,
+    hook: str | None = None,
 ) -> StageWorkflow:
     """Build the workflow of a stage.
 
@@ -70,7 +77,13 @@ def build(
     facts
         Values for the operators' parameters, by field name; each operator gets those that it declares.
     prefix, key_prefix
-        URL of the run's prefix, and what its keys begin with inside the artifact repository.
+        URL of the run's prefix as the workflow sees it, and what its keys begin with inside the artifact repository.
+    image, job_image
+        Images of the Python operators and of the jobs; jobs without one use the operators'.
+    hpc
+        The batch system that the jobs are handed to.
+    hook
+        URL to tell that the workflow has ended.
     """
     import dflow
     from dflow.op_template import ScriptOPTemplate
@@ -139,7 +152,7 @@ def build(
         found = artifacts(app.job)
         envs: dict[str, Any] = {"JOB_ID": "{{inputs.parameters.job_id}}"}
         script = files("operators").joinpath("job.sh").read_text()
-        template = ScriptOPTemplate("job", image=image, command=["sh"], script=script, envs=envs)
+        template = ScriptOPTemplate("job", image=job_image or image, command=["sh"], script=script, envs=envs)
         template.inputs.parameters["job_id"] = dflow.InputParameter()
         _declare(template, found, place.job("{{inputs.parameters.job_id}}"), envs, "JOB_{}")
         template.envs = {key.upper(): value for key, value in envs.items()}
@@ -152,6 +165,7 @@ def build(
             when=f"{planned['n_todo']} > 0",
             continue_on_failed=True,
             continue_on_error=True,
+            executor=executor(hpc, name.rpartition("-")[0], image) if hpc else None,
         )
 
     planned = {field.name: _variable(f"steps.plan.outputs.parameters.{field.name}") for field in fields(Planned)}
@@ -163,15 +177,42 @@ def build(
         workflow.add(python_step("plan", app.plan, {}))
         workflow.add(jobs_step())
         workflow.add(python_step("reduce", app.reduce, planned))
-        built = workflow.to_dict()
+        spec = workflow.to_dict()["spec"]
+        if hook:
+            leaving = dflow.Workflow(name="leaving", id="leaving")
+            leaving.add(python_step("poke", poke, {"url": hook}))
+            entry, template = leaving.to_dict()["spec"]["templates"]
+            spec["templates"].append(template)
+            ((step,),) = entry["steps"]
+            spec["hooks"] = {"exit": {"template": "poke", "arguments": step["arguments"]}}
     manifest = {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",
         "metadata": {"name": name, "annotations": {}, "labels": {}},
-        "spec": built["spec"],
+        "spec": _lean(spec),
     }
-    manifest["metadata"]["annotations"][SPEC_HASH] = sha256(canonical_json(manifest))
-    return StageWorkflow(name, manifest, objects)
+    return StageWorkflow(name, seal(manifest), objects)
+
+
+def seal(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write the hash of all else in a manifest into it: what tells one specification from another."""
+    annotations = manifest["metadata"]["annotations"]
+    annotations.pop(SPEC_HASH, None)
+    annotations[SPEC_HASH] = sha256(canonical_json(manifest))
+    return manifest
+
+
+def _lean(spec: dict[str, Any]) -> dict[str, Any]:
+    """Without what dflow writes down empty or fills in for its own clusters."""
+    del spec["serviceAccountName"], spec["arguments"]
+    for template in spec["templates"]:
+        template.pop("metadata", None)
+        for part in (spec, template, template.get("script", {}), *(step for (step,) in template.get("steps", []))):
+            for key in [key for key, value in part.items() if key in _EMPTY and not value]:
+                del part[key]
+        for ports in ("inputs", "outputs"):
+            template[ports] = {kind: found for kind, found in template[ports].items() if found}
+    return spec
 
 
 def _variable(name: str) -> str:

@@ -5,11 +5,12 @@ It keeps nothing in memory that matters: any process may die at any line, and tw
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
 from conventions.documents import StageReport
-from conventions.errors import Conflict, DataError, NotFound
+from conventions.errors import Conflict, DataError, EngineError, NotFound
 from conventions.space import DoneKey
 from conventions.state import State
 
@@ -19,6 +20,7 @@ from .record import Loaded, Record
 from .submission import Submission
 
 REVOKED = b"revoked"
+log = logging.getLogger("dpgen2-sm")
 Listener = Callable[[State], None]
 
 
@@ -35,21 +37,31 @@ class Poller:
         How a workflow is prepared.
     on_commit
         Called with every state that this poller committed.
+    loaded
+        The state where it was read just now: saves the first step a request.
     """
 
     def __init__(
-        self, record: Record, engine: Engine, submission: Submission, on_commit: Listener | None = None
+        self,
+        record: Record,
+        engine: Engine,
+        submission: Submission,
+        on_commit: Listener | None = None,
+        loaded: Loaded | None = None,
     ) -> None:
-        self.record, self.engine, self.submission = record, engine, submission
+        self.record, self.engine, self.submission, self._loaded = record, engine, submission, loaded
         self.store = record.store
         self.on_commit = on_commit or (lambda state: None)
         self.status: Status | None = None
 
     def step(self) -> State:
         """Advance as far as is possible now; return the state that it ended in."""
-        loaded, seen = self.record.load(), Observation()
+        loaded, seen = self._loaded or self.record.load(verify=False), Observation()
+        self._loaded = None
         while True:
             decision = decide(loaded.state, seen)
+            if decision.action is not Action.CHECK and not (decision.action is Action.WAIT and seen.checks):
+                self.record.verify(loaded)  # an idle tick, which only asks the engine, needs not
             if decision.action is Action.WAIT:
                 if loaded.state.ended:
                     self.record.keep(loaded.state.version, loaded.data)
@@ -65,17 +77,22 @@ class Poller:
             loaded = self.record.load()
             committed = self.record.commit(loaded, command(loaded.state, trigger, reason))
             if committed is not None:
-                self.on_commit(committed)
-                return committed
+                self.on_commit(committed.state)
+                return committed.state
 
     def _commit(self, before: Loaded, after: State) -> Loaded:
         """Swap the state; the winner forgets the workflow that it has consumed. A loser acts no further."""
         committed = self.record.commit(before, after)
-        if committed is not None:
-            if committed.workflow != before.state.workflow:
+        if committed is None:
+            return self.record.load(verify=False)
+        state = committed.state
+        if state.workflow != before.state.workflow or state.at in ("converged", "exhausted"):
+            try:
                 self.engine.delete(before.state.workflow)
-            self.on_commit(committed)
-        return self.record.load()
+            except EngineError as error:  # a workflow too many does no harm
+                log.warning("the workflow %s could not be deleted: %s", before.state.workflow, error)
+        self.on_commit(state)
+        return committed
 
     def _act(self, action: Action, state: State, seen: Observation) -> Observation:
         name = state.workflow

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -15,7 +15,7 @@ from conventions.names import sha256
 from conventions.space import DataSpace
 from conventions.state import State
 
-from .store import Store
+from .store import Blob, Store
 
 _SPACE = DataSpace({})
 
@@ -47,9 +47,11 @@ class Record:
     ) -> None:
         self.store, self.nonce, self.clock = store, nonce, clock
         self.writer = f"{socket.gethostname().partition('.')[0]}:{os.getpid()}"
+        self._verified: bytes | None = None  # the last state that is known to be the newest of its history
+        self._kept: bytes | None = None  # the last state that is known to be in the history
 
-    def load(self) -> Loaded:
-        """Read the state.
+    def load(self, verify: bool = True) -> Loaded:
+        """Read the state; with `verify` also compare it with the history (two more requests).
 
         Raises
         ------
@@ -67,10 +69,24 @@ class Record:
                     f"{_SPACE.events}/: restore it from the last file there; nothing was changed"
                 ) from None
             raise NoRun(f"there is no run at {self.store.url}; begin one with `dpgen2-sm init CONFIG`") from None
-        try:
+        with self._hinting():
             loaded = Loaded(State.unseal(blob.data), blob.data, blob.etag)
-            self._check_history(loaded)
-            return loaded
+        if verify:
+            self.verify(loaded)
+        return loaded
+
+    def verify(self, loaded: Loaded) -> None:
+        """Raise `StateError` when a state is not the last of its history; nobody may act on such a state."""
+        if loaded.data != self._verified:
+            with self._hinting():
+                self._check_history(loaded)
+            self._verified = loaded.data
+
+    @contextlib.contextmanager
+    def _hinting(self) -> Iterator[None]:
+        """Tell where the last good version is."""
+        try:
+            yield
         except StateError as error:
             last = self._last_good()
             hint = f"; the last good version is {self.store.at(last)}" if last else ""
@@ -90,6 +106,7 @@ class Record:
         try:
             if self.store.get(key).data != loaded.data:
                 raise StateError(f"{_SPACE.state}: it is not the {key} of this run's history")
+            self._kept = loaded.data
         except NotFound:
             pass  # its writer was interrupted; the next commit repairs the history
         later = self.store.head(_SPACE.event(version + 1)) is not None
@@ -103,26 +120,29 @@ class Record:
         try:
             self.store.put(_SPACE.state, data, if_absent=True)
         except StoreError:
-            if not self._won(data):
+            if self._won(data) is None:
                 raise CommandRefused(f"there is a run at {self.store.url} already") from None
         self.keep(1, data)
         return fresh
 
-    def commit(self, before: Loaded, after: State) -> State | None:
+    def commit(self, before: Loaded, after: State) -> Loaded | None:
         """Swap the state; None when another process was first (reload, and never act on `before`)."""
         self.keep(before.state.version, before.data)
         fresh = self._stamp(after, before.state.version + 1, sha256(before.data))
         data = fresh.seal()
         try:
-            self.store.put(_SPACE.state, data, if_match=before.etag)
+            etag = self.store.put(_SPACE.state, data, if_match=before.etag)
         except StoreError as error:
             # A refusal does not mean that we lost: an answer may have been lost after the write was applied.
-            if not self._won(data):
+            won = self._won(data)
+            if won is None:
                 if isinstance(error, Conflict):
                     return None
                 raise
+            etag = won.etag
         self.keep(fresh.version, data)
-        return fresh
+        self._verified = data
+        return Loaded(fresh, data, etag)
 
     def _stamp(self, state: State, version: int, previous: str) -> State:
         return state.model_copy(
@@ -135,13 +155,18 @@ class Record:
             }
         )
 
-    def _won(self, data: bytes) -> bool:
+    def _won(self, data: bytes) -> Blob | None:
+        """The state, if it is what we wrote."""
         try:
-            return self.store.get(_SPACE.state).data == data
+            blob = self.store.get(_SPACE.state)
         except NotFound:
-            return False
+            return None
+        return blob if blob.data == data else None
 
     def keep(self, version: int, data: bytes) -> None:
         """Write a version into the history, once. A crash before this is repaired by the next commit, or at the end."""
+        if data == self._kept:
+            return
         with contextlib.suppress(Conflict):
             self.store.put(_SPACE.event(version), data, if_absent=True)
+            self._kept = data

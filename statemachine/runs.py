@@ -62,12 +62,14 @@ def engine_root(prefix: str, run_uid: str) -> Path:
     return Path.home() / ".cache" / "dpgen2-sm" / run_uid
 
 
-def open_engine(settings: EngineConfig, prefix: str, run_uid: str) -> Engine:
+def open_engine(settings: EngineConfig, store: Store, run_uid: str) -> Engine:
     if settings.type == "argo":
-        raise ConfigError("engine.type: argo is not built yet")
+        from .engine.argo import ArgoEngine
+
+        return ArgoEngine(settings, store.secrets)
     from .engine.local import LocalEngine
 
-    return LocalEngine(engine_root(prefix, run_uid), prefix, settings.slots)
+    return LocalEngine(engine_root(store.url, run_uid), store.url, settings.slots)
 
 
 def engine_of(store: Store, state: State) -> Engine:
@@ -75,7 +77,7 @@ def engine_of(store: Store, state: State) -> Engine:
     key = state.place.space.config(0)
     # The apps' options are not looked at: `status` must not pay for importing the apps.
     settings = parse_json(first_config(store, state), key)["engine"]
-    return open_engine(TypeAdapter(EngineConfig).validate_python(settings), store.url, state.run_uid)
+    return open_engine(TypeAdapter(EngineConfig).validate_python(settings), store, state.run_uid)
 
 
 def first_config(store: Store, state: State) -> bytes:
@@ -97,4 +99,5 @@ def open_poller(prefix: str, on_commit: Listener | None = None) -> Poller:
 
     store = open_store(prefix)
     record = Record(store)
-    return Poller(record, engine_of(store, record.load().state), Submission(store), on_commit)
+    loaded = record.load(verify=False)
+    return Poller(record, engine_of(store, loaded.state), Submission(store), on_commit, loaded)

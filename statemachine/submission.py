@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from dataclasses import replace
 from typing import Any
 
+from conventions.cluster import ArgoConfig
+from conventions.config import StageConfig
 from conventions.errors import Conflict, NotFound
 from conventions.space import StageSpace
 from conventions.state import State
 from operators.registry import app, load_config
+from operators.s3 import Place
 from operators.workflow import StageWorkflow, build
 
 from .runs import first_config
@@ -19,23 +23,19 @@ from .store import Store
 class Submission:
     """Prepares workflows: freezes the iteration's configuration, ships code, builds the manifest."""
 
-    def __init__(self, store: Store, key_prefix: str = "") -> None:
-        self.store, self.key_prefix = store, key_prefix
+    def __init__(self, store: Store) -> None:
+        self.store = store
         self._shipped: set[str] = set()
 
     def prepare(self, state: State) -> StageWorkflow:
         """Build the workflow of the present attempt and put the code it needs into the store."""
         config = self.config(state)
-        stage = config.stages[state.stage]
-        workflow = build(
-            state.workflow,
-            app(state.stage, stage.app),
-            state.place,
-            self.facts(state),
-            prefix=self.store.url,
-            key_prefix=self.key_prefix,
-            image=stage.image or "dpgen2-sm:latest",
-        )
+        stage, engine = config.stages[state.stage], config.engine
+        what = (state.workflow, app(state.stage, stage.app), state.place, self.facts(state))
+        if engine.type == "argo":
+            workflow = for_cluster(what, engine, stage, Place.parse(self.store.url))
+        else:
+            workflow = build(*what, prefix=self.store.url, image="local", hpc=stage.hpc)
         for key, data in workflow.objects.items():
             if key not in self._shipped:
                 self._ship(key, data)
@@ -77,6 +77,24 @@ class Submission:
         if there is None or there.size != len(data):
             self.store.put(key, data)
         self._shipped.add(key)
+
+
+def for_cluster(what: tuple[Any, ...], engine: ArgoConfig, stage: StageConfig, store: Place) -> StageWorkflow:
+    """The workflow as Argo gets it: with what its pods ask for, and the store as they see it."""
+    from operators.pods import dress
+
+    workflow = build(
+        *what,
+        prefix=replace(store, endpoint=engine.repository.endpoint or store.endpoint).url,
+        key_prefix=f"{store.path}/",
+        image=engine.image,
+        job_image=stage.image,
+        hpc=stage.hpc,
+        parallelism=engine.parallelism,
+        hook=engine.hook.url if engine.hook else None,
+    )
+    dress(workflow.manifest, engine, stage, store)
+    return workflow
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from statemachine.cli import main
+from tests import servers
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -42,6 +44,24 @@ def stub_run(tmp_path: Path) -> Path:
     path = tmp_path / "run.yaml"
     path.write_text(CONFIG)
     return path
+
+
+@pytest.fixture(scope="session")
+def ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """A real S3 server, once for all tests of a process."""
+    with servers.ministack(tmp_path_factory.mktemp("ministack")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(ministack: servers.Server, monkeypatch: pytest.MonkeyPatch) -> servers.Server:
+    """The S3 server, with its credentials in the environment."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", servers.ACCESS)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", servers.SECRET)
+    return ministack
 
 
 @pytest.fixture

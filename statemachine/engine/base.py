@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from conventions.errors import NameTaken
+
 
 class Phase(Enum):
     """What an engine says of a workflow. Only `running` means that it may still write."""
@@ -26,6 +28,13 @@ class Status:
     finished: int = 0
     total: int = 0
     message: str = ""
+
+
+def name_taken(name: str) -> NameTaken:
+    return NameTaken(
+        f"a workflow {name} exists with another specification: was dpgen2-sm upgraded or the configuration "
+        "changed while it was being submitted? `dpgen2-sm cancel` and then `resume` start a new attempt"
+    )
 
 
 class Engine(Protocol):

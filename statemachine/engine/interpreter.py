@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from statemachine.store import Store, open_store
 
@@ -150,23 +150,22 @@ class Interpreter:
     def script(self, script: dict[str, Any], name: str, place: Path) -> bool:
         source = place / "script"
         source.write_text(script["source"])
-        env = {**self.environ, **{entry["name"]: entry["value"] for entry in script.get("env", [])}}
         log = self.folder / f"{name}.log"
         with open(log, "wb") as stream:
-            code = subprocess.run(
-                [*script["command"], str(source)],
-                cwd=place,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-            ).returncode
+            code = self.execute([*script["command"], str(source)], place, self.environment(script), stream)
         last = log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
         if code and (last or not name.startswith("jobs-")):
             self.messages.append(f"{name}: {last or f'exit code {code}'}")
         if not last:
             log.unlink()
         return code == 0
+
+    def environment(self, script: dict[str, Any]) -> dict[str, str]:
+        return {**self.environ, **{entry["name"]: entry["value"] for entry in script.get("env", [])}}
+
+    def execute(self, command: list[str], place: Path, env: dict[str, str], log: IO[bytes]) -> int:
+        done = subprocess.run(command, cwd=place, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return done.returncode
 
     def report(self, phase: Phase, step: str) -> None:
         message = "; ".join(self.messages[:3])

@@ -21,10 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conventions.errors import NameTaken
 from operators.workflow import SPEC_HASH
 
-from .base import Phase, Status
+from .base import Phase, Status, name_taken
 
 UID_VARIABLE = "DPGEN2_WORKFLOW_UID"
 
@@ -42,6 +41,8 @@ class LocalEngine:
         Jobs at once; default: the machine's cores.
     """
 
+    interpreter = "statemachine.engine.interpreter"
+
     def __init__(self, root: Path, store_url: str, slots: int | None = None) -> None:
         self.root, self.store_url = root, store_url
         self.slots = slots or len(
@@ -54,12 +55,7 @@ class LocalEngine:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
         (part / "manifest.json").write_text(json.dumps(manifest))
-        settings: dict[str, Any] = {
-            "uid": uuid.uuid4().hex,
-            "store": self.store_url,
-            "slots": self.slots,
-            "work": str(self.root / "work"),
-        }
+        settings = self.settings()
         (part / "settings.json").write_text(json.dumps(settings))
         with open(part / "lock", "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -70,7 +66,7 @@ class LocalEngine:
                 return self._exists(name, manifest)
             with open(folder / "interpreter.log", "wb") as log:
                 subprocess.Popen(
-                    [sys.executable, "-m", "statemachine.engine.interpreter", str(folder)],
+                    [sys.executable, "-m", self.interpreter, str(folder)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -79,6 +75,15 @@ class LocalEngine:
                     env={**os.environ, UID_VARIABLE: settings["uid"], "DPGEN2_LOCK_FD": str(lock.fileno())},
                 )
         return True
+
+    def settings(self) -> dict[str, Any]:
+        """What the interpreter is told beside the manifest."""
+        return {
+            "uid": uuid.uuid4().hex,
+            "store": self.store_url,
+            "slots": self.slots,
+            "work": str(self.root / "work"),
+        }
 
     def status(self, name: str) -> Status:
         folder = self._folder(name)
@@ -121,10 +126,7 @@ class LocalEngine:
     def _exists(self, name: str, manifest: dict[str, Any]) -> bool:
         there = json.loads((self._folder(name) / "manifest.json").read_bytes())["metadata"]["annotations"]
         if there.get(SPEC_HASH) != manifest["metadata"]["annotations"][SPEC_HASH]:
-            raise NameTaken(
-                f"a workflow {name} exists with another specification: was dpgen2-sm upgraded or the configuration "
-                "changed while it was being submitted? `dpgen2-sm cancel` and then `resume` start a new attempt"
-            )
+            raise name_taken(name)
         return False
 
     def _alive(self, folder: Path) -> bool:

@@ -1,0 +1,132 @@
+"""Workflows on Kubernetes, through an Argo server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from conventions.cluster import ArgoConfig
+from conventions.errors import EngineError, NotFound
+from operators.pods import STEP_LABEL
+from operators.workflow import SPEC_HASH
+
+from .argo_client import AlreadyExists, ArgoClient
+from .base import Phase, Status, name_taken
+from .gate import refuse_secrets
+
+# Never `status.nodes`: that is megabytes for a large stage.
+_STATUS = "metadata.name,metadata.uid,metadata.annotations,status.phase,status.progress,status.message"
+_PHASES = {
+    "": Phase.running,
+    "Pending": Phase.running,
+    "Running": Phase.running,
+    "Succeeded": Phase.succeeded,
+    "Failed": Phase.failed,
+    "Error": Phase.failed,
+}
+
+
+class ArgoEngine:
+    """Runs workflows in one namespace of a cluster.
+
+    Parameters
+    ----------
+    settings
+        `engine:` of the run's configuration.
+    secrets
+        Values that no manifest may hold, beside the server's token.
+    """
+
+    def __init__(self, settings: ArgoConfig, secrets: Callable[[], list[str]] = list) -> None:
+        self.client = ArgoClient(settings)
+        self._secrets = secrets
+        self._place = f"/workflows/{self.client.namespace}"
+
+    def submit(self, manifest: dict[str, Any]) -> bool:
+        name = manifest["metadata"]["name"]
+        refuse_secrets(manifest, [self.client.token(), *self._secrets()])
+        try:
+            self.client.call("POST", self._place, {"workflow": manifest})
+        except AlreadyExists:
+            return self._is_there(name, manifest)
+        return True
+
+    def _is_there(self, name: str, manifest: dict[str, Any]) -> bool:
+        """False when the workflow that has the name is ours; raise when it is another."""
+        try:
+            found = self.client.call("GET", f"{self._place}/{name}", fields=_STATUS)
+        except NotFound:
+            raise EngineError(f"the workflow {name} existed and was deleted meanwhile: try again") from None
+        hashes = [each.get("metadata", {}).get("annotations", {}).get(SPEC_HASH) for each in (found, manifest)]
+        if hashes[0] != hashes[1]:
+            raise name_taken(name)
+        return False
+
+    def status(self, name: str) -> Status:
+        try:
+            found = self.client.call("GET", f"{self._place}/{name}", fields=_STATUS)
+        except NotFound:
+            found = self._archived(name)
+            if found is None:
+                return Status(Phase.gone, message=f"there is no workflow {name} any more")
+        return self._read(name, found.get("status") or {})
+
+    def _read(self, name: str, status: dict[str, Any]) -> Status:
+        word = str(status.get("phase", ""))
+        if word not in _PHASES:
+            raise EngineError(f"the workflow {name} is in a phase that is not known here: {word!r}")
+        finished, _, total = str(status.get("progress", "")).partition("/")
+        counts = (int(finished), int(total)) if finished.isdigit() and total.isdigit() else (0, 0)
+        message = str(status.get("message", ""))
+        if _PHASES[word] is Phase.failed:
+            message = self._telling_line(name) or message
+        return Status(_PHASES[word], "", *counts, message)
+
+    def _archived(self, name: str) -> dict[str, Any] | None:
+        """The workflow as the server's archive has it, where there is an archive."""
+        where = f"metadata.namespace={self.client.namespace},metadata.name={name}"
+        fields = "items.metadata.name,items.status.phase,items.status.message"
+        try:
+            found = self.client.call(
+                "GET", "/archived-workflows", **{"listOptions.fieldSelector": where, "fields": fields}
+            )
+        except EngineError:
+            return None
+        return next((item for item in found.get("items") or [] if item["metadata"]["name"] == name), None)
+
+    def logs(self, name: str) -> Iterator[str]:
+        query = {"logOptions.container": "main", "selector": f"{STEP_LABEL} in (guard,plan,reduce)"}
+        try:
+            for line in self.client.lines(f"{self._place}/{name}/log", **query):
+                found = line.get("result") or {}
+                pod = str(found.get("podName", "")).removeprefix(f"{name}-")
+                yield f"{pod}: {found.get('content', '')}"
+        except NotFound:
+            return
+
+    def _telling_line(self, name: str) -> str:
+        """What the step that failed printed last; the workflow's own message names only the step."""
+        try:
+            *_, last = self.logs(name)
+        except (EngineError, ValueError):
+            return ""
+        return last
+
+    def terminate(self, name: str) -> None:
+        try:
+            self.client.call("PUT", f"{self._place}/{name}/terminate", {"name": name})
+        except NotFound:
+            return
+        except EngineError:
+            if self.status(name).phase is Phase.running:
+                raise
+
+    def delete(self, name: str) -> None:
+        try:
+            self.client.call("DELETE", f"{self._place}/{name}")
+        except NotFound:
+            return
+
+    def wait(self, name: str, seconds: float) -> None:
+        time.sleep(max(seconds, 1.0))

@@ -1,0 +1,159 @@
+"""HTTP with an Argo server: TLS verified, time-outs, retries with jitter, a token that is read anew.
+
+The server's API: https://argo-workflows.readthedocs.io/en/latest/swagger/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from conventions.cluster import ArgoConfig, check_endpoint
+from conventions.errors import ConfigError, EngineError, NotFound
+
+PAUSE = 0.25  # seconds between two tries, at least
+_TRIES = 4
+_AGAIN = frozenset((429, 500, 502, 503, 504))
+_ADVICE = {
+    401: "the token is missing, wrong or expired: set ARGO_TOKEN or engine.token_file",
+    403: "the token may not do this: see deploy/base/rbac.yaml for the rights it needs",
+}
+
+
+class AlreadyExists(EngineError):
+    """A workflow of that name exists."""
+
+
+class ArgoClient:
+    """Requests to one Argo server, for one namespace.
+
+    Parameters
+    ----------
+    settings
+        `engine:` of a run's configuration; ARGO_SERVER, ARGO_NAMESPACE and ARGO_TOKEN fill in what it leaves out.
+    """
+
+    def __init__(self, settings: ArgoConfig) -> None:
+        self.url = _server(settings)
+        self.namespace = settings.namespace or os.environ.get("ARGO_NAMESPACE") or "argo"
+        self._token_file = settings.token_file or os.environ.get("ARGO_TOKEN_FILE")
+        ca_file = settings.ca_file or os.environ.get("SSL_CERT_FILE")
+        if ca_file and not Path(ca_file).is_file():
+            raise ConfigError(f"engine.ca_file: there is no file {ca_file}")
+        self._http = httpx.Client(
+            base_url=f"{self.url}/api/v1",
+            verify=_trust(ca_file) if self.url.startswith("https") else True,
+            timeout=settings.timeout,
+            follow_redirects=False,
+        )
+
+    def token(self) -> str:
+        """The bearer token as it is now; files are replaced when a token is renewed."""
+        token = os.environ.get("ARGO_TOKEN", "")
+        if self._token_file is not None:
+            try:
+                token = Path(self._token_file).read_text("utf-8")
+            except (OSError, UnicodeDecodeError):
+                if not token:  # a run of a cluster's daemon, looked at from elsewhere, is read with ARGO_TOKEN
+                    raise ConfigError(f"engine.token_file: {self._token_file} cannot be read") from None
+        return token.strip().removeprefix("Bearer ").strip()
+
+    def call(self, method: str, path: str, body: Any = None, **query: str) -> Any:
+        """One request, repeated while the server is only busy or away. Every request here may be repeated safely.
+
+        Raises
+        ------
+        NotFound, AlreadyExists, EngineError
+        """
+        for last in (*(False,) * (_TRIES - 1), True):
+            try:
+                response = self._http.request(method, path, json=body, params=query, headers=self._headers())
+            except httpx.TransportError as error:
+                if last:
+                    raise EngineError(f"the Argo server {self.url} does not answer: {_plain(error)}") from None
+            else:
+                if last or response.status_code not in _AGAIN:
+                    return self._answer(response)
+            time.sleep(random.uniform(PAUSE, 4 * PAUSE))
+        raise AssertionError("unreachable")
+
+    def lines(self, path: str, **query: str) -> Iterator[dict[str, Any]]:
+        """The objects of an endless answer, one a line, until it ends."""
+        try:
+            with self._http.stream("GET", path, params=query, headers=self._headers()) as response:
+                if response.status_code != 200:
+                    response.read()
+                    self._answer(response)
+                for line in response.iter_lines():
+                    if line.strip():
+                        yield _parse(line.encode(), self.url)
+        except httpx.TransportError as error:
+            raise EngineError(f"the Argo server {self.url} does not answer: {_plain(error)}") from None
+
+    def _headers(self) -> dict[str, str]:
+        token = self.token()
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+    def _answer(self, response: httpx.Response) -> Any:
+        code = response.status_code
+        if code == 200:
+            return _parse(response.content, self.url)
+        try:
+            message = str(response.json()["message"])
+        except (ValueError, KeyError, TypeError):
+            message = response.reason_phrase
+        if code == 404:
+            raise NotFound(message)
+        if code == 409:
+            raise AlreadyExists(message)
+        advice = _ADVICE.get(code, "")
+        raise EngineError(
+            f"the Argo server {self.url} answered {code}: {message[:500]}{'; ' if advice else ''}{advice}"
+        )
+
+
+def _server(settings: ArgoConfig) -> str:
+    """The server's URL; the argo command's ARGO_SERVER is `host:port`."""
+    if settings.server:
+        return settings.server
+    named = os.environ.get("ARGO_SERVER", "")
+    if not named:
+        raise ConfigError("engine.server: this key is required (https://host:port), or set ARGO_SERVER")
+    scheme = "http" if os.environ.get("ARGO_SECURE", "").lower() == "false" else "https"
+    try:
+        return check_endpoint(named if "://" in named else f"{scheme}://{named}")
+    except ValueError as error:
+        raise ConfigError(f"ARGO_SERVER: {error}") from None
+
+
+def _trust(ca_file: str | None) -> Any:
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError):
+        raise ConfigError(f"engine.ca_file: {ca_file} holds no certificate") from None
+
+
+def _parse(data: bytes, server: str) -> Any:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise EngineError(f"{server} answered something that is not of an Argo server: is engine.server right?")
+    return found
+
+
+def _plain(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"{text}; engine.ca_file names the certificates to trust"
+    return text

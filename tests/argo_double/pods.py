@@ -1,0 +1,89 @@
+"""The pods of the double: the embedded engine's interpreter under a cluster's rules.
+
+    python -m tests.argo_double.pods FOLDER
+
+A pod inherits nothing: its environment is what the manifest says, its files begin empty, its secrets come from the
+cluster. A pod that dies of a signal was lost, and is repeated as `retryStrategy` says. The exit hook runs at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from statemachine.engine.base import Phase
+from statemachine.engine.interpreter import Interpreter
+from statemachine.store import Store
+
+
+class InBucket:
+    """A run's store, addressed by the keys of its bucket, as artifacts are."""
+
+    def __init__(self, store: Store, key_prefix: str) -> None:
+        self.store, self.key_prefix = store, key_prefix
+
+    def fetch(self, key: str, scratch: Path) -> Path | None:
+        return self.store.fetch(self._relative(key), scratch)
+
+    def publish(self, path: Path, key: str) -> None:
+        self.store.publish(path, self._relative(key))
+
+    def _relative(self, key: str) -> str:
+        assert key.startswith(self.key_prefix), f"{key} is not below {self.key_prefix}"
+        return key[len(self.key_prefix) :]
+
+
+class Cluster(Interpreter):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        settings = json.loads((folder / "settings.json").read_bytes())
+        self.store = InBucket(self.store, settings["key_prefix"])  # type: ignore[assignment]
+        self.secrets: dict[str, dict[str, str]] = settings["secrets"]
+        self.work = folder / "pods"
+        own = ("PATH", "DPGEN2_WORKFLOW_UID", "OMP_NUM_THREADS", "PYTHONPATH")
+        self.environ = {name: value for name, value in self.environ.items() if name in own}
+        self.environ["HOME"] = str(folder)
+        strategies = [template.get("retryStrategy", {}) for template in self.templates.values()]
+        self.retries = max(int(strategy.get("limit", 0)) for strategy in strategies)
+
+    def run(self) -> Phase:
+        phase = super().run()
+        hook = self.manifest["spec"].get("hooks", {}).get("exit")
+        if hook is not None:
+            last = json.loads((self.folder / "status.json").read_bytes())
+            self.report(Phase.running, "exit hook")  # formally it runs until its hook has ended
+            self.task({"name": "exit", **hook}, "exit", None)
+            self.report(phase, last["step"])
+        return phase
+
+    def environment(self, script: dict[str, Any]) -> dict[str, str]:
+        plain = [
+            entry if "value" in entry else {"name": entry["name"], "value": self.secret(entry["valueFrom"])}
+            for entry in script.get("env", [])
+        ]
+        return super().environment({"env": plain})
+
+    def execute(self, command: list[str], place: Path, env: dict[str, str], log: IO[bytes]) -> int:
+        code = super().execute(command, place, env, log)
+        for _ in range(self.retries):
+            if code >= 0:
+                break
+            code = super().execute(command, place, env, log)
+        return code
+
+    def secret(self, source: dict[str, Any]) -> str:
+        reference = source["secretKeyRef"]
+        return self.secrets[reference["name"]][reference["key"]]
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    os.set_inheritable(int(os.environ.pop("DPGEN2_LOCK_FD")), False)
+    return 0 if Cluster(folder).run() is Phase.succeeded else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
