@@ -1,0 +1,183 @@
+"""A stage's jobs on a batch system: the `hpc:` part of a stage, in the words of DP-GEN's machine.json.
+
+No field here holds a secret. An SSH key is a file of this machine, or a Kubernetes Secret that is named here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from .cluster import EnvName, SecretKey, Text, looks_like_key, no_template
+from .documents import Strict
+
+_SECRETS = ("password", "passphrase", "totp_secret")
+_ELSEWHERE = {
+    "group_size": "is the stage's own `group_size`: tasks in one job",
+    "para_deg": "is not known: the tasks of a job run one after the other; make group_size smaller",
+    "strategy": "is not known: a job holds the tasks of one command, which uses the GPUs that it was given",
+    "wait_time": "is not known: see `poll`",
+    "local_root": "is not asked for: it is the job's own folder",
+}
+
+
+def _words(*known: str) -> BeforeValidator:
+    """Names as dpdispatcher takes them: in any case, and without the ending `Context`."""
+    names = {form.lower(): name for name in known for form in (name, name.removesuffix("Context"))}
+    return BeforeValidator(lambda value: names.get(value.lower(), value) if isinstance(value, str) else value)
+
+
+def _elsewhere(value: Any) -> Any:
+    for key in value if isinstance(value, dict) else ():
+        if key in _ELSEWHERE:
+            raise ValueError(f"{key} {_ELSEWHERE[key]}")
+    return value
+
+
+def _one_line(text: str) -> str:
+    if re.search(r"[\r\n]", text):
+        raise ValueError("one line of the script for each entry")
+    return text
+
+
+def _static(text: str) -> str:
+    if re.search(r"[$`;&|<>()*?\[\]{}~#]", text):
+        raise ValueError(f"{text!r}: shell syntax belongs into prepend_script")
+    return text
+
+
+def _flag(text: str) -> str:
+    if not text.startswith("#"):
+        raise ValueError(f"{text!r}: a line of the batch script's head, such as '#SBATCH --mem=8G'")
+    return text
+
+
+def _absolute(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError(f"{text!r} is no absolute path")
+    return text
+
+
+Line = Annotated[Text, AfterValidator(_one_line)]
+Word = Annotated[Line, AfterValidator(_static)]
+Flag = Annotated[Line, AfterValidator(_flag)]
+Absolute = Annotated[Line, AfterValidator(_absolute)]
+BatchType = Literal["Slurm", "PBS", "Torque", "SGE", "LSF", "Fugaku", "JH_UniScheduler", "Shell"]
+ContextType = Literal["SSHContext", "LocalContext"]
+
+
+class RemoteProfile(Strict):
+    """How to reach the machine: of SSHContext all but `symlink`, which is LocalContext's."""
+
+    hostname: Annotated[Line, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$")] | None = None
+    username: Annotated[Line, Field(pattern=r"^[A-Za-z0-9_]([A-Za-z0-9._@-]*)$")] | None = None
+    port: int = Field(22, ge=1, le=65535)
+    key_filename: Line | None = Field(None, description="Private key file; default: ~/.ssh/id_*. Without passphrase.")
+    host_key: Line | None = Field(
+        None, description="The host's key as ssh-keyscan prints it: `ssh-ed25519 AAAA...`; default: known_hosts."
+    )
+    proxy_command: Line | None = Field(None, description="As OpenSSH's ProxyCommand: how to pass a jump host.")
+    timeout: int = Field(10, ge=1, le=3600, description="Seconds to wait for a connection.")
+    tar_compress: bool = Field(True, description="Files travel compressed.")
+    symlink: bool = Field(False, description="LocalContext: link the inputs to remote_root instead of copying them.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secrets(cls, value: Any) -> Any:
+        for key in value if isinstance(value, dict) else ():
+            if key in _SECRETS:
+                raise ValueError(
+                    f"{key}: secrets do not belong into a configuration, which is copied to the store; log in by a "
+                    "key file without passphrase (key_filename), or in pods by a Kubernetes Secret (hpc.ssh_key)"
+                )
+        if isinstance(value, dict) and "PRIVATE KEY" in str(value.get("key_filename")):
+            raise ValueError("key_filename: this is the key itself; write the name of its file (and renew the key)")
+        return value
+
+    @model_validator(mode="after")
+    def _host_key_form(self) -> RemoteProfile:
+        if self.host_key is not None and not re.fullmatch(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}( .*)?", self.host_key):
+            raise ValueError(
+                "host_key: type and key as ssh-keyscan prints them, without the host: 'ssh-ed25519 AAAA...'"
+            )
+        return self
+
+
+class Machine(Strict):
+    """The batch system and the way to it."""
+
+    batch_type: Annotated[BatchType, _words(*get_args(BatchType))]
+    context_type: Annotated[ContextType, _words(*get_args(ContextType))] = Field(
+        description="SSHContext: log in to submit. LocalContext: this machine or pod submits."
+    )
+    remote_root: Absolute = Field(description="Folder on the batch system's shared disk; each job gets one below it.")
+    remote_profile: RemoteProfile = RemoteProfile()
+    retry_count: int = Field(3, ge=0, le=100, description="How often a job that was killed is submitted again.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_elsewhere(cls, value: Any) -> Any:
+        return _elsewhere(value)
+
+    @model_validator(mode="after")
+    def _profile_fits(self) -> Machine:
+        profile = self.remote_profile
+        if self.context_type == "SSHContext" and not (profile.hostname and profile.username):
+            raise ValueError("remote_profile: SSHContext needs a hostname and a username")
+        if self.context_type == "LocalContext" and (profile.hostname or profile.username or profile.key_filename):
+            raise ValueError("remote_profile: LocalContext logs in nowhere; did you mean context_type: SSHContext?")
+        return self
+
+
+class Resources(Strict):
+    """What one job asks of the batch system."""
+
+    number_node: int = Field(1, ge=1, le=10**5)
+    cpu_per_node: int = Field(1, ge=1, le=10**4)
+    gpu_per_node: int = Field(0, ge=0, le=64)
+    queue_name: Word = Field("", description="Queue or partition; default: the batch system's.")
+    custom_flags: list[Flag] = Field([], description="Further lines of the script's head: '#SBATCH --time=2:00:00'.")
+    module_purge: bool = False
+    module_unload_list: list[Word] = []
+    module_list: list[Word] = Field([], description="Modules to load before the job.")
+    source_list: list[Word] = Field([], description="Scripts to source before the job, with their arguments.")
+    envs: dict[EnvName, Text | int | float | list[Text]] = Field({}, description="Environment. No secrets here.")
+    prepend_script: list[Line] = Field([], description="Shell lines before the job.")
+    append_script: list[Line] = Field([], description="Shell lines after a job that went well.")
+    kwargs: dict[str, Any] = Field({}, description="What only one batch system knows: {custom_gpu_line: ...}.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_elsewhere(cls, value: Any) -> Any:
+        return _elsewhere(value)
+
+    @model_validator(mode="after")
+    def _inert(self) -> Resources:
+        no_template(repr(self.kwargs))
+        for name in self.envs:
+            if looks_like_key(name):
+                raise ValueError(
+                    f"envs: {name} looks like a secret, and a configuration is copied to the store; let a file on the "
+                    "batch system set it (source_list)"
+                )
+        return self
+
+
+class Hpc(Strict):
+    """The jobs of a stage are handed to a batch system, by whatever waits for them: a process here, or a pod."""
+
+    machine: Machine
+    resources: Resources = Resources()
+    ssh_key: SecretKey | None = Field(None, description="Kubernetes Secret with the private key, for pods.")
+    poll: int = Field(30, ge=1, le=3600, description="Seconds between two looks at the queue.")
+
+    @model_validator(mode="after")
+    def _pods_know_no_hosts(self) -> Hpc:
+        if self.ssh_key and not self.machine.remote_profile.host_key:
+            raise ValueError(
+                "machine.remote_profile.host_key: a pod knows no hosts; write the key that `ssh-keyscan HOST` prints "
+                "(compare it with what the centre publishes)"
+            )
+        return self
