@@ -80,8 +80,8 @@ def send(url: str, key: str, pause: Callable[[float], None] = time.sleep) -> str
     for attempt in range(TRIES):
         if attempt:
             pause(0.5 * attempt)
-        request = urllib.request.Request(url, b"", signed(key), method="POST")
         try:
+            request = urllib.request.Request(url, b"", signed(key), method="POST")
             with _opener().open(request, timeout=SECONDS) as answer:
                 return "" if answer.status == 202 else f"{url} answered {answer.status}: is it the daemon's /hook?"
         except urllib.error.HTTPError as error:

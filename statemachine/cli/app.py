@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +38,11 @@ Target = Annotated[str, typer.Argument(metavar="RUN", help="Configuration file, 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML or JSON).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Interval = Annotated[float, typer.Option(help="Seconds between two looks at a running workflow.", min=0.05, max=86400)]
+
+
+class LogFormat(str, Enum):
+    text = "text"
+    json = "json"
 
 
 @app.command()
@@ -113,15 +120,60 @@ def step(target: Target, as_json: AsJson = False) -> None:
 def daemon(
     targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to advance (see above).")],
     interval: Interval = 10.0,
+    listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Answer HTTP there; a bare port is on 127.0.0.1. Default: nowhere."),
+    ] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Lines for people, or one JSON object a line.")
+    ] = LogFormat.text,
+    stay: Annotated[bool, typer.Option(help="Do not end when all runs have: a resumed one is taken up.")] = False,
 ) -> None:
     """Advance several runs until all have ended.
 
-    SIGTERM or Ctrl-C stops the daemon between two steps; workflows that were submitted go on.
+    SIGTERM or Ctrl-C stops the daemon after the steps that it has begun; workflows that were submitted go on. A run
+    with an error (its store is down, its state is damaged) is tried again, ever more rarely, up to every 10 minutes;
+    the others go on.
+
+    --listen offers /healthz and /readyz for probes, /metrics for Prometheus, and /hook: a POST there makes the daemon
+    look at its runs at once, and not only at the next interval. A hint must be signed with the key in DPGEN2_HOOK_KEY
+    (or in the file that DPGEN2_HOOK_KEY_FILE names): `dpgen2-sm poke` does that. Senders that cannot sign, such as S3
+    bucket notifications, may send `Authorization: Bearer` with DPGEN2_HOOK_TOKEN, if that is set. What a hint says is
+    never read. Without key and token there are no hooks.
     """
     from statemachine.daemon import serve
     from statemachine.runs import find_prefix
 
-    serve([find_prefix(target) for target in targets], interval)
+    serve([find_prefix(target) for target in targets], interval, listen, log_format is LogFormat.json, stay)
+
+
+@app.command()
+def poke(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The daemon's hook: http://127.0.0.1:8080/hook")],
+) -> None:
+    """Wake a daemon: it looks at its runs now.
+
+    The hint is signed with the key in DPGEN2_HOOK_KEY (or in the file that DPGEN2_HOOK_KEY_FILE names), which must be
+    the daemon's own. It can be lost without harm: the daemon looks by itself at its interval.
+
+    Exit codes: 0 the daemon took it, 1 it did not or cannot be reached, 2 no key or no usable URL.
+    """
+    from conventions.cluster import check_endpoint
+    from conventions.errors import ConfigError
+    from operators.poke import send
+    from statemachine.hook import keys_from
+
+    key = keys_from(os.environ).key
+    if not key:
+        raise ConfigError("DPGEN2_HOOK_KEY: set it to the daemon's key")
+    try:
+        check_endpoint(url)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if trouble := send(url, key):
+        print(f"error: {trouble}", file=sys.stderr)
+        raise typer.Exit(1)
+    print("the daemon looks now")
 
 
 @app.command()

@@ -1,0 +1,84 @@
+"""When a run is looked at: hints, their coalescing, errors."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from statemachine.pace import GAPS, PATIENCE, Pace
+
+
+def looks(pace: Pace, now: float, until: float, **outcome: bool) -> list[float]:
+    """The times of the looks, when each takes no time and ends so."""
+    times = []
+    while pace.due <= until:
+        now = max(now, pace.due)
+        times.append(round(now, 6))
+        pace = pace.looked(now, **outcome)
+    return times
+
+
+def test_without_hints_a_run_is_looked_at_at_its_interval() -> None:
+    assert looks(Pace(60, 0), 0, 200) == [0, 60, 120, 180]
+
+
+def test_a_hint_is_followed_by_looks_that_become_rarer_and_end() -> None:
+    pace = Pace(60, 0).looked(0).hinted(10)
+    assert looks(pace, 10, 120) == [10, 10.2, 10.7, 11.7, 13.7, 17.7, 25.7, 85.7]
+
+
+def test_a_change_ends_what_a_hint_began() -> None:
+    pace = Pace(60, 0).looked(0).hinted(10).looked(10)
+    assert pace.due == 10.2
+    assert pace.looked(10.3, changed=True) == Pace(60, 70.3, last=10.3)
+
+
+def test_a_hint_never_makes_a_quick_run_slower() -> None:
+    pace = Pace(0.1, 0).looked(0).hinted(0.01)
+    times = looks(pace, 0, 20)
+    assert max(later - earlier for earlier, later in pairwise(times)) <= 0.1001
+
+
+def test_a_flood_of_hints_costs_two_looks_a_second_and_is_followed_to_its_end() -> None:
+    pace, times = Pace(60, 0), []
+    for tick in range(10_000):  # a hint each millisecond, for ten seconds
+        now = tick / 1000
+        pace = pace.hinted(now)
+        if pace.due <= now:
+            times.append(now)
+            pace = pace.looked(now)
+    assert 18 <= len(times) <= 22
+    # The last hint's own looks follow: at once, and until the gaps are through.
+    after = looks(pace, 10, 60)
+    assert after[0] - 10 <= GAPS[1] and after[-1] - 10 <= sum(GAPS) + GAPS[1]
+    assert len(after) >= len(GAPS) - 1
+
+
+def test_a_hint_during_the_looks_of_another_is_not_late() -> None:
+    pace = Pace(60, 0).hinted(0)
+    for _ in range(6):
+        pace = pace.looked(pace.due)
+    assert pace.due == pytest.approx(15.7)
+    assert pace.hinted(9).due == 9
+
+
+def test_errors_double_the_wait_up_to_ten_minutes_and_a_good_look_ends_that() -> None:
+    pace, now, waits = Pace(60, 0), 0.0, []
+    for _ in range(7):
+        pace = pace.looked(now, failed=True)
+        waits.append(pace.due - now)
+        now = pace.due
+    assert waits == [120, 240, 480, 600, 600, 600, 600]
+    assert pace.looked(now).due == now + 60
+    assert pace.hinted(now - 300).due == now - 300
+    assert pace.hinted(now - 300).looked(now - 300, failed=True).due == now - 300 + GAPS[0]
+    assert Pace(3600, 0).looked(0, failed=True).due == 3600
+
+
+def test_a_hint_survives_an_error() -> None:
+    assert looks(Pace(60, 0).hinted(0), 0, 16, failed=True) == [0, 0.2, 0.7, 1.7, 3.7, 7.7, 15.7]
+
+
+def test_a_run_that_has_ended_is_seldom_looked_at() -> None:
+    assert Pace(60, 0).hinted(0).looked(0, ended=True).due == PATIENCE

@@ -1,0 +1,248 @@
+"""The daemon over runs in memory: a poller each, errors, hints, stopping. The timer is real, waits are for events."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from conventions.errors import ConfigError, StateError, StoreError
+from conventions.state import State
+from statemachine import daemon as module
+from statemachine.daemon import Daemon
+from statemachine.engine import Phase, Status
+from statemachine.logs import JsonLines, Redactor
+from tests.doubles import MemoryStore, first_state
+
+SECRET = "hunter2/hunter2"
+
+
+class FakePoller:
+    """A run whose steps do what a test says; a step without an order changes nothing."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.store.secrets = lambda: [SECRET]  # type: ignore[method-assign]
+        self.status = Status(Phase.running, finished=3, total=10)
+        self.state = first_state(at="train.running")
+        self.orders: list[Callable[[], None]] = []
+        self.opened = self.steps = 0
+        self.seen = threading.Semaphore(0)  # released after every step
+        self.commit: Callable[[State], None] = lambda state: None
+
+    def step(self) -> State:
+        self.steps += 1
+        try:
+            if self.orders:
+                self.orders.pop(0)()
+            return self.state
+        finally:
+            self.seen.release()
+
+    def change(self, **changes: Any) -> None:
+        self.state = self.state.model_copy(update={"version": self.state.version + 1, **changes})
+        self.commit(self.state)
+
+
+def fail(error: Exception) -> Callable[[], None]:
+    def order() -> None:
+        raise error
+
+    return order
+
+
+@pytest.fixture
+def pollers(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakePoller]:
+    found = {"a": FakePoller(), "b": FakePoller()}
+
+    def open_poller(prefix: str, on_commit: Any) -> FakePoller:
+        found[prefix].opened += 1
+        found[prefix].commit = on_commit
+        return found[prefix]
+
+    monkeypatch.setattr(module, "open_poller", open_poller)
+    return found
+
+
+@pytest.fixture
+def make(pollers: dict[str, FakePoller]) -> Iterator[Callable[..., Daemon]]:
+    made = []
+
+    def start(interval: float = 3600, **options: Any) -> Daemon:
+        made.append(Daemon(list(pollers), interval, Redactor(), **options))
+        made[0].open()
+        made[0].start()
+        return made[0]
+
+    yield start
+    assert not made or made[0].stop() == []
+
+
+def wait(poller: FakePoller, steps: int = 1) -> None:
+    for _ in range(steps):
+        assert poller.seen.acquire(timeout=20)
+
+
+def test_one_poller_is_kept_for_all_steps(make: Callable[..., Daemon], pollers: dict[str, FakePoller]) -> None:
+    make(0.001)
+    wait(pollers["a"], 50)  # and the timer never forgets a run, however quick its steps are
+    assert pollers["a"].opened == 1
+
+
+def test_a_run_with_errors_goes_on_by_itself_and_stops_no_other(
+    make: Callable[..., Daemon], pollers: dict[str, FakePoller], caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = pollers.values()
+    a.orders = [fail(StoreError(f"no answer\nfrom {SECRET}")), fail(KeyError("x")), lambda: a.change(at="converged")]
+    b.orders = [lambda: None] * 2 + [lambda: b.change(at="failed")]
+    daemon = make(0.01)
+    assert daemon.all_over.wait(20)
+    assert (a.opened, b.opened) == (3, 1)
+    run = daemon.runs[0]
+    assert (run.steps, run.failures, run.transitions, run.error) == (3, 2, 1, "")
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert lines == ["a: no answer; from ***; next look in 0.0 s", "a: KeyError: 'x'; next look in 0.0 s"]
+
+
+def test_a_run_backs_off_and_a_hint_calls_it_back(
+    make: Callable[..., Daemon], pollers: dict[str, FakePoller], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    a, b = pollers.values()
+    a.orders = [fail(StoreError("away"))]
+    daemon = make(100)
+    wait(a)
+    wait(b)
+    daemon.stop(0)
+    assert "a: away; next look in 200.0 s" in caplog.text
+    assert "a: away" in daemon.unready() and "b" not in daemon.unready()
+
+
+def test_hints_look_again_until_the_state_changes(make: Callable[..., Daemon], pollers: dict[str, FakePoller]) -> None:
+    a, b = pollers.values()
+    daemon = make()
+    wait(a), wait(b)
+    a.orders = [lambda: None, lambda: a.change(at="explore.submitting")]
+    daemon.hint()
+    wait(a, 2)
+    wait(b, 3)  # its state does not change: the looks go on
+    assert a.steps == 3
+
+
+def test_a_hint_during_a_step_is_not_lost(make: Callable[..., Daemon], pollers: dict[str, FakePoller]) -> None:
+    a = pollers["a"]
+    entered, go = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        entered.set()
+        assert go.wait(20)
+        a.change(at="explore.running")
+
+    a.orders = [slow]
+    daemon = make()
+    assert entered.wait(20)
+    daemon.hint()
+    go.set()
+    wait(a, 2)
+
+
+def test_targets_that_are_wrong_are_refused_and_stores_that_are_away_are_not(
+    pollers: dict[str, FakePoller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: dict[str, Exception] = {"a": StoreError("connection refused"), "b": StateError("damaged")}
+
+    def open_poller(prefix: str, on_commit: Any) -> None:
+        raise errors[prefix]
+
+    monkeypatch.setattr(module, "open_poller", open_poller)
+    with pytest.raises(StateError, match="damaged"):
+        Daemon(["a", "b"], 1, Redactor()).open()
+    errors["b"] = ConfigError("unknown")
+    with pytest.raises(ConfigError, match="unknown"):
+        Daemon(["a", "b"], 1, Redactor()).open()
+    daemon = Daemon(["a"], 1, Redactor())
+    daemon.open()
+    assert daemon.unready() == "a: connection refused"
+
+
+def test_a_step_that_does_not_end(pollers: dict[str, FakePoller]) -> None:
+    a, b = pollers.values()
+    now, entered, go = [0.0], threading.Event(), threading.Event()
+
+    def hangs() -> None:
+        entered.set()
+        assert go.wait(20)
+
+    a.orders = [hangs]
+    daemon = Daemon(list(pollers), 100, Redactor(), clock=lambda: now[0])
+    daemon.open()
+    daemon.start()
+    assert entered.wait(20)
+    wait(b)  # it holds up no other
+    now[0] = 1000.0
+    assert daemon.stuck() == ""
+    now[0] = 1001.0
+    assert daemon.stuck() == "a: a step has been going on for 1001 s"
+    assert daemon.stop(0) == ["a"]
+    go.set()
+    assert daemon.stop() == [] and a.steps == 1
+
+
+def test_a_timer_that_has_stopped(pollers: dict[str, FakePoller]) -> None:
+    now = [0.0]
+    daemon = Daemon(list(pollers), 1, Redactor(), clock=lambda: now[0])
+    assert daemon.stuck() == ""
+    now[0] = 601.0
+    assert "the timer has stopped" in daemon.stuck()
+
+
+def test_a_daemon_that_stays_takes_up_a_run_that_was_resumed(
+    make: Callable[..., Daemon], pollers: dict[str, FakePoller]
+) -> None:
+    a, b = pollers.values()
+    a.state = b.state = first_state(at="failed")
+    daemon = make(stay=True)
+    wait(a), wait(b)
+    daemon.hint()
+    wait(a), wait(b)
+    assert not daemon.all_over.is_set() and daemon.unready() == ""
+
+
+def test_what_is_known_of_a_run(make: Callable[..., Daemon], pollers: dict[str, FakePoller]) -> None:
+    a, b = pollers.values()
+    b.state = first_state(at="converged")
+    daemon = make(0.01)
+    wait(a, 2)
+    assert daemon.runs[0].jobs == (3, 10) and daemon.runs[1].jobs is None
+    assert b.steps == 1
+
+
+def line(message: str, redactor: Redactor, *args: object, **extra: Any) -> str:
+    record = logging.LogRecord("x", logging.INFO, "f", 1, message, args, None)
+    record.__dict__.update(extra)
+    assert redactor.filter(record)
+    return JsonLines().format(record)
+
+
+def test_json_lines() -> None:
+    found = json.loads(line("%s läuft\n%d", Redactor(), "es", 7, run="cu", iteration=3, other="x"))
+    assert found.pop("time").endswith("+00:00")
+    assert found == {"level": "info", "message": "es läuft\n7", "run": "cu", "iteration": 3}
+
+
+def test_no_secret_is_logged() -> None:
+    redactor = Redactor(["", 'quo"te', "long" * 4, "long" * 8])
+    redactor.hide([SECRET])
+    text = line("%s", redactor, f'{SECRET} hunter2%2Fhunter2 quo"te {"long" * 8}')
+    assert json.loads(text)["message"] == "*** *** *** ***"
+    try:
+        raise ValueError(SECRET)
+    except ValueError as error:
+        record = logging.LogRecord("x", 40, "f", 1, "m", (), (ValueError, error, error.__traceback__))
+    redactor.filter(record)
+    assert SECRET not in logging.Formatter().format(record) + JsonLines().format(record)
+    assert "ValueError: ***" in JsonLines().format(record)
