@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo demo-water-xtb demo-water-cp2k test test-engines lint bench docs clean
+.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines lint bench docs clean
 
 demo: $(VENV)/.local ## copper on one machine: trains a force field to convergence (about 3 minutes after set-up)
 	$(BIN)/python -W ignore examples/copper/make_test_set.py
@@ -18,7 +18,10 @@ demo-water-cp2k: $(VENV)/.local ## water, labelled by CP2K (Debian: apt-get inst
 	$(BIN)/dpgen2-sm run examples/water-cp2k/run.yaml
 
 test: $(VENV)/.dev ## the quick suite, below 2 minutes
-	$(BIN)/pytest -n 4 --dist worksteal -m "not engines"
+	$(BIN)/pytest -n 4 --dist worksteal -m "not engines and not servers"
+
+test-servers: $(VENV)/.dev ## the S3 store on Ceph (Debian: its packages are unpacked into ~/.cache/dpgen2-sm/ceph)
+	$(BIN)/pytest -m servers
 
 test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k
 	$(BIN)/pytest -m engines

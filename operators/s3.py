@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import os
 import random
 import re
 import threading
@@ -132,9 +133,13 @@ class Place:
             raise ConfigError(f"cannot talk to s3://{self.bucket}: {error}") from None
 
 
-@functools.cache
 def _session() -> Any:
-    """One for a process: it reads the service's description and the credentials once."""
+    return _session_of(frozenset((key, value) for key, value in os.environ.items() if key.startswith("AWS_")))
+
+
+@functools.cache
+def _session_of(environment: frozenset[tuple[str, str]]) -> Any:
+    """One for all clients: it reads the service's description, and looks for credentials, once."""
     import boto3
 
     return boto3.session.Session()

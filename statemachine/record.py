@@ -120,9 +120,12 @@ class Record:
         try:
             self.store.put(_SPACE.state, data, if_absent=True)
         except StoreError:
-            if self._won(data) is None:
+            there = self._present()
+            if there is None:
+                raise
+            if there.data != data:
                 raise CommandRefused(f"there is a run at {self.store.url} already") from None
-        self.keep(1, data)
+        self._keep_later(1, data)
         return fresh
 
     def commit(self, before: Loaded, after: State) -> Loaded | None:
@@ -132,15 +135,15 @@ class Record:
         data = fresh.seal()
         try:
             etag = self.store.put(_SPACE.state, data, if_match=before.etag)
-        except StoreError as error:
-            # A refusal does not mean that we lost: an answer may have been lost after the write was applied.
-            won = self._won(data)
-            if won is None:
-                if isinstance(error, Conflict):
-                    return None
+        except StoreError:
+            # Neither a refusal nor a lost answer says whether the write was applied: what is there does.
+            there = self._present()
+            if there is None or there.data == before.data:
                 raise
-            etag = won.etag
-        self.keep(fresh.version, data)
+            if there.data != data:
+                return None
+            etag = there.etag
+        self._keep_later(fresh.version, data)
         self._verified = data
         return Loaded(fresh, data, etag)
 
@@ -155,13 +158,11 @@ class Record:
             }
         )
 
-    def _won(self, data: bytes) -> Blob | None:
-        """The state, if it is what we wrote."""
+    def _present(self) -> Blob | None:
         try:
-            blob = self.store.get(_SPACE.state)
+            return self.store.get(_SPACE.state)
         except NotFound:
             return None
-        return blob if blob.data == data else None
 
     def keep(self, version: int, data: bytes) -> None:
         """Write a version into the history, once. A crash before this is repaired by the next commit, or at the end."""
@@ -170,3 +171,8 @@ class Record:
         with contextlib.suppress(Conflict):
             self.store.put(_SPACE.event(version), data, if_absent=True)
             self._kept = data
+
+    def _keep_later(self, version: int, data: bytes) -> None:
+        """The state is swapped: what goes wrong now must not look as if it were not."""
+        with contextlib.suppress(StoreError):
+            self.keep(version, data)

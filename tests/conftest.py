@@ -54,13 +54,19 @@ def ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Serv
 
 
 @pytest.fixture
-def s3(ministack: servers.Server, monkeypatch: pytest.MonkeyPatch) -> servers.Server:
-    """The S3 server, with its credentials in the environment."""
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
+def aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The credentials of the tests' S3 servers, and nothing else that boto3 would look at."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", servers.ACCESS)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", servers.SECRET)
+
+
+@pytest.fixture
+def s3(ministack: servers.Server, aws: None) -> servers.Server:
+    """The S3 server, with its credentials in the environment."""
     return ministack
 
 

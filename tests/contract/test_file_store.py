@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,27 +21,6 @@ def store(tmp_path: Path) -> Store:
 
 class TestFileStore(StoreContract):
     pass
-
-
-def test_processes_lose_no_increment(tmp_path: Path) -> None:
-    store = FileStore.of(tmp_path)
-    store.put("count", b"0")
-    script = """
-import sys
-from conventions.errors import Conflict
-from statemachine.store import open_store
-store, done = open_store(sys.argv[1]), 0
-while done < 20:
-    blob = store.get("count")
-    try:
-        store.put("count", b"%d" % (int(blob.data) + 1), if_match=blob.etag)
-        done += 1
-    except Conflict:
-        pass
-"""
-    processes = [subprocess.Popen([sys.executable, "-c", script, store.url]) for _ in range(3)]
-    assert [process.wait() for process in processes] == [0, 0, 0]
-    assert store.get("count").data == b"60"
 
 
 def test_a_swap_is_flushed_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,3 +20,5 @@ class TestMemoryStore(StoreContract):
     test_a_file_is_published_over_an_old_one = None  # type: ignore[assignment]
     test_of_many_creators_one_wins = None  # type: ignore[assignment]
     test_concurrent_swaps_lose_no_increment = None  # type: ignore[assignment]
+    test_processes_lose_no_increment = None  # type: ignore[assignment]
+    test_many_keys_come_in_pages = None  # type: ignore[assignment]

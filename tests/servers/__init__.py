@@ -40,6 +40,12 @@ class Server:
             aws_secret_access_key=SECRET,
         )
 
+    def create_bucket(self) -> None:
+        """Unless it is there."""
+        client = self.client()
+        if self.bucket not in [found["Name"] for found in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket=self.bucket)
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -63,7 +69,7 @@ def process(command: list[str], port: int, env: Mapping[str, str], folder: Path)
     try:
         await_http(port, child, log)
         server = Server(f"http://127.0.0.1:{port}")
-        server.client().create_bucket(Bucket=server.bucket)
+        server.create_bucket()
         yield server
     finally:
         child.terminate()
@@ -115,6 +121,18 @@ def rclone(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
+def ceph(folder: Path) -> Iterator[Server]:
+    """Ceph's S3 gateway from Debian's packages, in half a minute: a real store. It wants tags without quotes."""
+    script = Path(__file__).parent / "ceph-rgw.sh"
+    root = Path(os.environ.get("CEPH_ROOT") or Path.home() / ".cache" / "dpgen2-sm" / "ceph")
+    subprocess.run([str(script), "get", str(root)], check=True, stdout=subprocess.DEVNULL)
+    port, *monitor = (free_port() for _ in range(3))
+    command = [str(script), "run", str(root), str(folder / "data"), str(port), *map(str, monitor)]
+    with process(command, port, environment(CEPH_ACCESS=ACCESS, CEPH_SECRET=SECRET), folder) as server:
+        yield server
+
+
+@contextmanager
 def moto(atomic: bool = True) -> Iterator[Server]:
     """moto's application in a thread of this process. It checks and then writes, so by itself it is not atomic."""
     from moto.server import DomainDispatcherApplication, create_backend_app
@@ -138,9 +156,7 @@ def moto(atomic: bool = True) -> Iterator[Server]:
     thread.start()
     try:
         server = Server(f"http://127.0.0.1:{http.server_port}")
-        client = server.client()
-        if server.bucket not in [found["Name"] for found in client.list_buckets()["Buckets"]]:
-            client.create_bucket(Bucket=server.bucket)
+        server.create_bucket()
         yield server
     finally:
         http.shutdown()
