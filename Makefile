@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines lint bench docs clean
+.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines lint deploy-check constraints bench docs clean
 
 demo: $(VENV)/.local ## copper on one machine: trains a force field to convergence (about 3 minutes after set-up)
 	$(BIN)/python -W ignore examples/copper/make_test_set.py
@@ -30,6 +30,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+deploy-check: $(VENV)/.dev ## deploy/: schemas, rights, units, shell, Dockerfile
+	$(BIN)/pytest tests/unit/test_deploy.py tests/unit/test_deploy_iam.py
+
+constraints: ## the image's exact versions, newest that fit (needs uv on PATH)
+	sh deploy/constraints.sh
 
 bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle machine
 	$(BIN)/python benchmarks/orchestration.py

@@ -66,7 +66,8 @@ run() {
   data=$1 port=$2 mon1=$3 mon2=$4
   libraries=$root/usr/lib/$(uname -m)-linux-gnu
   export PATH=$root/usr/bin:$root/usr/sbin:$PATH PYTHONPATH=$root/usr/lib/python3/dist-packages
-  export LD_LIBRARY_PATH=$libraries:$libraries/ceph:$root/lib/$(uname -m)-linux-gnu:$root/usr/lib/ceph
+  LD_LIBRARY_PATH=$libraries:$libraries/ceph:$root/lib/$(uname -m)-linux-gnu:$root/usr/lib/ceph
+  export LD_LIBRARY_PATH
   export CEPH_CONF=$data/ceph.conf
   rm -rf "$data"
   mkdir -p "$data"/{mon,osd,rgw,run,log}

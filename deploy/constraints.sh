@@ -1,0 +1,15 @@
+#!/bin/sh
+# Writes the versions and hashes that the image is built from: the newest that pyproject.toml allows.
+set -eu
+cd "$(dirname "$0")"
+pin() {
+  name=$1 what=$2
+  shift 2
+  found=$(uv pip compile -q --python-version 3.13 --python-platform linux --generate-hashes --no-annotate --no-header "$@")
+  # shellcheck disable=SC2016 # the backquotes are text
+  printf '# Exact versions and hashes of %s (Python 3.13, Linux). Renew with `make constraints`.\n%s\n' \
+    "$what" "$found" >"$name.txt"
+}
+pin constraints "what the image holds" ../pyproject.toml
+pin constraints-engines "what the image with engines holds" -c constraints.txt --extra local ../pyproject.toml
+echo 'hatchling>=1.27' | pin constraints-build "what builds the package" -
