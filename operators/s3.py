@@ -213,6 +213,6 @@ _HINTS = {
 
 def explain(error: Exception) -> str:
     """What went wrong in a request, and what to do about it."""
-    answer = getattr(error, "response", {}).get("Error", {})
+    answer = (getattr(error, "response", None) or {}).get("Error", {})
     code = str(answer.get("Code", type(error).__name__))
     return _HINTS.get(code, f"{code}: {answer['Message']}" if answer.get("Message") else str(error) or code)

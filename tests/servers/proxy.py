@@ -23,6 +23,9 @@ class Proxy(Server):
     faults: list[tuple[str, str, str]] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
 
+    def will(self, *faults: tuple[str, str, str]) -> None:
+        self.faults.extend(faults)
+
     def take(self, method: str, path: str) -> str:
         """The fault that this request meets."""
         self.seen.append(f"{method} {path}")
