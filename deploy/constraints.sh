@@ -10,6 +10,6 @@ pin() {
   printf '# Exact versions and hashes of %s (Python 3.13, Linux). Renew with `make constraints`.\n%s\n' \
     "$what" "$found" >"$name.txt"
 }
-pin constraints "what the image holds" ../pyproject.toml
-pin constraints-engines "what the image with engines holds" -c constraints.txt --extra local ../pyproject.toml
+pin constraints "what the image holds" --extra hpc ../pyproject.toml
+pin constraints-engines "what the image with engines holds" -c constraints.txt --extra hpc --extra local ../pyproject.toml
 echo 'hatchling>=1.27' | pin constraints-build "what builds the package" -
