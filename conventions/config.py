@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, RootModel, model_validator
 
-from .cluster import EngineConfig, Image, LocalConfig, Pod, Text
+from .cluster import EngineConfig, Image, LocalConfig, Pod
+from .cluster import Text as Text  # third-party apps know it from here
 from .documents import Document, Strict
 from .errors import did_you_mean
 from .hpc import Hpc

@@ -148,6 +148,9 @@ class FakeEngine:
         if self.workflows.get(name) is not Phase.running:
             self.workflows.pop(name, None)
 
+    def check(self) -> str:
+        return "fake"
+
     def wait(self, name: str, seconds: float) -> None:
         self.run()
 

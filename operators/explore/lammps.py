@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from conventions.cluster import Text
-from conventions.config import Name, RunConfig, StageConfig, UserFile
+from conventions.config import Name, RunConfig, StageConfig, Text, UserFile
 from conventions.documents import StageReport, Strict, parse_json
 from conventions.errors import ConfigError
 from conventions.names import canonical_json, derive_seed, format_id

@@ -130,3 +130,8 @@ class ArgoEngine:
 
     def wait(self, name: str, seconds: float) -> None:
         time.sleep(max(seconds, 1.0))
+
+    def check(self) -> str:
+        version = self.client.call("GET", "/version").get("version", "of an unknown version")
+        self.client.call("GET", self._place, **{"listOptions.limit": "1", "fields": "items.metadata.name"})
+        return f"argo: server {version} at {self.client.url}, namespace {self.client.namespace}"

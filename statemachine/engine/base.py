@@ -63,3 +63,6 @@ class Engine(Protocol):
 
     def wait(self, name: str, seconds: float) -> None:
         """Return when the workflow has ended, or after that time."""
+
+    def check(self) -> str:
+        """Say where workflows would run; raise `EngineError` or `ConfigError` when they could not."""

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from conventions.errors import EngineError
 from operators.workflow import SPEC_HASH
 
 from .base import Phase, Status, name_taken
@@ -119,6 +120,11 @@ class LocalEngine:
         folder = self._folder(name)
         while time.monotonic() < deadline and folder.is_dir() and self._alive(folder):
             time.sleep(0.05)
+
+    def check(self) -> str:
+        if not Path("/proc").is_dir():
+            raise EngineError("local: needs Linux (it finds the processes of a workflow in /proc)")
+        return f"local: up to {self.slots} jobs at once on this machine"
 
     def _folder(self, name: str) -> Path:
         return self.root / "workflow" / name

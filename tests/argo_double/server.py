@@ -171,12 +171,16 @@ def _handler(double: ArgoDouble) -> type[BaseHTTPRequestHandler]:
             if double.token and self.headers.get("Authorization") != f"Bearer {double.token}":
                 raise Refusal(401, 16, "token not valid for running mode")
             kind, _, rest = path.removeprefix("/api/v1/").partition("/")
+            if kind == "version":
+                return {"version": "v3.6.0"}
             if kind == "archived-workflows":
                 return {"items": list(double.archive.values())}
             namespace, _, rest = rest.partition("/")
             if kind != "workflows" or namespace != NAMESPACE:
                 raise Refusal(403, 7, f"cannot access {kind} in the namespace {namespace!r}")
             name, _, verb = rest.partition("/")
+            if self.command == "GET" and not name:
+                return {"items": []}
             if self.command == "POST":
                 return self.create(json.loads(body)["workflow"])
             if not (double.pods.root / "workflow" / name).is_dir():

@@ -139,6 +139,9 @@ class EngineContract:
         engine.terminate("nothing")
         engine.delete("nothing")
 
+    def test_check_says_where_it_is(self, engine: Engine) -> None:
+        assert engine.check().partition(":")[0] in ("local", "argo")
+
     def test_delete_frees_the_name(self, engine: Engine) -> None:
         engine.submit(manifest("w-a0", WRITE))
         ended(engine, "w-a0")
