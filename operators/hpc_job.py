@@ -103,6 +103,8 @@ def submission(hpc: dict[str, Any], digest: str) -> Any:
     if machine["context_type"] == "SSHContext":
         if hpc["ssh_key"] and Path(hpc["ssh_key"]).is_file():
             profile["key_filename"] = hpc["ssh_key"]
+        elif "key_filename" in profile:
+            profile["key_filename"] = str(Path(profile["key_filename"]).expanduser())
         check_host_keys(profile["hostname"], profile["port"], profile.pop("host_key", None))
     task = dpdispatcher.Task(
         command="sh batch.sh",

@@ -1,0 +1,207 @@
+"""Jobs on a real Slurm of one node: campaigns, waiters that are killed, cancelled runs, jobs that Slurm kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from statemachine.engine.local import UID_VARIABLE
+from tests.conftest import CONFIG, STRUCTURE, STUBS
+from tests.e2e.engines import need
+
+pytestmark = pytest.mark.servers
+SERVER = Path(__file__).parents[1] / "servers/slurm.sh"
+COMMAND = [sys.executable, "-c", "from statemachine.cli import main; main()"]
+MACHINE = "machine: {batch_type: Slurm, context_type: LocalContext, remote_root: %s}"
+RESOURCES = """\
+resources: {queue_name: main, custom_flags: ["#SBATCH --time=10"], prepend_script: ["export A='b c' PATH=%s:$PATH"]}"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """SLURM_CONF of a running Slurm."""
+    need("slurmctld", "slurmd", "munged")
+    root = tmp_path_factory.mktemp("slurm")
+    command = ["bash", str(SERVER), str(root), str(free_port()), str(free_port())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        assert server.stdout.readline() == "ready\n", server.stdout.read()
+        yield root / "slurm.conf"
+        server.terminate()
+
+
+class Campaign:
+    """A stub run whose labels are made on Slurm, with a gate that can hold one task."""
+
+    def __init__(self, root: Path, slurm: Path) -> None:
+        self.root, self.gate, self.ledger, self.remote = root, root / "gate", root / "ledger", root / "remote"
+        self.gate.mkdir()
+        self.ledger.mkdir()
+        for name in ("entered", "go"):
+            os.mkfifo(self.gate / name)
+        hpc = f"hpc: {{{MACHINE % self.remote}, {RESOURCES % Path(sys.executable).parent}, poll: 1}}"
+        text = CONFIG.replace("accurate_after: 1", "accurate_after: 0")
+        self.write(text.replace("label: {app: stub}", f"label: {{app: stub, tasks: 1, retries: 1, {hpc}}}"))
+        (root / "cu.xyz").write_text(STRUCTURE)
+        stub = {"STUB_LEDGER": str(self.ledger), "STUB_GATE": str(self.gate), "STUB_FAIL": str(root / "fail")}
+        self.env = {**os.environ, **stub, "PYTHONPATH": str(STUBS), "SLURM_CONF": str(slurm), "SOME_TOKEN": "geheim"}
+
+    def write(self, text: str) -> None:
+        (self.root / "run.yaml").write_text(text)
+
+    def text(self) -> str:
+        return (self.root / "run.yaml").read_text()
+
+    def start(self, command: str, gate_at: str = "") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COMMAND, command, "run.yaml"],
+            env={**self.env, "STUB_GATE_AT": gate_at},
+            cwd=self.root,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def finish(self, command: str) -> tuple[int, str]:
+        process = self.start(command)
+        output, _ = process.communicate()
+        return process.returncode, output
+
+    def slurm(self, *command: str) -> str:
+        return subprocess.run(command, env=self.env, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+    def jobs(self) -> dict[str, list[str]]:
+        """States of this run's batch jobs, by their name without the run's."""
+        run = json.loads((self.root / "out/state.json").read_text())["run_uid"][:8]
+        found: dict[str, list[str]] = {}
+        for line in self.slurm("scontrol", "show", "jobs", "-o").splitlines():
+            match = re.search(rf"JobName=stub-{run}-(\S+)-[0-9a-f]{{8}} .*JobState=(\w+)", line)
+            if match:
+                found.setdefault(match[1], []).append(match[2])
+        return found
+
+    def executions(self) -> dict[str, int]:
+        return {path.name: len(path.read_text().split()) for path in self.ledger.iterdir()}
+
+    def log(self, attempt: int) -> str:
+        found = self.root.glob(f"out/.engine/workflow/*-label-a{attempt}/jobs-000000.log")
+        return "".join(path.read_text() for path in found)
+
+    def kill_everything(self, process: subprocess.Popen[str]) -> None:
+        """kill -9 of the command and of every process of its workflows; what Slurm runs is not among them."""
+        process.kill()
+        process.communicate()
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                data = path.read_bytes()
+                if UID_VARIABLE.encode() in data and str(self.root).encode() in data:
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+@pytest.fixture
+def campaign(slurm: Path, tmp_path: Path) -> Iterator[Campaign]:
+    made = Campaign(tmp_path, slurm)
+    yield made
+    subprocess.run(["scancel", "--partition", "main"], env=made.env)
+
+
+def until(process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
+    """Until a condition holds; an error when the command ends before."""
+    while not condition():
+        with suppress(subprocess.TimeoutExpired):
+            output, _ = process.communicate(timeout=0.05)
+            pytest.fail(f"it ended before:\n{output}")
+
+
+def test_a_campaign_with_jobs_on_slurm(campaign: Campaign) -> None:
+    label = 'label: {app: ase, calculator: "ase.calculators.emt:EMT", '
+    campaign.write(campaign.text().replace("label: {app: stub, tasks: 1, ", label))
+    code, output = campaign.finish("run")
+    assert code == 0 and "converged" in output, output
+    assert campaign.jobs() == {"000000-label-000000": ["COMPLETED"]}
+    assert list(campaign.remote.iterdir()) == [], "what was fetched is removed"
+    (energy,) = (campaign.root / "out/dataset").rglob("energy*")
+    assert energy.stat().st_size
+    script = campaign.slurm("scontrol", "write", "batch_script", "1", "-")
+    assert "#SBATCH --partition main\n#SBATCH --job-name stub-" in script
+    assert "#SBATCH --time=10\n" in script and "export A='b c' PATH=" in script
+
+
+def test_a_waiter_that_was_killed_is_followed_by_one_that_finds_the_job(campaign: Campaign) -> None:
+    process = campaign.start("run", gate_at="label-0-0")
+    assert (campaign.gate / "entered").read_text() == "entered\n"
+    campaign.kill_everything(process)
+    assert campaign.jobs() == {"000000-label-000000": ["RUNNING"]}
+    again = campaign.start("resume")
+    until(again, lambda: "taken up again" in campaign.log(1))
+    (campaign.gate / "go").write_text("go\n")
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    assert campaign.jobs() == {"000000-label-000000": ["COMPLETED"]}
+    assert campaign.executions()["label-0-0"] == 1
+
+
+def test_a_cancelled_run_cancels_its_jobs(campaign: Campaign) -> None:
+    process = campaign.start("run", gate_at="label-0-0")
+    assert (campaign.gate / "entered").read_text() == "entered\n"
+    code, output = campaign.finish("cancel")
+    assert code == 0, output
+    process.communicate()
+    assert campaign.jobs() == {"000000-label-000000": ["CANCELLED"]}
+    assert "batch job" in campaign.log(0) and "cancelled" in campaign.log(0)
+
+
+def test_a_job_that_slurm_killed_is_submitted_again(campaign: Campaign) -> None:
+    process = campaign.start("run", gate_at="label-0-0")
+    assert (campaign.gate / "entered").read_text() == "entered\n"
+    campaign.slurm("scancel", "--state", "RUNNING")
+    assert (campaign.gate / "entered").read_text() == "entered\n"
+    (campaign.gate / "go").write_text("go\n")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert campaign.jobs() == {"000000-label-000000": ["CANCELLED", "COMPLETED"]}
+    assert campaign.executions()["label-0-0"] == 2
+
+
+def test_a_task_that_fails_is_a_result_and_not_a_lost_job(campaign: Campaign) -> None:
+    (campaign.root / "fail").touch()
+    code, output = campaign.finish("run")
+    assert code == 1 and "failed" in output
+    attempts = output.count("label.running")
+    assert campaign.jobs() == {"000000-label-000000": ["COMPLETED"] * attempts}, "once in each attempt"
+    (marker,) = campaign.root.glob("out/label/stub/iter/000000/done/*.json")
+    assert json.loads(marker.read_text())["tasks"] == [{"id": "task.000000", "code": 7}]
+    (campaign.root / "fail").unlink()
+    assert campaign.finish("resume")[0] == 0
+    assert campaign.jobs() == {"000000-label-000000": ["COMPLETED"] * (attempts + 1)}
+
+
+def test_no_secret_of_the_environment_reaches_a_job(campaign: Campaign) -> None:
+    process = campaign.start("run", gate_at="label-0-0")
+    assert (campaign.gate / "entered").read_text() == "entered\n"
+    at_gate = f"STUB_GATE={campaign.gate}".encode()
+    seen = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            data = path.read_bytes()
+            if at_gate in data and b"SLURM_JOB_ID=" in data:
+                seen.append(data)
+    assert seen and not any(b"geheim" in data or UID_VARIABLE.encode() in data for data in seen)
+    campaign.kill_everything(process)

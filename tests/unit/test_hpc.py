@@ -1,0 +1,245 @@
+"""Jobs on a batch system: the configuration's words, the rendered template, and a job through dpdispatcher's Shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from conventions.hpc import Hpc
+from conventions.space import DataSpace
+from operators import hpc_job
+from operators.registry import app
+from operators.workflow import StageWorkflow, build
+from statemachine.engine.local import UID_VARIABLE
+from tests.conftest import Cli
+
+SSH = {"hostname": "login.example.org", "username": "me", "host_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmc"}
+SLURM = {"batch_type": "Slurm", "context_type": "SSHContext", "remote_root": "/scratch/me", "remote_profile": SSH}
+KEY = {"name": "hpc-ssh", "key": "id_ed25519"}
+
+
+def hpc(**changes: Any) -> Hpc:
+    return Hpc.model_validate_json(json.dumps({"machine": SLURM, **changes}))
+
+
+def test_the_words_of_machine_json() -> None:
+    resources = {"number_node": 2, "cpu_per_node": 32, "gpu_per_node": 4, "queue_name": "gpu", "module_list": ["lmp/1"]}
+    found = hpc(machine={**SLURM, "batch_type": "slurm", "context_type": "ssh"}, resources=resources)
+    assert (found.machine.batch_type, found.machine.context_type) == ("Slurm", "SSHContext")
+    assert found.resources.model_dump().items() >= resources.items()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"machine": {**SLURM, "remote_profile": {**SSH, "password": "geheim"}}}, "password: secrets do not belong"),
+        ({"machine": {**SLURM, "remote_profile": {**SSH, "passphrase": "geheim"}}}, "passphrase: secrets do not"),
+        ({"machine": {**SLURM, "remote_profile": {**SSH, "totp_secret": "geheim"}}}, "totp_secret: secrets do not"),
+        ({"machine": {**SLURM, "remote_profile": {**SSH, "key_filename": "-----BEGIN PRIVATE KEY"}}}, "name of its"),
+        ({"machine": {**SLURM, "remote_profile": {"hostname": "h"}}}, "needs a hostname and a username"),
+        ({"machine": {**SLURM, "context_type": "LocalContext"}}, "did you mean context_type: SSHContext"),
+        ({"machine": {**SLURM, "remote_root": "scratch"}}, "no absolute path"),
+        ({"machine": {**SLURM, "remote_profile": {**SSH, "host_key": "login ssh-rsa"}}}, "without the host"),
+        ({"resources": {"group_size": 5}}, "group_size is the stage's own"),
+        ({"resources": {"envs": {"API_TOKEN": "geheim"}}}, "API_TOKEN looks like a secret"),
+        ({"resources": {"source_list": ["$HOME/env.sh"]}}, "belongs into prepend_script"),
+        ({"resources": {"custom_flags": ["--mem=8G"]}}, "#SBATCH"),
+        ({"resources": {"prepend_script": ["echo {{workflow.name}}"]}}, "must not contain '{{'"),
+        ({"ssh_key": KEY, "machine": {**SLURM, "remote_profile": {**SSH, "host_key": None}}}, "ssh-keyscan HOST"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        hpc(**change)
+    (problem,) = caught.value.errors(include_input=False)
+    assert words in problem["msg"] and "geheim" not in problem["msg"]
+
+
+def test_a_misspelt_key_and_a_password_in_a_file(cli: Cli, stub_run: Path) -> None:
+    text = stub_run.read_text()
+    machine = "machine: {batch_type: Slurm, context_type: local, remote_root: /scratch"
+    for more, words in (
+        ("}, resources: {queue: main}", "label.hpc.resources.queue: unknown key; did you mean 'queue_name'?"),
+        (", remote_profile: {password: geheim}}", "label.hpc.machine.remote_profile: password: secrets do not belong"),
+    ):
+        stub_run.write_text(
+            text.replace("label: {app: stub}", f"label: {{app: stub, hpc: {{_why: x, {machine}{more}}}}}")
+        )
+        code, _, errors = cli("validate", stub_run)
+        assert code == 2 and words in errors and "geheim" not in errors
+
+
+def made(settings: Hpc | None, stage: str = "explore", attempt: int = 0) -> StageWorkflow:
+    apps = {"label": "cp2k", "train": "deepmd", "explore": "lammps", "select": "model_devi"}
+    facts = {"iteration": 1, "attempt": attempt, "trained": 0, "has_models": True, "explore_stage": 0, "systems": []}
+    place = DataSpace(apps).stage(stage, 1, trained=0)
+    name = f"cu-00000000-000001-{stage}-a{attempt}"
+    return build(
+        name, app(stage, apps[stage]), place, facts, prefix="s3://b/x", image="ours", job_image="x", hpc=settings
+    )
+
+
+def job(workflow: StageWorkflow) -> dict[str, Any]:
+    (found,) = (item for item in workflow.manifest["spec"]["templates"] if item["name"] == "job")
+    return dict(found)
+
+
+def test_only_the_script_of_the_job_changes() -> None:
+    plain, handed = job(made(None)), job(made(hpc()))
+    assert handed["script"]["image"] == "ours" and handed["script"]["command"] == ["python3"]
+    del plain["script"], handed["script"]
+    assert plain == handed
+
+
+def test_a_quote_in_the_settings_stays_a_quote() -> None:
+    line = "export A='b c' B=\"d\""
+    source = job(made(hpc(resources={"prepend_script": [line]})))["script"]["source"]
+    names: dict[str, Any] = {"__name__": "script"}
+    exec(compile(source, "script", "exec"), names)
+    assert names["HPC"]["resources"]["prepend_script"] == [line]
+    assert names["HPC"]["machine"]["remote_profile"] == {**SSH, "port": 22, "timeout": 10, "tar_compress": True}
+
+
+def test_the_next_attempt_renders_the_same_job() -> None:
+    assert job(made(hpc(), attempt=0)) == job(made(hpc(), attempt=1))
+    assert "{{pod" not in json.dumps(made(hpc()).manifest)
+
+
+def test_the_manifest_is_valid_and_mounts_the_key_for_its_owner() -> None:
+    from hera.workflows.models import Workflow
+
+    manifest = made(hpc(ssh_key=KEY)).manifest
+    assert json.loads(Workflow.model_validate(manifest).model_dump_json(by_alias=True, exclude_none=True)) == manifest
+    template = job(made(hpc(ssh_key=KEY)))
+    assert template["volumes"] == [
+        {
+            "name": "ssh-key",
+            "secret": {"secretName": "hpc-ssh", "defaultMode": 0o400, "items": [{"key": "id_ed25519", "path": "key"}]},
+        }
+    ]
+    (mount,) = template["script"]["volumeMounts"]
+    assert mount == {"name": "ssh-key", "mountPath": "/dpgen2-ssh", "readOnly": True}
+
+
+def test_what_a_batch_job_inherits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"AWS_SECRET_ACCESS_KEY": "x", "PATH": "p", UID_VARIABLE: "u"})
+    hpc_job.clean_environment("Shell")
+    assert os.environ == {"PATH": "p", UID_VARIABLE: "u"}
+    hpc_job.clean_environment("Slurm")
+    assert os.environ == {"PATH": "p"}
+
+
+class ShellJob:
+    """One job of two tasks, as a pod has it, handed to dpdispatcher's Shell."""
+
+    def __init__(self, root: Path, run: str) -> None:
+        self.root, self.remote = root / "pod", root / "remote"
+        given = root / "given"
+        for task in ("task.000000", "task.000001"):
+            (given / task).mkdir(parents=True)
+            (given / task / "name").write_text(task)
+        (given / "digest").write_text("0" * 64 + "\n")
+        (given / "outputs").write_text("1 result\n")
+        (given / "run.sh").write_text(run)
+        self.root.mkdir()
+        machine = {"batch_type": "Shell", "context_type": "LocalContext", "remote_root": str(self.remote)}
+        settings = Hpc.model_validate_json(json.dumps({"machine": machine, "poll": 1}))
+        (self.root / "script").write_text(job(made(settings))["script"]["source"])
+        self.env = {**os.environ, "JOB_ID": "000007", "JOB_JOB": str(given), "HOME": str(root), "ROOT": str(root)}
+        for name in ("PREVIOUS", "MODELS"):
+            self.env[f"JOB_{name}"] = str(root / "none")
+        for name in ("OUT", "LOG", "DONE"):
+            self.env[f"JOB_{name}"] = str(self.root / "out" / name.lower())
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "script"], cwd=self.root, env=self.env, text=True, stdout=subprocess.PIPE
+        )
+
+    def codes(self) -> list[int]:
+        return [task["code"] for task in json.loads((self.root / "out/done").read_text())["tasks"]]
+
+
+def test_a_job_through_the_shell(tmp_path: Path) -> None:
+    """What came home, what a failing task is, and that nothing is done again for a good marker."""
+    given = ShellJob(tmp_path, 'echo ran >>"$ROOT/ledger"; cp name result; [ -e "$ROOT/well" ] || exit 7\n')
+    with given.start() as process:
+        assert process.wait() == 1
+    assert given.codes() == [7, 7] and (given.root / "out/log/task.000001.log").exists()
+    assert list(given.remote.iterdir()) == []
+    (tmp_path / "well").touch()
+    for _ in range(2):
+        with given.start() as process:
+            assert process.wait() == 0
+    assert given.codes() == [0, 0]
+    assert (given.root / "out/out/task.000001/result").read_text() == "task.000001"
+    assert (tmp_path / "ledger").read_text().split() == ["ran"] * 4
+
+
+def test_a_waiter_that_is_told_to_stop(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "entered")
+    given = ShellJob(tmp_path, 'echo $$ >"$ROOT/entered"; exec sleep 600\n')
+    with given.start() as process:
+        os.kill(int((tmp_path / "entered").read_text()), 0)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate()
+    assert process.returncode == 143 and "cancelled" in output
+    assert not (given.root / "out/done").exists()
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[int, str]]:
+    """Port and host key of an SSH server that nobody can log in to."""
+    import paramiko
+
+    key = paramiko.ECDSAKey.generate()
+    listening = socket.create_server(("127.0.0.1", 0))
+    serve = paramiko.Transport
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            transport = serve(connection)
+            transport.add_server_key(key)
+            transport.start_server(threading.Event(), paramiko.ServerInterface())
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield listening.getsockname()[1], f"{key.get_name()} {key.get_base64()}"
+    listening.shutdown(socket.SHUT_RDWR)
+    listening.close()
+
+
+def test_a_host_with_another_key_gets_nothing(
+    server: tuple[int, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import paramiko
+    from dpdispatcher.contexts.ssh_context import SSHSession
+
+    port, right = server
+    wrong = paramiko.ECDSAKey.generate()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(SSHSession, "rsync_available", SSHSession.rsync_available)
+    original = paramiko.Transport
+    for host_key, error, words in (
+        (right, RuntimeError, "at least one form of authentication"),
+        (f"{wrong.get_name()} {wrong.get_base64()}", SystemExit, "another key than the known one"),
+        (None, SystemExit, "is not known"),
+    ):
+        monkeypatch.setattr(paramiko, "Transport", original)
+        with pytest.raises(error, match=words):
+            hpc_job.check_host_keys("127.0.0.1", port, host_key)
+            SSHSession("127.0.0.1", "me", port=port)
