@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-# A workflow that tells us of its end is formally still running then: look again, ever more rarely.
-GAPS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+# A workflow that tells us of its end is formally still running, for the seconds that its last pod takes to end.
+GAPS = (0.2, *[0.5] * 30)
 SPACING = GAPS[1]  # a flood of hints costs two looks a second
 PATIENCE = 600.0  # the longest wait after errors
 
