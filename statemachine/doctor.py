@@ -12,6 +12,7 @@ from pathlib import Path
 from conventions.errors import Dpgen2Error
 from operators.registry import app, known
 
+from .race import Progress, race
 from .record import Record
 from .runs import config_file, find_prefix, first_config
 from .store import Store, open_store
@@ -70,3 +71,10 @@ def _program(program: str, what: str, needed: bool) -> Check:
 def _store(store: Store) -> Check:
     store.prove()
     return Check("store", True, f"{store.url}: conditional writes are honoured")
+
+
+def race_check(target: str, progress: Progress) -> Check:
+    """Let writers race in a run's store."""
+    verdict = race(open_store(find_prefix(target)), progress)
+    advice = "" if verdict.atomic else "; it is not atomic: no two processes may advance a run there, use another store"
+    return Check("race", verdict.atomic, f"{verdict}{advice}")

@@ -275,12 +275,23 @@ def doctor(
         str | None, typer.Argument(metavar="[RUN]", help="Also check this run's store, engine and software.")
     ] = None,
     as_json: AsJson = False,
+    race: Annotated[bool, typer.Option("--race", help="Also let writers race in RUN's store: is it atomic?")] = False,
 ) -> None:
     """Check software, store and engine from here."""
     from statemachine.cli.show import print_checks
-    from statemachine.doctor import examine
+    from statemachine.doctor import examine, race_check
 
-    if not print_checks(list(examine(target)), as_json):
+    if race and target is None:
+        raise typer.BadParameter("name the RUN whose store is to be raced in", param_hint="--race")
+    checks = list(examine(target))
+    if race and target is not None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("racing")
+            checks.append(race_check(target, lambda done, total: bar.update(task, completed=done, total=total)))
+    if not print_checks(checks, as_json):
         raise typer.Exit(1)
 
 
