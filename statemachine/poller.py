@@ -101,13 +101,14 @@ class Poller:
             return replace(seen, submitted=True)
         if action is Action.CHECK:
             self.status = self.engine.status(name)
-            return replace(seen, phase=self.status.phase, checks=seen.checks + 1, message=self.status.message)
+            message = seen.message or self.status.message
+            return replace(seen, phase=self.status.phase, checks=seen.checks + 1, message=message)
         if action is Action.LOOK:
             keys = (entry.key for entry in self.store.list(state.place.done + "/"))
             finished = sum(isinstance(state.place.space.parse(key), DoneKey) for key in keys)
             return replace(seen, looked=True, report=self._report(state), finished=finished)
         if action is Action.REVOKE:
-            return replace(seen, revoked=self._revoke(state))
+            return replace(seen, revoked=self._revoke(state), message=self._explain(state) or seen.message)
         self.engine.terminate(name)
         return replace(seen, terminated=True)
 
@@ -118,6 +119,13 @@ class Poller:
             return StageReport.load(self.store.get(key).data, key)
         except (NotFound, DataError):
             return None
+
+    def _explain(self, state: State) -> str:
+        """Why the attempt is given up, as far as the engine knows; that it does not is no reason to stop."""
+        try:
+            return self.engine.explain(state.workflow)
+        except EngineError:
+            return ""
 
     def _revoke(self, state: State) -> bool:
         """Take the attempt's claim ourselves; False when its workflow has it."""

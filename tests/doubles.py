@@ -151,6 +151,9 @@ class FakeEngine:
     def check(self) -> str:
         return "fake"
 
+    def explain(self, name: str) -> str:
+        return self.status(name).message
+
     def wait(self, name: str, seconds: float) -> None:
         self.run()
 

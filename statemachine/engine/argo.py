@@ -78,10 +78,24 @@ class ArgoEngine:
             raise EngineError(f"the workflow {name} is in a phase that is not known here: {word!r}")
         finished, _, total = str(status.get("progress", "")).partition("/")
         counts = (int(finished), int(total)) if finished.isdigit() and total.isdigit() else (0, 0)
-        message = str(status.get("message", ""))
-        if _PHASES[word] is Phase.failed:
-            message = self._telling_line(name) or message
-        return Status(_PHASES[word], "", *counts, message)
+        return Status(_PHASES[word], "", *counts, str(status.get("message", "")))
+
+    def explain(self, name: str) -> str:
+        """The first pods that failed, in Kubernetes' words, and what the last of our own steps printed."""
+        try:
+            found = self.client.call("GET", f"{self._place}/{name}", fields="status.nodes,status.message")
+        except NotFound:
+            return ""
+        status = found.get("status") or {}
+        broken = [
+            node
+            for node in (status.get("nodes") or {}).values()
+            if node.get("type") == "Pod" and node.get("phase") in ("Failed", "Error") and node.get("message")
+        ]
+        broken.sort(key=lambda node: str(node.get("finishedAt", "")))
+        messages = [f"{node.get('displayName', 'pod')}: {node['message']}" for node in broken]
+        more = [f"and {len(messages) - 3} more pods failed"] if len(messages) > 3 else []
+        return "; ".join([*messages[:3], *more, *self._telling_lines(name)]) or str(status.get("message", ""))
 
     def _archived(self, name: str) -> dict[str, Any] | None:
         """The workflow as the server's archive has it, where there is an archive."""
@@ -105,13 +119,12 @@ class ArgoEngine:
         except NotFound:
             return
 
-    def _telling_line(self, name: str) -> str:
-        """What the step that failed printed last; the workflow's own message names only the step."""
+    def _telling_lines(self, name: str) -> list[str]:
+        """What guard, plan or reduce printed last: pods that succeeded are gone by then."""
         try:
-            *_, last = self.logs(name)
-        except (EngineError, ValueError):
-            return ""
-        return last
+            return list(self.logs(name))[-1:]
+        except EngineError:
+            return []
 
     def terminate(self, name: str) -> None:
         try:

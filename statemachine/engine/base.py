@@ -52,6 +52,9 @@ class Engine(Protocol):
     def status(self, name: str) -> Status:
         """Phase and progress; `gone` when there is no such workflow or its process died."""
 
+    def explain(self, name: str) -> str:
+        """What went wrong in a workflow that is given up: asked for once, so it may cost more than `status`."""
+
     def logs(self, name: str) -> Iterator[str]:
         """What the workflow's own steps (guard, plan, reduce) printed."""
 

@@ -101,6 +101,9 @@ class LocalEngine:
             return Status(Phase.gone, message="the process that ran the workflow died")
         return Status(phase if not alive else Phase.running, **found)
 
+    def explain(self, name: str) -> str:
+        return self.status(name).message
+
     def logs(self, name: str) -> Iterator[str]:
         for path in sorted(self._folder(name).glob("*.log")):
             yield from (f"{path.stem}: {line}" for line in path.read_text("utf-8", "replace").splitlines())
