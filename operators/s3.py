@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from conventions.cluster import check_endpoint, no_template
+from conventions.cluster import check_endpoint
 from conventions.errors import ConfigError, StoreError, did_you_mean
 
 THREADS = 32  # requests at once where many objects are moved
@@ -81,11 +81,13 @@ class Place:
                 raise ConfigError(f"{shown}: {key!r} is not an option; {did_you_mean(key, ['endpoint', 'region'])}")
         if len(named) != len(options):
             raise ConfigError(f"{shown}: an option is given twice")
+        if "{{" in path:
+            raise ConfigError(f"{shown}: Argo would expand '{{{{': leave it out")
+        endpoint = named.get("endpoint")
         try:
-            no_template(path)
-            endpoint = check_endpoint(named["endpoint"]) if "endpoint" in named else None
-        except ValueError as error:
-            raise ConfigError(f"{shown}: {error}") from None
+            endpoint = None if endpoint is None else check_endpoint(endpoint)
+        except ValueError:  # its text is not shown: it could hold a key
+            raise ConfigError(f"{shown}: endpoint must be the address of a store: https://host[:port]") from None
         region = named.get("region")
         if region is not None and not _REGION.fullmatch(region):
             raise ConfigError(f"{shown}: region {region!r} is not a region's name")

@@ -34,17 +34,19 @@ class Verdict:
     won_twice: int = 0
     swaps: int = 0
     lost: int = 0
+    torn: int = 0
     unclear: int = 0
 
     @property
     def atomic(self) -> bool:
-        return not self.won_twice and not self.lost
+        return not (self.won_twice or self.lost or self.torn)
 
     def __str__(self) -> str:
+        torn = f", {self.torn} reads of half a write" if self.torn else ""
         unclear = f", {self.unclear} writes without a clear answer" if self.unclear else ""
         return (
             f"{self.writers} writers: {self.rounds} races to create, {self.won_twice} with more than one winner; "
-            f"{self.swaps} swaps acknowledged, {self.lost} lost{unclear}"
+            f"{self.swaps} swaps acknowledged, {self.lost} lost{torn}{unclear}"
         )
 
 
@@ -105,8 +107,13 @@ def _count(
         while len(added) < swaps:
             name = f"{writer}-{len(added)}-{unclear}"
             blob = store.get(key)
+            names = _unpack(blob.data)
+            if names is None:
+                with lock:
+                    verdict.torn += 1
+                break
             try:
-                store.put(key, _pack([*json.loads(blob.data)["names"], name]), if_match=blob.etag)
+                store.put(key, _pack([*names, name]), if_match=blob.etag)
             except Conflict:
                 continue
             except StoreError:
@@ -123,12 +130,19 @@ def _count(
         return added
 
     added = set().union(*pool.map(add, range(verdict.writers)))
-    verdict.lost += len(added - set(json.loads(store.get(key).data)["names"]))
+    verdict.lost += len(added - set(_unpack(store.get(key).data) or []))
     _forget(store, key)
 
 
 def _pack(names: list[str]) -> bytes:
     return json.dumps({"names": names, "padding": " " * _SIZES[len(names) % len(_SIZES)]}).encode()
+
+
+def _unpack(data: bytes) -> list[str] | None:
+    try:
+        return list(json.loads(data)["names"])
+    except ValueError:
+        return None
 
 
 def _forget(store: Store, key: str) -> None:

@@ -16,16 +16,18 @@ from .base import Entry
 _PAGE = "Page"
 
 
-def list_entries(client: Any, bucket: str, prefix: str) -> Iterator[Entry]:
-    """Objects whose whole key begins with `prefix`. Folder placeholders (`done/`) are left out."""
+def list_entries(client: Any, bucket: str, root: str, prefix: str) -> Iterator[Entry]:
+    """Objects below `root` whose key begins with `prefix`. Folder placeholders (`done/`) are left out."""
+    begin = len(root)
     following: dict[str, str] = {}
     while True:
-        page = client.list_objects_v2(Bucket=bucket, Prefix=prefix, **following)[_PAGE]
-        yield from page["entries"]
+        page = client.list_objects_v2(Bucket=bucket, Prefix=root + prefix, **following)[_PAGE]
+        for key, size, etag in page["objects"]:
+            yield Entry(key[begin:], size, etag)
         if page["next"] is None:
             return
         if page["next"] == following.get("ContinuationToken"):
-            raise StoreError(f"the store repeats a page in its listing of s3://{bucket}/{prefix}")
+            raise StoreError(f"the store repeats a page in its listing of s3://{bucket}/{root}{prefix}")
         following = {"ContinuationToken": page["next"]}
 
 
@@ -42,19 +44,30 @@ def _parse(response_dict: dict[str, Any], customized_response_dict: dict[str, An
         raise ResponseParserError("a listing with a document type is not parsed")
     try:
         root = ElementTree.fromstring(body)
-        space = root.tag.rpartition("}")[0]
-        contents, key, size, etag = (f"{space}}}{n}" if space else n for n in ("Contents", "Key", "Size", "ETag"))
-        decode = unquote_plus if (root.findtext(f"{key[:-3]}EncodingType") == "url") else str
-        entries = []
-        for item in root.iter(contents):
-            name = item.findtext(key) or ""
-            if "%" in name or "+" in name:
-                name = decode(name)
+        space = root.tag.removesuffix("ListBucketResult")  # {of this namespace}
+        if space == root.tag:
+            raise ValueError(f"its root is {root.tag}")
+        decode = _decode if root.findtext(f"{space}EncodingType") == "url" else str
+        key, size, etag = (f"{space}{name}" for name in ("Key", "Size", "ETag"))
+        objects = []
+        for item in root.iter(f"{space}Contents"):
+            name = decode(item.findtext(key, ""))
+            if not name:
+                raise ValueError("an object has no key")
             if not name.endswith("/"):
-                entries.append(Entry(name, int(item.findtext(size) or 0), (item.findtext(etag) or "").strip('"')))
-        more = root.findtext(f"{key[:-3]}IsTruncated") == "true"
-        token = root.findtext(f"{key[:-3]}NextContinuationToken") if more else None
+                objects.append((name, int(item.findtext(size, "0")), item.findtext(etag, "").strip('"')))
+        token = root.findtext(f"{space}NextContinuationToken")
+        if root.findtext(f"{space}IsTruncated") != "true":
+            token = None
+        elif not token:
+            raise ValueError("there is more, but it does not say where")
     except (ElementTree.ParseError, ValueError) as error:
         raise ResponseParserError(f"this is no listing: {error}") from None
-    customized_response_dict[_PAGE] = {"entries": entries, "next": token}
+    customized_response_dict[_PAGE] = {"objects": objects, "next": token}
     response_dict["body"] = b"<ListBucketResult/>"
+
+
+def _decode(name: str) -> str:
+    """Undo `encoding-type=url`; most names have slashes only."""
+    name = name.replace("%2F", "/")
+    return unquote_plus(name) if "%" in name or "+" in name else name

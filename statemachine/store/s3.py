@@ -89,10 +89,8 @@ class S3Store:
     def list(self, prefix: str) -> Iterator[Entry]:
         if prefix and not prefix.endswith("/"):
             check_key(prefix)
-        root = len(self.place.path) + 1
         with self._errors("list", prefix):
-            for entry in list_entries(self._client, self.place.bucket, f"{self.place.path}/{prefix}"):
-                yield Entry(entry.key[root:], entry.size, entry.etag)
+            yield from list_entries(self._client, self.place.bucket, f"{self.place.path}/", prefix)
 
     def head(self, key: str) -> Entry | None:
         try:

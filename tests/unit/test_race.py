@@ -13,7 +13,7 @@ import pytest
 from conventions.errors import StoreError
 from statemachine import race as module
 from statemachine.race import race
-from statemachine.store import open_store
+from statemachine.store import Blob, open_store
 from statemachine.store.file import FileStore
 from tests import servers
 from tests.conftest import Cli
@@ -47,6 +47,19 @@ def test_a_store_that_is_not_atomic_is_caught(tmp_path: Path) -> None:
     assert not verdict.atomic
     assert (verdict.rounds, verdict.won_twice, verdict.swaps) == (3, 3, 8)
     assert verdict.lost >= 3
+
+
+class Torn(FileStore):
+    """Reads see half of what was written."""
+
+    def get(self, key: str) -> Blob:
+        blob = super().get(key)
+        return Blob(blob.data[: len(blob.data) // 2], blob.etag)
+
+
+def test_reads_of_half_a_write_are_caught(tmp_path: Path) -> None:
+    verdict = race(Torn.of(tmp_path), writers=2, rounds=1, swaps=1)
+    assert not verdict.atomic and verdict.torn == 2
 
 
 def test_an_atomic_store_passes_and_is_left_clean(tmp_path: Path) -> None:
