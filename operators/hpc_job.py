@@ -35,7 +35,7 @@ SECRET = re.compile("TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY
 
 
 def main(wrapper: str, hpc: dict[str, Any]) -> int:
-    signal.signal(signal.SIGTERM, lambda number, frame: STOPPED.append(number))
+    signal.signal(signal.SIGTERM, stop)
     os.chdir(Path(os.environ["JOB_OUT"]).parents[1])
     digest = Path(os.environ["JOB_JOB"], "digest").read_text().strip()
     code = ended(digest)
@@ -150,18 +150,25 @@ def run(found: Any, poll: int) -> None:
             say(job, "submitted")
             found.submission_to_json()
         rest(poll)
-        found.update_submission_state()
+        if not STOPPED:
+            found.update_submission_state()
     found.download_jobs(include_failed=True)
     say(job, "ended")
     # Without a marker among what came home, the job begins anew the next time.
     context.clean()
 
 
+def stop(number: int, frame: Any) -> None:
+    """Once is enough: the engine repeats itself, and what cancels the job inherits that this is ignored."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    STOPPED.append(number)
+
+
 def rest(seconds: int) -> None:
     """Sleep, but not on when this process is to stop."""
-    for _ in range(seconds):
-        if not STOPPED:
-            time.sleep(1)
+    until = time.monotonic() + seconds
+    while not STOPPED and time.monotonic() < until:
+        time.sleep(0.2)
 
 
 def say(job: Any, what: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -46,11 +48,38 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         server.terminate()
 
 
+@pytest.fixture(scope="session")
+def sshd(slurm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A remote_profile of this machine, with Slurm where one logs in."""
+    need("sshd", "ssh-keygen")
+    root, port = tmp_path_factory.mktemp("ssh"), free_port()
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", root / name], check=True)
+    (root / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {root}/host\nAuthorizedKeysFile {root}/user.pub\n"
+        f"PasswordAuthentication no\nStrictModes no\nUsePAM no\nPidFile none\nSubsystem sftp internal-sftp\n"
+        f"SetEnv SLURM_CONF={slurm}\n"
+    )
+    with suppress(PermissionError):
+        Path("/run/sshd").mkdir(exist_ok=True)
+    command = [str(shutil.which("sshd")), "-D", "-e", "-f", str(root / "sshd_config")]
+    kind, key, *_ = (root / "host.pub").read_text().split()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr
+        assert "listening" in server.stderr.readline()
+        yield (
+            f"{{hostname: 127.0.0.1, port: {port}, username: {getpass.getuser()}, key_filename: {root}/user, "
+            f"host_key: '{kind} {key}'}}"
+        )
+        server.terminate()
+
+
 class Campaign:
     """A stub run whose labels are made on Slurm, with a gate that can hold one task."""
 
     def __init__(self, root: Path, slurm: Path) -> None:
         self.root, self.gate, self.ledger, self.remote = root, root / "gate", root / "ledger", root / "remote"
+        self.conf = slurm
         self.gate.mkdir()
         self.ledger.mkdir()
         for name in ("entered", "go"):
@@ -142,6 +171,18 @@ def test_a_campaign_with_jobs_on_slurm(campaign: Campaign) -> None:
     script = campaign.slurm("scontrol", "write", "batch_script", "1", "-")
     assert "#SBATCH --partition main\n#SBATCH --job-name stub-" in script
     assert "#SBATCH --time=10\n" in script and "export A='b c' PATH=" in script
+
+
+def test_a_campaign_that_logs_in_to_submit(campaign: Campaign, sshd: str) -> None:
+    here = f"LocalContext, remote_root: {campaign.remote}"
+    there = f"SSHContext, remote_root: {campaign.remote}, remote_profile: {sshd}"
+    campaign.write(campaign.text().replace(here, there))
+    del campaign.env["SLURM_CONF"]
+    code, output = campaign.finish("run")
+    assert code == 0, output
+    campaign.env["SLURM_CONF"] = str(campaign.conf)
+    assert campaign.jobs() == {"000000-label-000000": ["COMPLETED"]}
+    assert list(campaign.remote.iterdir()) == []
 
 
 def test_a_waiter_that_was_killed_is_followed_by_one_that_finds_the_job(campaign: Campaign) -> None:

@@ -37,7 +37,14 @@ NodeName=localhost NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
 
-trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
+# slurmd waits long for jobs whose end it can no longer report: they end first, then all go at once.
+finish() {
+  timeout 5 scancel --partition main || true
+  for _ in {1..50}; do [ -n "$(timeout 5 squeue -h)" ] && sleep 0.1; done
+  jobs -p | xargs -r kill -9
+  wait
+}
+trap finish EXIT
 trap 'exit 0' TERM INT
 munged --foreground --force --key-file="$root/munge.key" --socket="$root/munge.socket" --pid-file="$root/munged.pid" \
   --log-file="$root/munged.log" --seed-file="$root/munge.seed" >"$root/munged.out" 2>&1 &
