@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
+import os
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Union
 
@@ -28,11 +30,14 @@ APPS = {
     "select.model_devi": "operators.select.model_devi:APP",
 }
 
+THIRD_PARTY = "DPGEN2_APPS"  # further apps, for shipped code: a pod has no entry points
+
 
 @functools.cache
 def known() -> dict[str, str]:
     """`{stage}.{app}` -> `module:attribute`, of ours and of third parties."""
-    return {**{point.name: point.value for point in entry_points(group="dpgen2_sm.apps")}, **APPS}
+    installed = {point.name: point.value for point in entry_points(group="dpgen2_sm.apps")}
+    return {**installed, **json.loads(os.environ.get(THIRD_PARTY, "{}")), **APPS}
 
 
 @functools.cache

@@ -1,9 +1,10 @@
 """The in-pod runner of Python operators. Standard library only; never imports dflow.
 
-Shipped as `.dflow/python/fn/{hash}.py` with two lines put before it:
+Shipped as `.dflow/python/fn/{hash}.py` with these lines put before it:
 
     OPERATOR = "operators.train.deepmd:plan"
     PACKAGES = {"operators": "<sha256 of its zip>", ...}
+    APPS = {"label.other": "other_label:APP", ...}      apps of third parties, which a pod has not installed
 
 The environment names the places: `ARTIFACT_{name}`, `PARAM_{name}` (JSON), `RESULT_{name}` (a file to write
 JSON to) and `PACKAGE_{name}` (the zip of a shipped package).
@@ -55,6 +56,7 @@ def given(prefix: str) -> dict[str, str]:
 
 def main() -> None:
     here = globals()
+    os.environ["DPGEN2_APPS"] = json.dumps(here["APPS"])
     run(load(here["OPERATOR"], here["PACKAGES"], given("PACKAGE_")))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import zipfile
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,6 +19,7 @@ from conventions.names import sha256
 from conventions.space import DataSpace
 
 from .core import Operator
+from .registry import APPS, known
 
 OURS = ("conventions", "operators")
 
@@ -34,15 +36,22 @@ class Shipped:
 
 def ship(operator: Operator, space: DataSpace) -> Shipped:
     """The objects that a pod needs to run `operator`."""
-    package = operator.__module__.partition(".")[0]
-    archives = {name: pack(name) for name in dict.fromkeys((*OURS, package))}
+    apps = third_party(space)
+    modules = (*OURS, operator.__module__, *apps.values())
+    archives = {name: pack(name) for name in dict.fromkeys(re.split(r"[.:]", module)[0] for module in modules)}
     pins = {name: sha256(data) for name, data in archives.items()}
-    header = f'OPERATOR = "{operator.__module__}:{operator.__qualname__}"\nPACKAGES = {pins!r}\n'
+    header = f'OPERATOR = "{operator.__module__}:{operator.__qualname__}"\nPACKAGES = {pins!r}\nAPPS = {apps!r}\n'
     source = header.encode() + files("operators").joinpath("runner.py").read_bytes()
     digest = sha256(source)
     keys = {name: space.package(name, pin) for name, pin in pins.items()}
     objects = {space.function(digest): source, **{keys[name]: archives[name] for name in archives}}
     return Shipped(space.function(digest), digest, keys, objects)
+
+
+def third_party(space: DataSpace) -> dict[str, str]:
+    """The run's apps that are not ours: a pod, where they are not installed, finds them by this."""
+    names = [f"{stage}.{name}" for stage, name in sorted(space.apps.items())]
+    return {name: known()[name] for name in names if name not in APPS and name in known()}
 
 
 @functools.cache

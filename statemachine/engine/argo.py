@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,8 @@ from .gate import refuse_secrets
 
 # Never `status.nodes`: that is megabytes for a large stage.
 _STATUS = "metadata.name,metadata.uid,metadata.annotations,status.phase,status.progress,status.message"
+# What Argo's executor adds to a pod's log.
+_EXECUTORS_OWN = re.compile(r'^time=".* argo=true|^Error: exit status [0-9]+$')
 _PHASES = {
     "": Phase.running,
     "Pending": Phase.running,
@@ -114,8 +117,9 @@ class ArgoEngine:
         try:
             for line in self.client.lines(f"{self._place}/{name}/log", **query):
                 found = line.get("result") or {}
-                pod = str(found.get("podName", "")).removeprefix(f"{name}-")
-                yield f"{pod}: {found.get('content', '')}"
+                pod, text = str(found.get("podName", "")).removeprefix(f"{name}-"), str(found.get("content", ""))
+                if not _EXECUTORS_OWN.search(text):
+                    yield f"{pod}: {text}"
         except NotFound:
             return
 

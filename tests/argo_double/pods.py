@@ -43,7 +43,7 @@ class Cluster(Interpreter):
         self.store = InBucket(self.store, settings["key_prefix"])  # type: ignore[assignment]
         self.secrets: dict[str, dict[str, str]] = settings["secrets"]
         self.work = folder / "pods"
-        own = ("PATH", "DPGEN2_WORKFLOW_UID", "OMP_NUM_THREADS", "PYTHONPATH")
+        own = ("PATH", "DPGEN2_WORKFLOW_UID", "OMP_NUM_THREADS")
         self.environ = {name: value for name, value in self.environ.items() if name in own}
         self.environ["HOME"] = str(folder)
         strategies = [template.get("retryStrategy", {}) for template in self.templates.values()]
