@@ -40,6 +40,7 @@ constraints: ## the image's exact versions, newest that fit (needs uv on PATH)
 bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle machine
 	$(BIN)/python benchmarks/orchestration.py
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/s3.py
 
 docs: $(VENV)/.dev ## the machine's diagram
 	$(BIN)/python docs/make_diagram.py

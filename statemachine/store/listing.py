@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
+from botocore import handlers
 from botocore.parsers import ResponseParserError
 
 from conventions.errors import StoreError
@@ -33,7 +34,19 @@ def list_entries(client: Any, bucket: str, root: str, prefix: str) -> Iterator[E
 
 def parse_quickly(client: Any) -> None:
     """Let a client parse its listings by `_parse`. Signing, retries, proxies and errors stay botocore's."""
-    client.meta.events.register("before-parse.s3.ListObjectsV2", _parse)
+    events, every = client.meta.events, "before-parse.s3.*"
+    # Botocore parses each answer once more beforehand, looking for errors in disguise; `_parse` sees those itself.
+    look = getattr(handlers, "_handle_200_error", None)
+    if look:
+        events.unregister(every, look)
+
+    def before_parse(operation_model: Any, **answer: Any) -> None:
+        if operation_model.name == "ListObjectsV2":
+            _parse(**answer)
+        elif look:
+            look(operation_model, **answer)
+
+    events.register_first(every, before_parse)
 
 
 def _parse(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
@@ -45,6 +58,9 @@ def _parse(response_dict: dict[str, Any], customized_response_dict: dict[str, An
     try:
         root = ElementTree.fromstring(body)
         space = root.tag.removesuffix("ListBucketResult")  # {of this namespace}
+        if root.tag == "Error":  # botocore tries again what is answered with 500
+            response_dict["status_code"] = 500
+            return
         if space == root.tag:
             raise ValueError(f"its root is {root.tag}")
         decode = _decode if root.findtext(f"{space}EncodingType") == "url" else str

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conventions.errors import ConfigError, StoreError
+from conventions.errors import ConfigError, Conflict, StoreError
 from statemachine.store import Store, open_store, transfer
 from tests import servers
 from tests.e2e.engines import need
@@ -85,6 +85,22 @@ class TestCeph(S3Contract):
     @pytest.fixture
     def store(self, ceph: servers.Server) -> Store:
         return open_store(ceph.prefix(f"contract/{next(_runs)}"))
+
+
+def test_tags_lose_their_quotes_where_the_store_wants_it_so() -> None:
+    """As Ceph does. It is found out once; a refusal that is meant stays one."""
+    with servers.moto(quoted=False) as server:
+        store: Any = open_store(server.prefix("bare"))
+        first = store.put("state", b"1")
+        with pytest.raises(Conflict):
+            store.put("state", b"2", if_match="0" * 32)
+        assert store._tag == '"{}"'
+        second = store.put("state", b"2", if_match=first)
+        assert store._tag == "{}"
+        with pytest.raises(Conflict):
+            store.put("state", b"3", if_match=first)
+        store.put("state", b"3", if_match=second)
+        assert store.get("state").data == b"3"
 
 
 def test_a_store_that_ignores_conditions_is_refused(tmp_path: Path) -> None:

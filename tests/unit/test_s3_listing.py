@@ -66,7 +66,7 @@ def test_what_is_no_listing_is_an_error(body: str) -> None:
 
 
 def test_errors_are_left_to_botocore() -> None:
-    assert parse("<Error/>", status=403) == {}
+    assert parse("<Error/>", status=403) == parse("<Error><Code>InternalError</Code></Error>") == {}
 
 
 def test_a_store_that_repeats_a_page_does_not_hold_us() -> None:
