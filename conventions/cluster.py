@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
+from . import __version__
 from .documents import Strict
 
 
@@ -142,7 +143,9 @@ class ArgoConfig(Strict):
     token_file: str | None = Field(None, description="File with the bearer token; default: ARGO_TOKEN.")
     timeout: float = Field(30.0, gt=0, le=3600, description="Seconds to wait for an answer.")
     service_account: KubernetesName | None = Field(None, description="Service account of the workflows' pods.")
-    image: Image = Field("dpgen2-sm:latest", description="Image of the Python operators; jobs without one use it too.")
+    image: Image = Field(
+        f"dpgen2-sm:{__version__}", description="Image of the Python operators; jobs without one use it too."
+    )
     pod: Pod = Field(Pod(), description="Pods of the Python operators: guard, plan, reduce.")
     parallelism: int | None = Field(None, ge=1, le=10**5, description="Pods of a workflow at once.")
     hours: float | None = Field(None, gt=0, le=10**5, description="A workflow that runs longer is stopped.")
@@ -163,4 +166,4 @@ EngineConfig = Annotated[
 
 def looks_like_key(name: str) -> bool:
     """Does a variable's name say that its value is a secret?"""
-    return bool(re.search(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY)", name.upper()))
+    return bool(re.search(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$)", name.upper()))

@@ -77,6 +77,9 @@ def coordinates(repository: Repository, store: Place) -> dict[str, Any]:
 
 def _dress_template(template: dict[str, Any], pod: Pod) -> None:
     script = template["script"]
+    for artifact in template["inputs"].get("artifacts", []):
+        # Argo's executor may be another user than the image's, and keeps what it fetches to itself.
+        artifact.update(mode=0o755, recurseMode=True)
     template["metadata"] = {"labels": {STEP_LABEL: template["name"]}}
     # A pod that the cluster lost is repeated; a script that failed is the next attempt's matter.
     template["retryStrategy"] = {

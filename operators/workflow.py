@@ -103,7 +103,7 @@ def build(
             template.inputs.parameters[field.name] = dflow.InputParameter()
             envs[f"PARAM_{field.name}"] = _variable(f"inputs.parameters.{field.name}")
         for package in shipped.packages:
-            template.inputs.artifacts[f"pkg-{package}"] = dflow.InputArtifact(path=f"{_ROOT}/pkg/{package}.zip")
+            template.inputs.artifacts[f"pkg-{package}"] = dflow.InputArtifact(path=f"{_ROOT}/pkg.{package}.zip")
             envs[f"PACKAGE_{package}"] = _variable(f"inputs.artifacts.pkg-{package}.path")
         template.inputs.artifacts["fn"] = dflow.InputArtifact(path=f"{_ROOT}/fn.py")
         for field in fields(parts.result):
@@ -129,7 +129,7 @@ def build(
                 envs[env.format(field)] = _variable(f"outputs.artifacts.{field}.path")
             elif mark.at(at) is not None:
                 template.inputs.artifacts[field] = dflow.InputArtifact(
-                    path=f"{_ROOT}/in/{field}", optional=mark.optional
+                    path=f"{_ROOT}/in.{field}", optional=mark.optional
                 )
                 envs[env.format(field)] = _variable(f"inputs.artifacts.{field}.path")
 

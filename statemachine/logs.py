@@ -59,6 +59,6 @@ def set_up(json_lines: bool, secrets: Iterable[str]) -> Redactor:
     handler.addFilter(redactor)
     handler.setFormatter(JsonLines() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for library in ("apscheduler", "transitions", "httpx"):
+    for library in ("apscheduler", "transitions", "httpx", "botocore"):
         logging.getLogger(library).setLevel(logging.ERROR)
     return redactor

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from conventions import __version__
+
 if TYPE_CHECKING:
     from conventions.state import State
 
@@ -28,11 +30,27 @@ committee of models agrees. The state of a run lives in its prefix; any of these
 
 A first run:  dpgen2-sm validate run.yaml;  dpgen2-sm run run.yaml;  dpgen2-sm status run.yaml
 
-RUN is a configuration file, or the prefix that it names (a folder or file:///path).
+RUN is a configuration file, or the prefix that it names (a folder, file:///path or s3://bucket/path).
 
 Exit codes: 0 done (for run and resume: converged), 1 the run failed, 2 bad input, 3 ended without convergence,
 4 cancelled, 130 interrupted.""",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"dpgen2-sm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
 
 Target = Annotated[str, typer.Argument(metavar="RUN", help="Configuration file, folder or URL of the run.")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML or JSON).")]

@@ -102,6 +102,14 @@ def test_pods_of_jobs_and_of_operators_ask_for_their_own() -> None:
     assert reduce["metadata"]["labels"] == {STEP_LABEL: "reduce"}
 
 
+def test_an_image_of_any_user_reads_what_argo_fetched() -> None:
+    """Seen on a cluster: the executor makes folders and files that only its own user can enter."""
+    for found in dressed().manifest["spec"]["templates"]:
+        for artifact in found["inputs"].get("artifacts", []):
+            assert (artifact["mode"], artifact["recurseMode"]) == (0o755, True)
+            assert artifact["path"].count("/") == 2, "a folder in between would be closed"
+
+
 def test_jobs_without_an_image_use_the_engines() -> None:
     assert template(dressed(image=None), "job")["script"]["image"] == "dpgen2-sm:0.1"
 
