@@ -18,7 +18,7 @@ from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from conventions.cluster import looks_like_key
-from conventions.errors import Dpgen2Error, StoreError
+from conventions.errors import Dpgen2Error, NoRun, StoreError
 from conventions.state import State
 from operators.poke import KEY
 
@@ -151,7 +151,8 @@ class Daemon:
         pool.shutdown(wait=False)
         for future, run in opening.items():
             error = future.exception() if future.done() else StoreError(f"no answer in {OPENING:.0f} s")
-            if isinstance(error, Dpgen2Error) and error.exit_code == 2:
+            awaited = self.stay and isinstance(error, NoRun)  # it may be begun later
+            if isinstance(error, Dpgen2Error) and error.exit_code == 2 and not awaited:
                 raise error
             if error is not None:
                 run.error = run.redactor.redact(_one_line(error))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from conventions.errors import Dpgen2Error
 from operators.registry import app, known
 
 from .race import Progress, race
 from .record import Record
-from .runs import config_file, find_prefix, first_config
+from .runs import config_file, find_prefix, first_config, open_engine
 from .store import Store, open_store
 
 DEFAULT_PROGRAMS = {"dp": "train/deepmd", "lmp": "explore/lammps", "cp2k.psmp": "label/cp2k"}
@@ -35,29 +36,34 @@ def examine(target: str | None) -> Iterator[Check]:
         for program, what in DEFAULT_PROGRAMS.items():
             yield _program(program, what, needed=False)
         return
+    config, store = _run(target)
+    if config.engine.type == "local":  # elsewhere the jobs' images have them
+        for stage, settings in config.stages.items():
+            for program in app(stage, settings.app).executables(settings):
+                needed = not settings.setup and settings.hpc is None
+                yield _program(program, f"{stage}/{settings.app}", needed)
+    yield _tried("store", lambda: _prove(store))
+    yield _tried("engine", lambda: open_engine(config.engine, store, "doctor").check())
+
+
+def _run(target: str) -> tuple[Any, Store]:
+    """Configuration and store of a run, also of one that has not begun."""
+    store = open_store(find_prefix(target))
     path = config_file(target)
     if path is not None:
         from .configfile import read_config
 
-        config = read_config(path)
-    else:
-        from operators.registry import load_config
+        return read_config(path), store
+    from operators.registry import load_config
 
-        store = open_store(find_prefix(target))
-        config = load_config(first_config(store, Record(store).load().state))
-    for stage, settings in config.stages.items():
-        for program in app(stage, settings.app).executables(settings):
-            yield _program(program, f"{stage}/{settings.app}", needed=not settings.setup)
-    prefix = find_prefix(target)
+    return load_config(first_config(store, Record(store).load().state)), store
+
+
+def _tried(what: str, call: Callable[[], str]) -> Check:
     try:
-        yield _store(open_store(prefix))
+        return Check(what, True, call())
     except (Dpgen2Error, OSError) as error:
-        yield Check("store", False, str(error))
-    yield Check(
-        "engine",
-        Path("/proc").is_dir(),
-        "local: jobs run on this machine" if Path("/proc").is_dir() else "local: needs Linux",
-    )
+        return Check(what, False, str(error))
 
 
 def _program(program: str, what: str, needed: bool) -> Check:
@@ -68,9 +74,9 @@ def _program(program: str, what: str, needed: bool) -> Check:
     return Check(program, True, f"{what}: {path}")
 
 
-def _store(store: Store) -> Check:
+def _prove(store: Store) -> str:
     store.prove()
-    return Check("store", True, f"{store.url}: conditional writes are honoured")
+    return f"{store.url}: conditional writes are honoured"
 
 
 def race_check(target: str, progress: Progress) -> Check:

@@ -129,7 +129,6 @@ class ArgoDouble:
             },
         }
 
-
     def nodes(self, name: str) -> dict[str, Any]:
         """A pod for each log that a step left, and many that are of no interest."""
         status = self.pods.status(name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conventions.errors import ConfigError, StateError, StoreError
+from conventions.errors import ConfigError, NoRun, StateError, StoreError
 from conventions.state import State
 from statemachine import daemon as module
 from statemachine.daemon import Daemon
@@ -167,6 +167,18 @@ def test_targets_that_are_wrong_are_refused_and_stores_that_are_away_are_not(
     daemon = Daemon(["a"], 1, Redactor())
     daemon.open()
     assert daemon.unready() == "a: connection refused"
+
+
+def test_a_daemon_that_stays_waits_for_a_run_to_be_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_poller(prefix: str, on_commit: Any) -> None:
+        raise NoRun("there is no run")
+
+    monkeypatch.setattr(module, "open_poller", open_poller)
+    with pytest.raises(NoRun):
+        Daemon(["a"], 1, Redactor()).open()
+    daemon = Daemon(["a"], 1, Redactor(), stay=True)
+    daemon.open()
+    assert daemon.unready() == "a: there is no run"
 
 
 def test_a_step_that_does_not_end(pollers: dict[str, FakePoller]) -> None:
