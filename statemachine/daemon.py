@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -160,6 +161,8 @@ class Daemon:
 
     def start(self) -> None:
         """Look at every run now, and from then on at its pace."""
+        # A second of importing: now, not when a stage waits for it.
+        threading.Thread(target=importlib.import_module, args=("dflow",), daemon=True).start()
         self._scheduler.start()
         with self._changed:
             for run in self.runs:
