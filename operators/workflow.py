@@ -117,7 +117,8 @@ def build(
     def _declare(
         template: Any, found: Mapping[str, Input | Output], at: StageSpace, envs: dict[str, Any], env: str
     ) -> None:
-        for field, mark in found.items():
+        # What says that all is there goes last: Argo and the embedded engine save outputs in this order.
+        for field, mark in sorted(found.items(), key=lambda each: each[0] == "report"):
             if isinstance(mark, Output):
                 saved = s3(mark.at(at))
                 template.outputs.artifacts[field] = dflow.OutputArtifact(

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from conventions.errors import Dpgen2Error
 from statemachine.store import Store, open_store
 
 from .base import Phase, Status
@@ -115,7 +116,7 @@ class Interpreter:
                 path = Path(parameter["valueFrom"]["path"])
                 if passed:
                     self.variables[f"steps.{step['name']}.outputs.parameters.{parameter['name']}"] = path.read_text()
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, Dpgen2Error) as error:
             passed = False
             self.messages.append(f"{name}: {error}")
         if item is None or passed:

@@ -72,6 +72,12 @@ def test_keys_of_jobs_are_in_the_data_space() -> None:
     assert list(saved)[-1] == "done", "the marker is published last"
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_report_is_published_last(stage: str) -> None:
+    saved = [artifact["name"] for artifact in templates(made(stage))["reduce"]["outputs"]["artifacts"]]
+    assert len(saved) > 1 and saved[-1] == "report", "whoever is killed before has not said that the stage is complete"
+
+
 def test_no_artifact_of_ours_is_packed() -> None:
     for stage in STAGES:
         for template in templates(made(stage)).values():
