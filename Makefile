@@ -20,7 +20,7 @@ demo-water-cp2k: $(VENV)/.local ## water, labelled by CP2K (Debian: apt-get inst
 test: $(VENV)/.dev ## the quick suite, below 2 minutes
 	$(BIN)/pytest -n 4 --dist worksteal -m "not engines and not servers"
 
-test-servers: $(VENV)/.dev ## the S3 store on Ceph (Debian: its packages are unpacked into ~/.cache/dpgen2-sm/ceph)
+test-servers: $(VENV)/.dev ## Ceph, Slurm, the double of Argo, the image (Debian's packages; .ci/run installs them)
 	$(BIN)/pytest -m servers
 
 test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k
@@ -40,6 +40,9 @@ constraints: ## the image's exact versions, newest that fit (needs uv on PATH)
 bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle machine
 	$(BIN)/python benchmarks/orchestration.py
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/s3.py
+	$(BIN)/python benchmarks/cluster.py
+	$(BIN)/python benchmarks/hook.py
 	$(BIN)/python benchmarks/s3.py
 
 docs: $(VENV)/.dev ## the machine's diagram

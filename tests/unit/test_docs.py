@@ -19,7 +19,8 @@ from statemachine.machine import MACHINE, STATES
 from tests.label_run import LabelRun
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md"))
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
