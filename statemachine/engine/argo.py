@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,7 +62,7 @@ class ArgoEngine:
             found = self.client.call("GET", f"{self._place}/{name}", fields=_STATUS)
         except NotFound:
             raise EngineError(f"the workflow {name} existed and was deleted meanwhile: try again") from None
-        hashes = [each.get("metadata", {}).get("annotations", {}).get(SPEC_HASH) for each in (found, manifest)]
+        hashes = [_part(each, "metadata", "annotations").get(SPEC_HASH) for each in (found, manifest)]
         if hashes[0] != hashes[1]:
             raise name_taken(name)
         return False
@@ -73,15 +74,17 @@ class ArgoEngine:
             found = self._archived(name)
             if found is None:
                 return Status(Phase.gone, message=f"there is no workflow {name} any more")
-        return self._read(name, found.get("status") or {})
+        if _part(found, "metadata").get("name") != name:
+            raise EngineError(f"{self.client.url} was asked for the workflow {name} and answered something else")
+        return self._read(name, _part(found, "status"))
 
     def _read(self, name: str, status: dict[str, Any]) -> Status:
-        word = str(status.get("phase", ""))
+        word = str(status.get("phase") or "")
         if word not in _PHASES:
             raise EngineError(f"the workflow {name} is in a phase that is not known here: {word!r}")
-        finished, _, total = str(status.get("progress", "")).partition("/")
-        counts = (int(finished), int(total)) if finished.isdigit() and total.isdigit() else (0, 0)
-        return Status(_PHASES[word], "", *counts, str(status.get("message", "")))
+        counts = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", str(status.get("progress")))
+        finished, total = (int(counts[1]), int(counts[2])) if counts else (0, 0)
+        return Status(_PHASES[word], "", finished, total, str(status.get("message") or ""))
 
     def explain(self, name: str) -> str:
         """The first pods that failed, in Kubernetes' words, and what the last of our own steps printed."""
@@ -89,16 +92,16 @@ class ArgoEngine:
             found = self.client.call("GET", f"{self._place}/{name}", fields="status.nodes,status.message")
         except NotFound:
             return ""
-        status = found.get("status") or {}
+        status = _part(found, "status")
         broken = [
             node
-            for node in (status.get("nodes") or {}).values()
+            for node in map(_part, _part(status, "nodes").values())
             if node.get("type") == "Pod" and node.get("phase") in ("Failed", "Error") and node.get("message")
         ]
         broken.sort(key=lambda node: str(node.get("finishedAt", "")))
         messages = [f"{node.get('displayName', 'pod')}: {node['message']}" for node in broken]
         more = [f"and {len(messages) - 3} more pods failed"] if len(messages) > 3 else []
-        return "; ".join([*messages[:3], *more, *self._telling_lines(name)]) or str(status.get("message", ""))
+        return "; ".join([*messages[:3], *more, *self._telling_lines(name)]) or str(status.get("message") or "")
 
     def _archived(self, name: str) -> dict[str, Any] | None:
         """The workflow as the server's archive has it, where there is an archive."""
@@ -108,17 +111,21 @@ class ArgoEngine:
             found = self.client.call(
                 "GET", "/archived-workflows", **{"listOptions.fieldSelector": where, "fields": fields}
             )
-        except EngineError:
+        except (EngineError, NotFound):
             return None
-        return next((item for item in found.get("items") or [] if item["metadata"]["name"] == name), None)
+        items = found.get("items")
+        for item in map(_part, items if isinstance(items, list) else []):
+            if _part(item, "metadata").get("name") == name:
+                return item
+        return None
 
     def logs(self, name: str) -> Iterator[str]:
         query = {"logOptions.container": "main", "selector": f"{STEP_LABEL} in (guard,plan,reduce)"}
         try:
             for line in self.client.lines(f"{self._place}/{name}/log", **query):
-                found = line.get("result") or {}
+                found = _part(line, "result")
                 pod, text = str(found.get("podName", "")).removeprefix(f"{name}-"), str(found.get("content", ""))
-                if not _EXECUTORS_OWN.search(text):
+                if found and not _EXECUTORS_OWN.search(text):
                     yield f"{pod}: {text}"
         except NotFound:
             return
@@ -126,7 +133,7 @@ class ArgoEngine:
     def _telling_lines(self, name: str) -> list[str]:
         """What guard, plan or reduce printed last: pods that succeeded are gone by then."""
         try:
-            return list(self.logs(name))[-1:]
+            return list(deque(self.logs(name), maxlen=1))
         except EngineError:
             return []
 
@@ -152,3 +159,10 @@ class ArgoEngine:
         version = self.client.call("GET", "/version").get("version", "of an unknown version")
         self.client.call("GET", self._place, **{"listOptions.limit": "1", "fields": "items.metadata.name"})
         return f"argo: server {version} at {self.client.url}, namespace {self.client.namespace}"
+
+
+def _part(found: Any, *names: str) -> dict[str, Any]:
+    """The mapping at a place of an answer; an empty one where there is none."""
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,9 @@ _AGAIN = frozenset((429, 500, 502, 503, 504))
 _ADVICE = {
     401: "the token is missing, wrong or expired: set ARGO_TOKEN or engine.token_file",
     403: "the token may not do this: see deploy/base/rbac.yaml for the rights it needs",
+    404: "this is not how an Argo server says that something is gone: is engine.server right?",
 }
+_NOT_FOUND = 5  # gRPC's code
 
 
 class AlreadyExists(EngineError):
@@ -43,6 +46,8 @@ class ArgoClient:
     def __init__(self, settings: ArgoConfig) -> None:
         self.url = _server(settings)
         self.namespace = settings.namespace or os.environ.get("ARGO_NAMESPACE") or "argo"
+        if not re.fullmatch("[a-z0-9.-]+", self.namespace):
+            raise ConfigError(f"ARGO_NAMESPACE: {self.namespace!r} is not the name of a namespace")
         self._token_file = settings.token_file or os.environ.get("ARGO_TOKEN_FILE")
         ca_file = settings.ca_file or os.environ.get("SSL_CERT_FILE")
         if ca_file and not Path(ca_file).is_file():
@@ -60,10 +65,13 @@ class ArgoClient:
         if self._token_file is not None:
             try:
                 token = Path(self._token_file).read_text("utf-8")
-            except (OSError, UnicodeDecodeError):
+            except (OSError, ValueError):  # no such file, no name of a file, no text
                 if not token:  # a run of a cluster's daemon, looked at from elsewhere, is read with ARGO_TOKEN
                     raise ConfigError(f"engine.token_file: {self._token_file} cannot be read") from None
-        return token.strip().removeprefix("Bearer ").strip()
+        token = token.strip().removeprefix("Bearer ").strip()
+        if not token.isascii() or not token.isprintable():  # httpx would refuse it too, and show it
+            raise ConfigError("the token for the Argo server (engine.token_file, ARGO_TOKEN) is not one line of ASCII")
+        return token
 
     def call(self, method: str, path: str, body: Any = None, **query: str) -> Any:
         """One request, repeated while the server is only busy or away. Every request here may be repeated safely.
@@ -75,7 +83,7 @@ class ArgoClient:
         for last in (*(False,) * (_TRIES - 1), True):
             try:
                 response = self._http.request(method, path, json=body, params=query, headers=self._headers())
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 if last:
                     raise EngineError(f"the Argo server {self.url} does not answer: {_plain(error)}") from None
             else:
@@ -94,7 +102,7 @@ class ArgoClient:
                 for line in response.iter_lines():
                     if line.strip():
                         yield _parse(line.encode(), self.url)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise EngineError(f"the Argo server {self.url} does not answer: {_plain(error)}") from None
 
     def _headers(self) -> dict[str, str]:
@@ -106,10 +114,13 @@ class ArgoClient:
         if code == 200:
             return _parse(response.content, self.url)
         try:
-            message = str(response.json()["message"])
-        except (ValueError, KeyError, TypeError):
-            message = response.reason_phrase
-        if code == 404:
+            found = response.json()
+        except ValueError:
+            found = None
+        found = found if isinstance(found, dict) else {}
+        message = str(found.get("message") or response.reason_phrase)
+        # Only Argo knows what is gone: something on the way that knows no such path says 404 as well.
+        if code == 404 and found.get("code") == _NOT_FOUND:
             raise NotFound(message)
         if code == 409:
             raise AlreadyExists(message)

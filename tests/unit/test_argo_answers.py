@@ -1,0 +1,115 @@
+"""What the Argo engine makes of answers that no Argo server gives, and of tokens that no server takes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from conventions.cluster import ArgoConfig
+from conventions.errors import ConfigError, EngineError, NameTaken
+from operators.workflow import SPEC_HASH
+from statemachine.engine import Phase
+from statemachine.engine.argo import ArgoEngine
+
+GONE = (404, {"code": 5, "message": 'workflows.argoproj.io "w" not found'})
+WORKFLOW = {"metadata": {"name": "w"}}
+
+
+def engine(*answers: tuple[int, Any]) -> ArgoEngine:
+    """An engine whose requests get these answers, one after the other."""
+    left = list(answers)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        status, body = left.pop(0)
+        return httpx.Response(status, content=body if isinstance(body, bytes) else json.dumps(body).encode())
+
+    found = ArgoEngine(ArgoConfig(type="argo", server="http://argo", namespace="argo"))
+    found.client._http = httpx.Client(base_url="http://argo/api/v1", transport=httpx.MockTransport(answer))
+    return found
+
+
+@pytest.mark.parametrize("body", [b"<html>default backend - 404</html>", {"message": "no route"}, b"", b"[]"])
+def test_a_404_of_something_on_the_way_is_no_gone_workflow(body: Any) -> None:
+    """Else a proxy that is being reloaded would have a second attempt begun beside the first."""
+    with pytest.raises(EngineError, match=r"answered 404.*engine\.server"):
+        engine((404, body)).status("w")
+
+
+@pytest.mark.parametrize("body", [{}, {"error": "x"}, {"metadata": None}, {"metadata": {"name": "other"}}])
+def test_an_answer_about_something_else_is_no_running_workflow(body: Any) -> None:
+    with pytest.raises(EngineError, match="answered something else"):
+        engine((200, body)).status("w")
+
+
+@pytest.mark.parametrize("status", [None, "x", [], {}, {"phase": None}, {"progress": 1, "message": None}])
+def test_a_workflow_without_a_status_is_running(status: Any) -> None:
+    found = engine((200, {**WORKFLOW, "status": status})).status("w")
+    assert (found.phase, found.finished, found.total, found.message) == (Phase.running, 0, 0, "")
+
+
+@pytest.mark.parametrize("progress", ["²/3", "1/", "/", "9" * 5000 + "/1", "-1/2", "1/2/3"])
+def test_a_progress_that_is_none(progress: str) -> None:
+    found = engine((200, {**WORKFLOW, "status": {"phase": "Running", "progress": progress}})).status("w")
+    assert (found.finished, found.total) == (0, 0)
+
+
+@pytest.mark.parametrize("items", [None, {}, "x", [None], [{}], [{"metadata": None}], [{"metadata": {"name": "v"}}]])
+def test_an_archive_that_does_not_know_it(items: Any) -> None:
+    assert engine(GONE, (200, {"items": items})).status("w").phase is Phase.gone
+
+
+def test_a_server_without_an_archive() -> None:
+    assert engine(GONE, (404, {"code": 5, "message": "Not Found"})).status("w").phase is Phase.gone
+
+
+@pytest.mark.parametrize("metadata", [None, [], {"annotations": None}, {"annotations": "x"}])
+def test_a_workflow_without_our_annotation_is_another(metadata: Any) -> None:
+    manifest = {"metadata": {"name": "w", "annotations": {SPEC_HASH: "0"}}}
+    with pytest.raises(NameTaken):
+        engine((409, {"message": "exists"}), (200, {"metadata": metadata})).submit(manifest)
+
+
+@pytest.mark.parametrize("nodes", [None, [1], {"a": None}, {"a": {"type": "Pod", "phase": "Failed"}}])
+def test_nodes_that_tell_nothing(nodes: Any) -> None:
+    found = engine((200, {"status": {"nodes": nodes, "message": "it broke"}}), (200, b"")).explain("w")
+    assert found == "it broke"
+
+
+@pytest.mark.parametrize("line", [{"error": {"message": "x"}}, {"result": "x"}, {"result": None}])
+def test_lines_without_a_log(line: Any) -> None:
+    assert list(engine((200, line)).logs("w")) == []
+
+
+@pytest.fixture
+def server() -> Iterator[HTTPServer]:
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("token", ["hunter2-hunter2\nhunter2", "hunter2-hunter2\u00e9", "hunter2-hunter2\0"])
+def test_a_token_that_cannot_be_sent_is_not_shown(server: HTTPServer, tmp_path: Path, token: str) -> None:
+    """The HTTP library would show it in its error."""
+    (tmp_path / "token").write_text(token)
+    settings = ArgoConfig(
+        type="argo", server=f"http://127.0.0.1:{server.server_port}", token_file=str(tmp_path / "token")
+    )
+    with pytest.raises(ConfigError, match="token_file") as caught:
+        ArgoEngine(settings).status("w")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a/../../x", "a b", "x?y", "é"])
+def test_a_namespace_of_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("ARGO_NAMESPACE", name)
+    with pytest.raises(ConfigError, match="ARGO_NAMESPACE"):
+        ArgoEngine(ArgoConfig(type="argo", server="http://argo"))
