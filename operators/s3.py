@@ -20,6 +20,8 @@ from conventions.errors import ConfigError, StoreError, did_you_mean
 THREADS = 32  # requests at once where many objects are moved
 _ATTEMPTS = 5
 _BUCKET = re.compile(r"(?!.*(\.\.|\.-|-\.)|[0-9.]*$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+# AWS_ENDPOINT_URL may hold a password, and botocore shows the address.
+_USERINFO = re.compile(r"(?<=://)[^/\s]*@|[^/\s:@\"'`]+:[^/\s@\"'`]+@")
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
 _connecting = threading.Lock()  # boto3's sessions are not made for several threads
 
@@ -132,7 +134,7 @@ class Place:
             with _connecting:
                 return _session().client("s3", endpoint_url=self.endpoint, region_name=self.region, config=config)
         except (BotoCoreError, ValueError) as error:  # no such profile, an endpoint in the environment that is no URL
-            raise ConfigError(f"cannot talk to s3://{self.bucket}: {error}") from None
+            raise ConfigError(f"cannot talk to s3://{self.bucket}: {explain(error)}") from None
 
 
 def _session() -> Any:
@@ -217,4 +219,5 @@ def explain(error: Exception) -> str:
     """What went wrong in a request, and what to do about it."""
     answer = (getattr(error, "response", None) or {}).get("Error", {})
     code = str(answer.get("Code", type(error).__name__))
-    return _HINTS.get(code, f"{code}: {answer['Message']}" if answer.get("Message") else str(error) or code)
+    text = f"{code}: {answer['Message']}" if answer.get("Message") else str(error) or code
+    return _HINTS.get(code) or _USERINFO.sub("", text)

@@ -18,6 +18,7 @@ from conventions.state import State
 from .store import Blob, Store
 
 _SPACE = DataSpace({})
+LONGEST = 2000  # characters of a reason
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,8 @@ class Record:
                 "nonce": self.nonce(),
                 "previous_sha256": previous,
                 "writer": self.writer,
+                # Words of an engine or of a shell: whatever they are, the state must be readable, and stay small.
+                "reason": state.reason[:LONGEST].encode("utf-8", "replace").decode(),
                 "updated_at": self.clock(),
             }
         )

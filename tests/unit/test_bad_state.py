@@ -39,6 +39,24 @@ def test_the_sealed_state_is_read() -> None:
     assert State.unseal(SEALED).seal() == SEALED == resealed()
 
 
+@pytest.mark.parametrize("words", ["half a pair: \ud800", "no UTF-8: \udcff", "nul: \0", "long: " + "x" * 10**6])
+def test_odd_words_of_an_engine_or_a_person_do_not_spoil_the_state(words: str) -> None:
+    class Engine(FakeEngine):
+        def explain(self, name: str) -> str:
+            return words
+
+    store = MemoryStore()
+    engine = Engine(store, spoil=lambda state: "dies")
+    poller = poller_of(store, engine)
+    poller.record.create(first_state())
+    assert run_to_end(poller, engine).at == "failed"
+    assert words[:5] in poller_of(store, engine).record.load().state.reason
+    poller.tell("resume", words)
+    state = poller_of(store, engine).record.load().state
+    assert state.reason.startswith(words[:5])
+    assert len(state.seal()) < 5000
+
+
 def test_truncated_at_every_byte() -> None:
     for length in range(len(SEALED)):
         with pytest.raises(StateError):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conventions.errors import ConfigError
+from conventions.errors import ConfigError, StoreError
 from operators.s3 import Place
 from statemachine.runs import prefix_url
 from statemachine.store import open_store
@@ -67,6 +67,18 @@ def test_a_refusal_shows_no_credential(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         open_store(url)
     assert "hidden" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("address", ["http://me:hidden@127.0.0.1:1", "http://me:hidden@127.0.0.1:1:x", "me:hidden@h"])
+def test_a_password_in_the_environments_address_is_not_shown(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setattr(Place.connect, "__defaults__", (1,))
+    with pytest.raises((ConfigError, StoreError)) as caught:
+        open_store("s3://bucket/path").get("state.json")
+    assert "hidden" not in str(caught.value)
 
 
 def test_a_typing_error_is_explained() -> None:
