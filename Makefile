@@ -18,10 +18,10 @@ demo-water-cp2k: $(VENV)/.local ## water, labelled by CP2K (Debian: apt-get inst
 	$(BIN)/dpgen2-sm run examples/water-cp2k/run.yaml
 
 test: $(VENV)/.dev ## the quick suite, below 2 minutes
-	$(BIN)/pytest -n 4 --dist worksteal -m "not engines and not servers"
+	$(BIN)/pytest -n 4 --dist worksteal -m "not engines and not servers and not slow"
 
 test-servers: $(VENV)/.dev ## Ceph, Slurm, the double of Argo, the image (Debian's packages; .ci/run installs them)
-	$(BIN)/pytest -m servers
+	$(BIN)/pytest -m "servers or slow"
 
 test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k
 	$(BIN)/pytest -m engines

@@ -149,11 +149,11 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda text: None)
         for kind, key, group in named
         for name, data in group.items()
     }
-    store.prove()
-    progress("writing the run's files")
     left = list(store.list(space.dataset + "/"))
     if left and store.head(space.config(0)) is None:
         raise CommandRefused(f"{store.at(left[0].key)} is there but no run is: choose an empty folder as prefix")
+    store.prove()
+    progress("writing the run's files")
     document = stored.dump()
     store.put(space.config(0), document)  # before the data: it says that they are of an init, which may be repeated
     for entry in left:

@@ -73,6 +73,7 @@ class Poller:
 
     def tell(self, trigger: str, reason: str) -> State:
         """Carry out a person's command; raise `CommandRefused` when it does not fit."""
+        self._loaded = None
         while True:
             loaded = self.record.load()
             committed = self.record.commit(loaded, command(loaded.state, trigger, reason))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from operators.poke import send
@@ -47,6 +48,7 @@ def state_of(root: Path, name: str) -> str:
     return open_poller(FileStore.of(root / name).url).record.load().state.at
 
 
+@pytest.mark.slow
 def test_a_daemon_brings_several_runs_to_their_end_and_stops(stub_run: Path) -> None:
     names = two_runs(stub_run)
     daemon = start(stub_run.parent, "daemon", "--interval", "0.2", *names)
@@ -56,6 +58,7 @@ def test_a_daemon_brings_several_runs_to_their_end_and_stops(stub_run: Path) -> 
     assert "stub iteration 0 train.running" in output
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_daemon_and_its_work_goes_on(stub_run: Path) -> None:
     root = stub_run.parent
     (name, _) = two_runs(stub_run)
@@ -140,6 +143,7 @@ def test_a_signed_hint_starts_the_next_stage_and_a_bad_run_holds_up_no_other(stu
     wait_for_workflows(root, names)
 
 
+@pytest.mark.slow
 def test_steps_by_cron_bring_a_run_to_its_end(stub_run: Path) -> None:
     (name, _) = two_runs(stub_run)
     poller = open_poller(FileStore.of(stub_run.parent / name).url)

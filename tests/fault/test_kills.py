@@ -65,8 +65,15 @@ def campaign(stub_run: Path) -> Campaign:
 ALL_TASKS = {f"{stage}-0-{index}" for stage in STAGES for index in range(3 if stage == "explore" else 2)}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("everything", [False, True], ids=["poller", "everything"])
+# Each takes many processes: one is quick enough for every change, the others are for CI.
+CASES = [
+    pytest.param(stage, everything, marks=() if everything and stage == "train" else pytest.mark.slow)
+    for stage in STAGES
+    for everything in (False, True)
+]
+
+
+@pytest.mark.parametrize(("stage", "everything"), CASES)
 def test_kill_in_a_stage_then_resume(campaign: Campaign, stage: str, everything: bool) -> None:
     process = campaign.start("run", str(campaign.config), gate_at=f"{stage}-0-1")
     assert (campaign.gate / "entered").read_text() == "entered\n"
@@ -90,6 +97,7 @@ def test_two_runs_at_once_on_one_prefix(campaign: Campaign) -> None:
     assert campaign.executions() == dict.fromkeys(ALL_TASKS, 1)
 
 
+@pytest.mark.slow
 def test_a_failing_job_ends_the_run_with_its_log_and_resume_repairs_it(campaign: Campaign) -> None:
     flag = campaign.root / "broken"
     flag.touch()
@@ -106,6 +114,7 @@ def test_a_failing_job_ends_the_run_with_its_log_and_resume_repairs_it(campaign:
     assert campaign.start("resume", "out").wait() == 0
 
 
+@pytest.mark.slow
 def test_cancel_ends_the_jobs_and_resume_goes_on(campaign: Campaign) -> None:
     process = campaign.start("run", str(campaign.config), gate_at="train-0-1")
     assert (campaign.gate / "entered").read_text() == "entered\n"

@@ -171,6 +171,7 @@ class ShellJob:
         return [task["code"] for task in json.loads((self.root / "out/done").read_text())["tasks"]]
 
 
+@pytest.mark.slow
 def test_a_job_through_the_shell(tmp_path: Path) -> None:
     """What came home, what a failing task is, and that nothing is done again for a good marker."""
     given = ShellJob(tmp_path, 'echo ran >>"$ROOT/ledger"; cp name result; [ -e "$ROOT/well" ] || exit 7\n')
@@ -228,6 +229,8 @@ def test_a_host_with_another_key_gets_nothing(
     server: tuple[int, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import paramiko
+
+    monkeypatch.chdir(tmp_path)  # dpdispatcher opens its log where it is imported
     from dpdispatcher.contexts.ssh_context import SSHSession
 
     port, right = server
