@@ -5,6 +5,7 @@ No field here holds a secret. Credentials are named (a Kubernetes Secret and its
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -20,6 +21,18 @@ def no_template(text: str) -> str:
     if "{{" in text or "\0" in text:
         raise ValueError("must not contain '{{' or a NUL character")
     return text
+
+
+def plain_json(value: dict[str, Any]) -> dict[str, Any]:
+    """What goes on to others as it is: only what JSON knows (YAML also has dates, sets and NaN), without templates."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "only texts, finite numbers, true, false, null, lists and mappings; put dates in quotes"
+        ) from None
+    no_template(text.replace("\\u0000", "\0"))
+    return value
 
 
 def check_endpoint(text: str) -> str:
@@ -41,13 +54,17 @@ def check_endpoint(text: str) -> str:
 
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 _KUBERNETES_NAME = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
 
 Text = Annotated[str, AfterValidator(no_template)]
+PlainJson = Annotated[dict[str, Any], AfterValidator(plain_json)]
 Endpoint = Annotated[str, AfterValidator(check_endpoint)]
 Image = Annotated[Text, Field(pattern=r"^\S+$")]
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 KubernetesName = Annotated[str, Field(pattern=_KUBERNETES_NAME)]
+LabelKey = Annotated[str, Field(pattern=rf"^([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL}$")]
+LabelValue = Annotated[str, Field(pattern=rf"^({_LABEL})?$")]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -76,17 +93,22 @@ class Pod(Strict):
     gpu: int = Field(0, ge=0, le=64)
     gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
     scratch: Quantity | None = Field(None, description="Largest size of the pod's working folder: `20Gi`.")
-    node_selector: dict[Text, Text] = {}
+    node_selector: dict[LabelKey, LabelValue] = {}
     tolerations: list[Toleration] = []
     env: dict[EnvName, Text] = Field({}, description="Environment variables. No secrets here.")
     secrets: dict[EnvName, SecretKey] = Field({}, description="Environment variables out of Kubernetes Secrets.")
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(None, description="imagePullPolicy.")
     hours: float | None = Field(None, gt=0, le=10**5, description="A pod that runs longer is stopped.")
-    patch: dict[str, Any] = Field({}, description="Anything else, merged into the pod's spec (Argo's podSpecPatch).")
+    patch: PlainJson = Field({}, description="Anything else, merged into the pod's spec (Argo's podSpecPatch).")
 
     @model_validator(mode="after")
-    def _inert(self) -> Pod:
-        no_template(repr(self.patch))
+    def _no_secrets(self) -> Pod:
+        for name in self.env:
+            if looks_like_key(name):
+                raise ValueError(
+                    f"env: {name} looks like a secret, and a configuration is copied to the store; put it into a "
+                    "Kubernetes Secret and name that in `secrets`"
+                )
         return self
 
 
@@ -149,7 +171,7 @@ class ArgoConfig(Strict):
     pod: Pod = Field(Pod(), description="Pods of the Python operators: guard, plan, reduce.")
     parallelism: int | None = Field(None, ge=1, le=10**5, description="Pods of a workflow at once.")
     hours: float | None = Field(None, gt=0, le=10**5, description="A workflow that runs longer is stopped.")
-    labels: dict[Text, Text] = Field({}, description="Labels of the workflows.")
+    labels: dict[LabelKey, LabelValue] = Field({}, description="Labels of the workflows.")
     repository: Repository = Repository()
     hook: Hook | None = None
 
@@ -166,4 +188,4 @@ EngineConfig = Annotated[
 
 def looks_like_key(name: str) -> bool:
     """Does a variable's name say that its value is a secret?"""
-    return bool(re.search(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$)", name.upper()))
+    return bool(re.search(r"(TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$)", name.upper()))

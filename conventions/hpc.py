@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from .cluster import EnvName, SecretKey, Text, looks_like_key, no_template
+from .cluster import EnvName, PlainJson, SecretKey, Text, looks_like_key
 from .documents import Strict
 
 _SECRETS = ("password", "passphrase", "totp_secret")
@@ -146,7 +146,7 @@ class Resources(Strict):
     envs: dict[EnvName, Text | int | float | list[Text]] = Field({}, description="Environment. No secrets here.")
     prepend_script: list[Line] = Field([], description="Shell lines before the job.")
     append_script: list[Line] = Field([], description="Shell lines after a job that went well.")
-    kwargs: dict[str, Any] = Field({}, description="What only one batch system knows: {custom_gpu_line: ...}.")
+    kwargs: PlainJson = Field({}, description="What only one batch system knows: {custom_gpu_line: ...}.")
 
     @model_validator(mode="before")
     @classmethod
@@ -154,8 +154,7 @@ class Resources(Strict):
         return _elsewhere(value)
 
     @model_validator(mode="after")
-    def _inert(self) -> Resources:
-        no_template(repr(self.kwargs))
+    def _no_secrets(self) -> Resources:
         for name in self.envs:
             if looks_like_key(name):
                 raise ValueError(

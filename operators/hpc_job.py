@@ -31,7 +31,7 @@ mkdir -p "$JOB_OUT" "$JOB_LOG"
 """
 STOPPED: list[int] = []
 OUTPUTS = {"JOB_OUT": "out/out", "JOB_LOG": "out/log", "JOB_DONE": "out/done"}
-SECRET = re.compile("TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY")
+SECRET = re.compile("TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$")
 
 
 def main(wrapper: str, hpc: dict[str, Any]) -> int:

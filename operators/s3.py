@@ -150,13 +150,17 @@ def _session_of(environment: frozenset[tuple[str, str]]) -> Any:
 
 
 def credentials() -> list[str]:
-    """The values that must never be written anywhere."""
+    """The values that must never be written anywhere.
+
+    An access key is a name. One that a person chose, such as `minio`, is in innocent places too.
+    """
     with _connecting:
         found = _session().get_credentials()
     if found is None:
         return []
     frozen = found.get_frozen_credentials()
-    return [value for value in (frozen.access_key, frozen.secret_key, frozen.token) if value]
+    chosen = not re.fullmatch("[A-Z0-9]{16,}|[0-9a-f]{32}", frozen.access_key or "")
+    return [value for value in (None if chosen else frozen.access_key, frozen.secret_key, frozen.token) if value]
 
 
 def md5(data: bytes) -> str:

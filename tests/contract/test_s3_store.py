@@ -188,6 +188,6 @@ def test_what_is_wrong_is_said_in_a_line(
 
 
 def test_the_secrets_are_those_in_use(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store.secrets() == [servers.ACCESS, servers.SECRET]
+    assert store.secrets() == [servers.SECRET], "an access key that a person chose is a name"
     monkeypatch.setenv("AWS_SESSION_TOKEN", "a-session-token")
-    assert store.secrets() == [servers.ACCESS, servers.SECRET, "a-session-token"]
+    assert store.secrets() == [servers.SECRET, "a-session-token"]

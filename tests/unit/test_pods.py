@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+from datetime import date
 from typing import Any
 
 import pytest
@@ -108,6 +110,29 @@ def test_an_image_of_any_user_reads_what_argo_fetched() -> None:
         for artifact in found["inputs"].get("artifacts", []):
             assert (artifact["mode"], artifact["recurseMode"]) == (0o755, True)
             assert artifact["path"].count("/") == 2, "a folder in between would be closed"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"labels": {"bad key!": "x"}}, {"labels": {"team": "x" * 64}}, {"labels": {"a": "b c"}}, {"labels": {"": "x"}},
+        {"pod": {"node_selector": {"pool": "{{item}}"}}}, {"pod": {"env": {"HF_TOKEN": "abc"}}},
+        {"pod": {"env": {"DB_PASSWORD": "abc"}}}, {"pod": {"patch": {"a": ["{{item}}"]}}},
+        {"pod": {"patch": {"a": date(2026, 1, 1)}}}, {"pod": {"patch": {"a": [math.nan]}}},
+        {"pod": {"patch": {"a\0": 1}}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_kubernetes_would_refuse_or_show_is_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        ArgoConfig.model_validate({"type": "argo", **wrong})
+    good = {"labels": {"example.org/team": "a.b-C_1", "x": ""}, "pod": {"node_selector": {"node.kubernetes.io/x": "1"}}}
+    ArgoConfig.model_validate({"type": "argo", **good})
+
+
+def test_a_hint_that_cannot_be_sent_holds_up_no_run() -> None:
+    """A workflow's own deadline is not for its exit handler, which a missing Secret would keep waiting for ever."""
+    assert 0 < template(dressed(), "poke")["activeDeadlineSeconds"] <= 600
 
 
 def test_jobs_without_an_image_use_the_engines() -> None:
