@@ -24,9 +24,10 @@ from operators.registry import app, config_model, load_config
 
 from .record import Record
 from .runs import prefix_url
-from .store import open_store
+from .store import Store, open_store
 
-Progress = Callable[[str], None]
+# What is being done, and how many bytes of how many are; 0 of 0 where that is not counted.
+Progress = Callable[[str, int, int], None]
 
 
 def prepare(config: RunConfig, base: Path) -> tuple[RunConfig, dict[str, bytes]]:
@@ -126,7 +127,7 @@ def load_data(data: LabelledData, base: Path, where: str, type_map: list[str]) -
     return systems
 
 
-def begin(config: RunConfig, base: Path, progress: Progress = lambda text: None) -> State:
+def begin(config: RunConfig, base: Path, progress: Progress = lambda what, done, total: None) -> State:
     """Begin a run, or return the one that was begun with the same configuration.
 
     Raises
@@ -141,7 +142,7 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda text: None)
         return _same(record.load().state, store.get(space.config(0)).data, stored)
     except NotFound:
         pass
-    progress("reading structures and data")
+    progress("reading structures and data", 0, 0)
     check_structures(stored, objects)
     named = [("data", space.dataset_init, stored.init.data), ("test", space.dataset_test, stored.init.test)]
     imports = {
@@ -153,7 +154,7 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda text: None)
     if left and store.head(space.config(0)) is None:
         raise CommandRefused(f"{store.at(left[0].key)} is there but no run is: choose an empty folder as prefix")
     store.prove()
-    progress("writing the run's files")
+    progress("writing the run's files", 0, 0)
     document = stored.dump()
     store.put(space.config(0), document)  # before the data: it says that they are of an init, which may be repeated
     for entry in left:
@@ -162,8 +163,9 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda text: None)
         store.put(key, data)
     for key, systems in imports.items():
         with tempfile.TemporaryDirectory() as folder:
-            systems.to("deepmd/npy", folder + "/data")
-            store.publish(Path(folder) / "data", key)
+            made = Path(folder) / "data"
+            systems.to("deepmd/npy", str(made))
+            _publish(store, made, key, progress)
     stage: Stage = "label" if stored.init.label else "train"
     first = State(
         run=stored.run,
@@ -184,6 +186,17 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda text: None)
         return record.create(first)
     except CommandRefused:  # somebody else began it meanwhile
         return _same(record.load().state, store.get(space.config(0)).data, stored)
+
+
+def _publish(store: Store, data: Path, key: str, progress: Progress) -> None:
+    total = sum(path.stat().st_size for path in data.rglob("*") if path.is_file())
+    sizes: list[int] = []
+
+    def arrived(size: int) -> None:
+        sizes.append(size)
+        progress(f"writing {key}", sum(sizes), total)
+
+    store.publish(data, key, arrived)
 
 
 def _same(state: State, there: bytes, stored: RunConfig) -> State:

@@ -16,6 +16,7 @@ from statemachine.engine import Phase, Status
 from statemachine.poller import Poller
 from statemachine.record import Record
 from statemachine.store import Blob, Entry, check_key
+from statemachine.store.base import Arrived
 from statemachine.store.proof import prove
 
 APPS = {"label": "ase", "train": "deepmd", "explore": "lammps", "select": "model_devi"}
@@ -74,7 +75,7 @@ class MemoryStore:
     def fetch(self, key: str, scratch: Path) -> Path | None:
         raise NotImplementedError
 
-    def publish(self, path: Path, key: str) -> None:
+    def publish(self, path: Path, key: str, arrived: Arrived = lambda size: None) -> None:
         raise NotImplementedError
 
 

@@ -315,9 +315,11 @@ def doctor(
 
 def _begin(config: Path) -> State:
     from statemachine.beginning import begin
+    from statemachine.cli.follow import beginning
     from statemachine.configfile import read_config
 
-    return begin(read_config(config), config.parent, lambda text: print(text, file=sys.stderr))
+    with beginning() as progress:
+        return begin(read_config(config), config.parent, progress)
 
 
 def _follow(prefix: str, interval: float) -> None:

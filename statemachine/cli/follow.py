@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import typer
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from conventions.state import ENDED, State
@@ -34,6 +42,24 @@ def follow(prefix: str, interval: float) -> State:
                 time.sleep(interval)
     typer.echo(headline(status_of(prefix)))
     return state
+
+
+@contextmanager
+def beginning() -> Iterator[Callable[[str, int, int], None]]:
+    """Shows what `init` is at: bars on a terminal, a line for each thing elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, visible=total > 0)
+                if not (total and console.is_terminal):
+                    typer.echo(what, err=True)
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        yield progress
 
 
 def watch_status(prefix: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -24,6 +24,9 @@ class Entry(NamedTuple):
     key: str
     size: int
     etag: str = ""  # empty where a listing does not tell
+
+
+Arrived = Callable[[int], None]
 
 
 class Store(Protocol):
@@ -74,8 +77,11 @@ class Store(Protocol):
         The path is below `scratch`, unless the store can offer its own files (never to be changed).
         """
 
-    def publish(self, path: Path, key: str) -> None:
-        """Put a local file at `key`, or a folder's files below it. Takes the local files away."""
+    def publish(self, path: Path, key: str, arrived: Arrived = lambda size: None) -> None:
+        """Put a local file at `key`, or a folder's files below it. Takes the local files away.
+
+        `arrived` is called with the size of each file, from any thread.
+        """
 
 
 def check_key(key: str) -> str:

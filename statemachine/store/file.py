@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from conventions.errors import ConfigError, Conflict, NotFound, StoreError
 
-from .base import Blob, Entry, check_key
+from .base import Arrived, Blob, Entry, check_key
 from .proof import prove
 
 _PART = ".part-"
@@ -124,17 +124,15 @@ class FileStore:
         path = self._path(key)
         return path if path.exists() else None
 
-    def publish(self, path: Path, key: str) -> None:
+    def publish(self, path: Path, key: str, arrived: Arrived = lambda size: None) -> None:
         target = self._path(key)
-        if path.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _move(path, target)
-            return
-        for source, _ in list(_walk(path)):
+        files = [(str(path), path.stat().st_size)] if path.is_file() else list(_walk(path))
+        for source, size in files:
             file = target / source[len(str(path)) + 1 :]
             file.parent.mkdir(parents=True, exist_ok=True)
             _move(Path(source), file)
-        shutil.rmtree(path)
+            arrived(size)
+        shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, key: str) -> Path:
         path = self.root / check_key(key)

@@ -16,7 +16,7 @@ from conventions.errors import Conflict, NotFound, StoreError
 from operators.s3 import Place, credentials, explain, md5, put_if, status_of
 
 from . import transfer
-from .base import Blob, Entry, check_key
+from .base import Arrived, Blob, Entry, check_key
 from .listing import list_entries, parse_quickly
 from .proof import prove
 
@@ -127,7 +127,7 @@ class S3Store:
         transfer.parallel(download, found)
         return scratch / key
 
-    def publish(self, path: Path, key: str) -> None:
+    def publish(self, path: Path, key: str, arrived: Arrived = lambda size: None) -> None:
         check_key(key)
         client = self._client
         single = path.is_file()
@@ -137,6 +137,7 @@ class S3Store:
             at = key if single else f"{key}/{file.relative_to(path).as_posix()}"
             with self._errors("write", at):
                 put(client, self._name(at), file)
+            arrived(file.stat().st_size)
 
         large = [file for file in files if file.stat().st_size > transfer.WHOLE]
         transfer.parallel(upload, (file for file in files if file not in large))

@@ -159,7 +159,9 @@ class StoreContract:
         (folder / "task.000000" / "x").write_bytes(b"1")
         (folder / "y").write_bytes(b"22")
         store.put("job/out/old", b"kept")
-        store.publish(folder, "job/out")
+        sizes: list[int] = []
+        store.publish(folder, "job/out", sizes.append)
+        assert sorted(sizes) == [1, 2]
         assert [e.key for e in store.list("job/out/")] == ["job/out/old", "job/out/task.000000/x", "job/out/y"]
         path = store.fetch("job/out", tmp_path / "scratch")
         assert path is not None
