@@ -81,6 +81,10 @@ def _prove(store: Store) -> str:
 
 def race_check(target: str, progress: Progress) -> Check:
     """Let writers race in a run's store."""
-    verdict = race(open_store(find_prefix(target)), progress)
+    store = open_store(find_prefix(target))
+    proved = _tried("race", lambda: _prove(store))
+    if not proved.good:  # where every swap is refused, a race would have no end
+        return proved
+    verdict = race(store, progress)
     advice = "" if verdict.atomic else "; it is not atomic: no two processes may advance a run there, use another store"
     return Check("race", verdict.atomic, f"{verdict}{advice}")

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from conventions.errors import StoreError
+from conventions.errors import Conflict, StoreError
 from statemachine import race as module
+from statemachine.doctor import race_check
 from statemachine.race import race
 from statemachine.store import Blob, open_store
 from statemachine.store.file import FileStore
@@ -88,6 +89,21 @@ def test_the_doctor_races_on_demand(stub_run: Path, cli: Cli, tmp_path: Path, mo
     assert code == 1 and "2 with more than one winner" in output and "not atomic" in output
     code, _, errors = cli("doctor", "--race")
     assert code == 2 and "name the RUN" in errors
+
+
+class Refusing(FileStore):
+    """Replaces nothing, whatever the tag."""
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        if if_match is not None:
+            raise Conflict(key)
+        return super().put(key, data, if_absent=if_absent)
+
+
+def test_there_is_no_race_where_nobody_can_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("statemachine.doctor.open_store", lambda url: Refusing(url))
+    check = race_check(str(tmp_path), lambda done, total: None)
+    assert not check.good and "refuses to replace what has not changed" in check.detail
 
 
 @pytest.mark.servers
