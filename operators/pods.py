@@ -103,7 +103,7 @@ def _dress_template(template: dict[str, Any], pod: Pod) -> None:
         script["resources"] = {"requests": resources, "limits": resources}
     if pod.pull_policy:
         script["imagePullPolicy"] = pod.pull_policy
-    script["env"] = [*script.get("env", []), *_environment(pod)]
+    script["env"] = [*_environment(pod), *script.get("env", [])]  # of two with one name the last counts: ours
     if pod.node_selector:
         template["nodeSelector"] = pod.node_selector
     if pod.tolerations:

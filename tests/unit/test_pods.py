@@ -130,6 +130,11 @@ def test_what_kubernetes_would_refuse_or_show_is_refused_at_once(wrong: dict[str
     ArgoConfig.model_validate({"type": "argo", **good})
 
 
+def test_a_persons_variables_do_not_move_our_places() -> None:
+    script = template(dressed(pod={"env": {"JOB_OUT": "/elsewhere"}}), "job")["script"]
+    assert [each["value"] for each in script["env"] if each["name"] == "JOB_OUT"][-1] == "{{outputs.artifacts.out.path}}"
+
+
 def test_a_hint_that_cannot_be_sent_holds_up_no_run() -> None:
     """A workflow's own deadline is not for its exit handler, which a missing Secret would keep waiting for ever."""
     assert 0 < template(dressed(), "poke")["activeDeadlineSeconds"] <= 600
