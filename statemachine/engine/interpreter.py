@@ -102,6 +102,8 @@ class Interpreter:
         arguments = expand(step["arguments"], scope)
         # The place of a job is the same in every attempt, so that an interrupted task finds what it had done.
         place = self.work / (f"{self.variables['workflow.name'].rpartition('-')[0]}-{name}")
+        if item is None:  # a step of ours begins anew: what a killed one left must not be published with its outputs
+            shutil.rmtree(place, ignore_errors=True)
         try:
             variables = {**scope, **self.inputs(arguments, place)}
             outputs = self.outputs(template, variables, place)

@@ -109,3 +109,16 @@ def test_a_job_that_the_store_refuses_fails_alone(engine: LocalEngine, store: St
     assert status.phase is Phase.succeeded, "jobs may fail; what reduce finds decides"
     assert status.finished == 2 and "not a usable key" in status.message
     assert [entry.key for entry in store.list("job/")] == ["job/000001/out/result"]
+
+
+def test_what_a_killed_step_left_is_not_published_by_the_next_attempt(engine: LocalEngine, store: Store) -> None:
+    left = engine.root / "work" / "w-reduce" / "out" / "labels"
+    left.mkdir(parents=True)
+    (left / "half").write_text("of a file")
+    write = "mkdir {{outputs.artifacts.labels.path}}; echo 1 >{{outputs.artifacts.labels.path}}/new"
+    found = manifest("w-a1", WRITE, reduce=write)
+    reduce = found["spec"]["templates"][-1]
+    reduce["outputs"]["artifacts"] = [{"name": "labels", "path": "/dpgen2/labels", "s3": {"key": "labels"}}]
+    engine.submit(found)
+    assert ended(engine, "w-a1").phase is Phase.succeeded
+    assert [entry.key for entry in store.list("labels/")] == ["labels/new"]

@@ -132,7 +132,8 @@ def test_what_kubernetes_would_refuse_or_show_is_refused_at_once(wrong: dict[str
 
 def test_a_persons_variables_do_not_move_our_places() -> None:
     script = template(dressed(pod={"env": {"JOB_OUT": "/elsewhere"}}), "job")["script"]
-    assert [each["value"] for each in script["env"] if each["name"] == "JOB_OUT"][-1] == "{{outputs.artifacts.out.path}}"
+    values = [each["value"] for each in script["env"] if each["name"] == "JOB_OUT"]
+    assert values[-1] == "{{outputs.artifacts.out.path}}"
 
 
 def test_a_hint_that_cannot_be_sent_holds_up_no_run() -> None:
