@@ -102,6 +102,9 @@ class StageReport(Document):
     complete: bool = Field(description="Enough succeeded and the product is written.")
     next: bool
     jobs: JobCounts
+    files: dict[Literal["product", "labels"], dict[str, int]] = Field(
+        default_factory=dict, description="Sizes of what the stage wrote: all of it must have arrived."
+    )
     classes: dict[str, int] = Field(default_factory=dict, description="Counts of results by class.")
     summary: dict[str, float] = Field(default_factory=dict, description="Figures for the iteration table.")
     messages: list[str] = Field(default_factory=list, description="What a person should know.")

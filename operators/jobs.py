@@ -153,8 +153,23 @@ def job_counts(n_jobs: int, tasks: Iterable[TaskOutput]) -> JobCounts:
     return JobCounts(planned=n_jobs, finished=n_jobs - len(failed), failed=len(failed))
 
 
-def write_report(path: Path, report: StageReport) -> Reduced:
-    """Write `report.json` and return its flags."""
+def write_report(path: Path, report: StageReport, **written: Path) -> Reduced:
+    """Write `report.json` and return its flags.
+
+    Parameters
+    ----------
+    written
+        The folders `product` and `labels` as far as the stage wrote them. The report lists their files, since an
+        upload may fail: a stage is complete when all of them are in the store.
+    """
+    files = {
+        root: {
+            str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()
+        }
+        for root, folder in written.items()
+        if report.complete and folder.is_dir()
+    }
+    report = StageReport.from_json({**report.model_dump(mode="json"), "files": files})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(report.dump())
     return Reduced(report.complete, report.next)

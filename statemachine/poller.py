@@ -114,12 +114,18 @@ class Poller:
         return replace(seen, terminated=True)
 
     def _report(self, state: State) -> StageReport | None:
-        """The stage's report; a damaged one is none: the attempt is repeated and writes it anew."""
+        """The stage's report; one that is damaged, or ahead of its files, is none: the attempt is repeated."""
         key = state.place.report
         try:
-            return StageReport.load(self.store.get(key).data, key)
+            report = StageReport.load(self.store.get(key).data, key)
         except (NotFound, DataError):
             return None
+        for root, sizes in report.files.items():
+            folder = getattr(state.place, root) + "/"
+            there = {entry.key[len(folder) :]: entry.size for entry in self.store.list(folder)}
+            if not sizes.items() <= there.items():
+                return None
+        return report
 
     def _explain(self, state: State) -> str:
         """Why the attempt is given up, as far as the engine knows; that it does not is no reason to stop."""

@@ -153,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
             verify(self.server.keys, self.headers, body, time.time(), self.server.nonces)
         except Refused as refusal:
             self.server.count("refused")
-            log.info("hint refused: %s", refusal, extra={"event": "hint_refused"})
+            log.debug("hint refused: %s", refusal, extra={"event": "hint_refused"})
             self._answer(refusal.status, f"{refusal}\n".encode())
             self._drain()
             return

@@ -131,7 +131,10 @@ class FakeEngine:
             jobs=JobCounts(planned=1, finished=1),
             summary=figures if state.stage == "select" else {},
             messages=["job 000000: it broke"] if spoiled else [],
+            files={"product": {"model": 3}},
         )
+        if spoiled != "loses its product":
+            self.store.put(f"{place.product}/model", b"123")
         self.store.put(place.report, report.dump())
         return Phase.failed if spoiled == "dies at the end" else Phase.succeeded
 

@@ -301,6 +301,7 @@ def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
             summary={"trajectories": len(trajectories), "broken": len(trajectories) - classes["ok"]},
             messages=messages(tasks, trajectories),
         ),
+        product=ctx.product,
     )
 
 

@@ -207,7 +207,7 @@ def collect(
         summary={"labelled": float(labelled), "discarded": float(discarded)},
         messages=messages,
     )
-    return write_report(ctx.report, report)
+    return write_report(ctx.report, report, product=ctx.product, labels=ctx.labels)
 
 
 def write_dataset(root: Path, found: Sequence[Labelled], type_map: list[str]) -> list[tuple[str, int] | None]:

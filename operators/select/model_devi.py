@@ -184,6 +184,7 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
             summary=summary,
             messages=messages,
         ),
+        product=ctx.product,
     )
 
 

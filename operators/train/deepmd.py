@@ -272,7 +272,7 @@ def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
         summary=summary,
         messages=list(dict.fromkeys(message for _, _, message in judged if message))[:5],
     )
-    return write_report(ctx.report, report)
+    return write_report(ctx.report, report, product=ctx.product)
 
 
 def judge(task: TaskOutput, tested: bool) -> tuple[str, dict[str, float], str]:

@@ -9,11 +9,14 @@ from typing import Any
 
 import typer
 
+from conventions.errors import ConfigError, EngineError
 from conventions.names import STAGES
 from conventions.space import DataSpace, JobFile
+from conventions.state import State
+from statemachine.engine import Phase, Status
 from statemachine.record import Record
 from statemachine.runs import engine_of
-from statemachine.store import open_store
+from statemachine.store import Store, open_store
 
 COLOURS = {"converged": "green", "exhausted": "yellow", "failed": "red", "cancelled": "red"}
 COLUMNS = ("iter", "stage", "labelled", "force RMSE", "frames", "accurate", "candidate", "failed", "selected")
@@ -40,15 +43,20 @@ def status_of(prefix: str) -> dict[str, Any]:
         ],
     }
     if state.at.endswith(".running"):
-        status = engine_of(store, state).status(state.workflow)
-        found["workflow"] = {
-            "name": state.workflow,
-            "phase": status.phase.value,
-            "step": status.step,
-            "message": status.message,
-        }
-        found["jobs"] = {"finished": status.finished, "total": status.total}
+        found |= _workflow_of(store, state)
     return found
+
+
+def _workflow_of(store: Store, state: State) -> dict[str, Any]:
+    """What the engine says; the state is shown also from where the engine cannot be asked."""
+    try:
+        engine = engine_of(store, state)
+        status = engine.status(state.workflow)
+        phase, message = status.phase.value, status.message or engine.explain(state.workflow)
+    except (EngineError, ConfigError) as error:
+        status, phase, message = Status(Phase.running), "unknown", str(error)
+    workflow = {"name": state.workflow, "phase": phase, "step": status.step, "message": message}
+    return {"workflow": workflow, "jobs": {"finished": status.finished, "total": status.total}}
 
 
 def print_status(found: dict[str, Any]) -> None:
@@ -70,11 +78,13 @@ def headline(found: dict[str, Any]) -> str:
         parts.append(f"attempt {found['attempt']}")
     if "jobs" in found:
         step, jobs = found["workflow"]["step"], found["jobs"]
-        parts.append(f"{step} {jobs['finished']}/{jobs['total']}" if step == "jobs" else step)
+        parts.append(f"{step} {jobs['finished']}/{jobs['total']}" if jobs["total"] and step in ("jobs", "") else step)
     text = "  ".join(parts)
     text += "\n" + typer.style(f"{found['prefix']}  (version {found['version']}, {found['updated_at']})", dim=True)
     if found["reason"] and found["reason"] != "submitted":
         text += f"\n{found['reason']}"
+    if message := found.get("workflow", {}).get("message"):
+        text += f"\n{message}"
     return text
 
 

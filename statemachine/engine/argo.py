@@ -21,6 +21,7 @@ from .gate import refuse_secrets
 _STATUS = "metadata.name,metadata.uid,metadata.annotations,status.phase,status.progress,status.message"
 # What Argo's executor adds to a pod's log.
 _EXECUTORS_OWN = re.compile(r'^time=".* argo=true|^Error: exit status [0-9]+$')
+_TROUBLED = ("Failed", "Error", "Pending")
 _PHASES = {
     "": Phase.running,
     "Pending": Phase.running,
@@ -87,7 +88,7 @@ class ArgoEngine:
         return Status(_PHASES[word], "", finished, total, str(status.get("message") or ""))
 
     def explain(self, name: str) -> str:
-        """The first pods that failed, in Kubernetes' words, and what the last of our own steps printed."""
+        """The first pods that failed or cannot start, in Kubernetes' words, and what our own steps printed last."""
         try:
             found = self.client.call("GET", f"{self._place}/{name}", fields="status.nodes,status.message")
         except NotFound:
@@ -96,11 +97,11 @@ class ArgoEngine:
         broken = [
             node
             for node in map(_part, _part(status, "nodes").values())
-            if node.get("type") == "Pod" and node.get("phase") in ("Failed", "Error") and node.get("message")
+            if node.get("type") == "Pod" and node.get("phase") in _TROUBLED and node.get("message")
         ]
         broken.sort(key=lambda node: str(node.get("finishedAt", "")))
         messages = [f"{node.get('displayName', 'pod')}: {node['message']}" for node in broken]
-        more = [f"and {len(messages) - 3} more pods failed"] if len(messages) > 3 else []
+        more = [f"and {len(messages) - 3} more"] if len(messages) > 3 else []
         return "; ".join([*messages[:3], *more, *self._telling_lines(name)]) or str(status.get("message") or "")
 
     def _archived(self, name: str) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ class Engine(Protocol):
         """Phase and progress; `gone` when there is no such workflow or its process died."""
 
     def explain(self, name: str) -> str:
-        """What went wrong in a workflow that is given up: asked for once, so it may cost more than `status`."""
+        """What went wrong, or holds a workflow up: asked for rarely, so it may cost more than `status`."""
 
     def logs(self, name: str) -> Iterator[str]:
         """What the workflow's own steps (guard, plan, reduce) printed."""

@@ -135,6 +135,14 @@ def test_a_workflow_that_was_collected_is_gone_or_known_from_the_archive(
     assert engine.status("w-a0").phase is Phase.gone
 
 
+def test_what_holds_a_workflow_up_is_explained(engine: ArgoEngine, double: ArgoDouble) -> None:
+    engine.submit(manifest("w-a0", "sleep 600"))
+    waiting = {"type": "Pod", "phase": "Pending", "displayName": "guard(0)", "message": "ImagePullBackOff"}
+    double.nodes = lambda name: {name: waiting}  # type: ignore[method-assign]
+    assert "guard(0): ImagePullBackOff" in engine.explain("w-a0")
+    engine.terminate("w-a0")
+
+
 def test_another_page_is_not_taken_for_an_argo_server(engine: ArgoEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx
 

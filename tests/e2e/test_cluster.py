@@ -135,6 +135,9 @@ def test_lost_answers_and_collected_workflows_do_no_harm(cluster: Cluster) -> No
     assert cluster.finish(cluster.start("init", "run.yaml")) == 0, cluster.printed[-1]
     cluster.double.faults += ["lose", 503, "lose"]
     assert cluster.finish(cluster.start("step", cluster.prefix)) == 0, cluster.printed[-1]
+    cluster.double.faults += [503] * 4
+    assert cluster.finish(cluster.start("status", cluster.prefix)) == 0, "the state is shown also then"
+    assert "label.running" in cluster.printed[-1] and "answered 503" in cluster.printed[-1]
     (name,) = (manifest["metadata"]["name"] for manifest in cluster.double.manifests())
     cluster.double.pods.wait(name, 60)
     cluster.double.collect_garbage()

@@ -52,6 +52,15 @@ def test_a_crash_at_any_point_changes_nothing(after: bool) -> None:
         check_history(store, state.version)
 
 
+def test_a_stage_whose_product_did_not_arrive_is_repeated() -> None:
+    """Argo goes on with the next artifact after an upload that failed: the report can be ahead of what it tells of."""
+    store, engine = fresh(spoil=lambda state: "loses its product" if state.workflow.endswith("0-train-a0") else "")
+    state = run_to_end(poller_of(store, engine), engine)
+    assert state.at == "converged"
+    assert [name.rpartition("-")[2] for name in engine.bodies if "-000000-train-" in name] == ["a0", "a1"]
+    assert len(engine.bodies) == len(BODIES) + 1
+
+
 def test_two_pollers_in_turns_do_it_once() -> None:
     store, engine = fresh()
     one, two = poller_of(store, engine), poller_of(store, engine)

@@ -69,7 +69,7 @@ def _reduce(stage: str, params: ReduceParams, ctx: ReduceContext, summary: dict[
         summary=summary,
         messages=messages,
     )
-    return write_report(ctx.report, report)
+    return write_report(ctx.report, report, product=ctx.product)
 
 
 def plan_label(params: PlanParams, ctx: PlanContext) -> Planned:
