@@ -186,6 +186,11 @@ EngineConfig = Annotated[
 ]
 
 
+def engine_config(settings: Any) -> LocalConfig | ArgoConfig:
+    """The settings of a stored configuration; only the model that is meant is built, which `status` waits for."""
+    return (ArgoConfig if _type(settings) == "argo" else LocalConfig).model_validate(settings)
+
+
 def looks_like_key(name: str) -> bool:
     """Does a variable's name say that its value is a secret?"""
     return bool(re.search(r"(TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$)", name.upper()))

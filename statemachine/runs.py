@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from pydantic import TypeAdapter
-
-from conventions.cluster import EngineConfig
 from conventions.documents import parse_json
 from conventions.errors import ConfigError, NotFound, StateError
 from conventions.names import sha256
@@ -19,6 +16,8 @@ from .record import Record
 from .store import Store, open_store
 
 if TYPE_CHECKING:
+    from conventions.cluster import EngineConfig
+
     from .poller import Listener, Poller
 
 
@@ -74,10 +73,12 @@ def open_engine(settings: EngineConfig, store: Store, run_uid: str) -> Engine:
 
 def engine_of(store: Store, state: State) -> Engine:
     """The engine of a run, as its configuration names it."""
+    from conventions.cluster import engine_config
+
     key = state.place.space.config(0)
     # The apps' options are not looked at: `status` must not pay for importing the apps.
     settings = parse_json(first_config(store, state), key)["engine"]
-    return open_engine(TypeAdapter(EngineConfig).validate_python(settings), store, state.run_uid)
+    return open_engine(engine_config(settings), store, state.run_uid)
 
 
 def first_config(store: Store, state: State) -> bytes:

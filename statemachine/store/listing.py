@@ -64,14 +64,15 @@ def _parse(response_dict: dict[str, Any], customized_response_dict: dict[str, An
         if space == root.tag:
             raise ValueError(f"its root is {root.tag}")
         decode = _decode if root.findtext(f"{space}EncodingType") == "url" else str
-        key, size, etag = (f"{space}{name}" for name in ("Key", "Size", "ETag"))
-        objects = []
-        for item in root.iter(f"{space}Contents"):
-            name = decode(item.findtext(key, ""))
-            if not name:
-                raise ValueError("an object has no key")
-            if not name.endswith("/"):
-                objects.append((name, int(item.findtext(size, "0")), item.findtext(etag, "").strip('"')))
+        # By columns: a look into each object by itself costs as much again as the tree.
+        keys, sizes, etags = ([each.text or "" for each in root.iter(space + n)] for n in ("Key", "Size", "ETag"))
+        if not all(keys) or not len(keys) == len(sizes) == len(etags) == len(root.findall(f"{space}Contents")):
+            raise ValueError("an object has no key, size or tag")
+        objects = [
+            (name, int(size), etag.strip('"'))
+            for name, size, etag in zip(map(decode, keys), sizes, etags, strict=True)
+            if not name.endswith("/")
+        ]
         token = root.findtext(f"{space}NextContinuationToken")
         if root.findtext(f"{space}IsTruncated") != "true":
             token = None
