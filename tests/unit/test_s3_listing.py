@@ -55,7 +55,8 @@ def test_an_empty_page_is_the_last() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        "", "{}", "<html><body>proxy</html>", "<html/>", page("<Key>a</Key>")[:-20], page("<Key>a</Key><Size>x</Size><ETag>t</ETag>"),
+        "", "{}", "<html><body>proxy</html>", "<html/>", page("<Key>a</Key>")[:-20],
+        page("<Key>a</Key><Size>x</Size><ETag>t</ETag>"),
         page("<Key>a</Key><ETag>t</ETag>"), page("<Key/><Size>1</Size><ETag>t</ETag>"),
         '<!DOCTYPE a [<!ENTITY b "c">]>' + page("<Key>&b;</Key>"), page(more="<IsTruncated>true</IsTruncated>"),
         page("<Size>3</Size>"),
