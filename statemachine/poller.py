@@ -78,6 +78,7 @@ class Poller:
             loaded = self.record.load()
             committed = self.record.commit(loaded, command(loaded.state, trigger, reason))
             if committed is not None:
+                self._forget(loaded.state, committed.state)
                 self.on_commit(committed.state)
                 return committed.state
 
@@ -86,14 +87,17 @@ class Poller:
         committed = self.record.commit(before, after)
         if committed is None:
             return self.record.load(verify=False)
-        state = committed.state
-        if state.workflow != before.state.workflow or state.at in ("converged", "exhausted"):
-            try:
-                self.engine.delete(before.state.workflow)
-            except EngineError as error:  # a workflow too many does no harm
-                log.warning("the workflow %s could not be deleted: %s", before.state.workflow, error)
-        self.on_commit(state)
+        self._forget(before.state, committed.state)
+        self.on_commit(committed.state)
         return committed
+
+    def _forget(self, before: State, after: State) -> None:
+        """Delete the workflow that a commit has left behind."""
+        if after.workflow != before.workflow or after.at in ("converged", "exhausted"):
+            try:
+                self.engine.delete(before.workflow)
+            except EngineError as error:  # a workflow too many does no harm
+                log.warning("the workflow %s could not be deleted: %s", before.workflow, error)
 
     def _act(self, action: Action, state: State, seen: Observation) -> Observation:
         name = state.workflow

@@ -61,6 +61,16 @@ def test_a_stage_whose_product_did_not_arrive_is_repeated() -> None:
     assert len(engine.bodies) == len(BODIES) + 1
 
 
+def test_a_run_that_is_taken_up_again_forgets_its_old_workflow() -> None:
+    store, engine = fresh()
+    poller = poller_of(store, engine)
+    name = poller.step().workflow
+    poller.tell("cancel", "by a person")
+    assert poller.step().at == "cancelled" and name in engine.workflows
+    poller.tell("resume", "by a person")
+    assert name not in engine.workflows
+
+
 def test_two_pollers_in_turns_do_it_once() -> None:
     store, engine = fresh()
     one, two = poller_of(store, engine), poller_of(store, engine)
