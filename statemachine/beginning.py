@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import secrets
 import tempfile
@@ -24,9 +25,9 @@ from operators.registry import app, config_model, load_config
 
 from .record import Record
 from .runs import prefix_url
-from .store import Store, open_store
+from .store import open_store
 
-# What is being done, and how many bytes of how many are; 0 of 0 where that is not counted.
+# What is being done, the bytes that it has in all, and how many more are done; zeros where that is not counted.
 Progress = Callable[[str, int, int], None]
 
 
@@ -127,7 +128,7 @@ def load_data(data: LabelledData, base: Path, where: str, type_map: list[str]) -
     return systems
 
 
-def begin(config: RunConfig, base: Path, progress: Progress = lambda what, done, total: None) -> State:
+def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total, more: None) -> State:
     """Begin a run, or return the one that was begun with the same configuration.
 
     Raises
@@ -165,7 +166,8 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, done,
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "data"
             systems.to("deepmd/npy", str(made))
-            _publish(store, made, key, progress)
+            total = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+            store.publish(made, key, functools.partial(progress, f"writing {key}", total))
     stage: Stage = "label" if stored.init.label else "train"
     first = State(
         run=stored.run,
@@ -186,17 +188,6 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, done,
         return record.create(first)
     except CommandRefused:  # somebody else began it meanwhile
         return _same(record.load().state, store.get(space.config(0)).data, stored)
-
-
-def _publish(store: Store, data: Path, key: str, progress: Progress) -> None:
-    total = sum(path.stat().st_size for path in data.rglob("*") if path.is_file())
-    sizes: list[int] = []
-
-    def arrived(size: int) -> None:
-        sizes.append(size)
-        progress(f"writing {key}", sum(sizes), total)
-
-    store.publish(data, key, arrived)
 
 
 def _same(state: State, there: bytes, stored: RunConfig) -> State:

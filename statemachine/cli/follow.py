@@ -52,12 +52,12 @@ def beginning() -> Iterator[Callable[[str, int, int], None]]:
     tasks: dict[str, Any] = {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
 
-        def progress(what: str, done: int, total: int) -> None:
+        def progress(what: str, total: int, more: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, visible=total > 0)
                 if not (total and console.is_terminal):
                     typer.echo(what, err=True)
-            bars.update(tasks[what], completed=done, total=total or None)
+            bars.update(tasks[what], advance=more, total=total or None)
 
         yield progress
 
