@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -33,6 +34,20 @@ def plain_json(value: dict[str, Any]) -> dict[str, Any]:
         ) from None
     no_template(text.replace("\\u0000", "\0"))
     return value
+
+
+def refuse_secret_names(field: str, names: Iterable[str], instead: str) -> None:
+    """Raise `ValueError` for a variable whose name says that its value is a secret."""
+    for name in names:
+        if looks_like_key(name):
+            raise ValueError(
+                f"{field}: {name} looks like a secret, and a configuration is copied to the store; {instead}"
+            )
+
+
+def looks_like_key(name: str) -> bool:
+    """Does a variable's name say that its value is a secret?"""
+    return bool(re.search(r"(TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$)", name.upper()))
 
 
 def check_endpoint(text: str) -> str:
@@ -103,12 +118,7 @@ class Pod(Strict):
 
     @model_validator(mode="after")
     def _no_secrets(self) -> Pod:
-        for name in self.env:
-            if looks_like_key(name):
-                raise ValueError(
-                    f"env: {name} looks like a secret, and a configuration is copied to the store; put it into a "
-                    "Kubernetes Secret and name that in `secrets`"
-                )
+        refuse_secret_names("env", self.env, "put it into a Kubernetes Secret and name that in `secrets`")
         return self
 
 
@@ -189,8 +199,3 @@ EngineConfig = Annotated[
 def engine_config(settings: Any) -> LocalConfig | ArgoConfig:
     """The settings of a stored configuration; only the model that is meant is built, which `status` waits for."""
     return (ArgoConfig if _type(settings) == "argo" else LocalConfig).model_validate(settings)
-
-
-def looks_like_key(name: str) -> bool:
-    """Does a variable's name say that its value is a secret?"""
-    return bool(re.search(r"(TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$)", name.upper()))

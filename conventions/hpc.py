@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from .cluster import EnvName, PlainJson, SecretKey, Text, looks_like_key
+from .cluster import EnvName, PlainJson, SecretKey, Text, refuse_secret_names
 from .documents import Strict
 
 _SECRETS = ("password", "passphrase", "totp_secret")
@@ -155,12 +155,7 @@ class Resources(Strict):
 
     @model_validator(mode="after")
     def _no_secrets(self) -> Resources:
-        for name in self.envs:
-            if looks_like_key(name):
-                raise ValueError(
-                    f"envs: {name} looks like a secret, and a configuration is copied to the store; let a file on the "
-                    "batch system set it (source_list)"
-                )
+        refuse_secret_names("envs", self.envs, "let a file on the batch system set it (source_list)")
         return self
 
 
