@@ -26,6 +26,7 @@ from operators.registry import app, config_model, load_config
 from .record import Record
 from .runs import prefix_url
 from .store import open_store
+from .store.proof import prove
 
 # What is being done, the bytes that it has in all, and how many more are done; zeros where that is not counted.
 Progress = Callable[[str, int, int], None]
@@ -154,7 +155,7 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
     left = list(store.list(space.dataset + "/"))
     if left and store.head(space.config(0)) is None:
         raise CommandRefused(f"{store.at(left[0].key)} is there but no run is: choose an empty folder as prefix")
-    store.prove()
+    prove(store)
     progress("writing the run's files", 0, 0)
     document = stored.dump()
     store.put(space.config(0), document)  # before the data: it says that they are of an init, which may be repeated

@@ -17,6 +17,7 @@ from .race import Progress, race
 from .record import Record
 from .runs import config_file, find_prefix, first_config, open_engine
 from .store import Store, open_store
+from .store.proof import prove
 
 DEFAULT_PROGRAMS = {"dp": "train/deepmd", "lmp": "explore/lammps", "cp2k.psmp": "label/cp2k"}
 
@@ -75,7 +76,7 @@ def _program(program: str, what: str, needed: bool) -> Check:
 
 
 def _prove(store: Store) -> str:
-    store.prove()
+    prove(store)
     return f"{store.url}: conditional writes are honoured"
 
 

@@ -17,7 +17,6 @@ from statemachine.poller import Poller
 from statemachine.record import Record
 from statemachine.store import Blob, Entry, check_key
 from statemachine.store.base import Arrived
-from statemachine.store.proof import prove
 
 APPS = {"label": "ase", "train": "deepmd", "explore": "lammps", "select": "model_devi"}
 
@@ -44,9 +43,6 @@ class MemoryStore:
 
     def secrets(self) -> list[str]:
         return []
-
-    def prove(self) -> None:
-        prove(self)
 
     def get(self, key: str) -> Blob:
         if check_key(key) not in self.objects:

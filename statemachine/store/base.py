@@ -44,9 +44,6 @@ class Store(Protocol):
     def secrets(self) -> list[str]:
         """The credentials in use: values that must never be written anywhere."""
 
-    def prove(self) -> None:
-        """Prove that conditional writes are honoured; raise `ConfigError` where they are not."""
-
     def get(self, key: str) -> Blob:
         """Read an object; raise `NotFound`."""
 

@@ -17,7 +17,6 @@ from urllib.parse import quote, unquote, urlsplit
 from conventions.errors import ConfigError, Conflict, NotFound, StoreError
 
 from .base import Arrived, Blob, Entry, check_key
-from .proof import prove
 
 _PART = ".part-"
 _LOCK = ".lock"
@@ -73,9 +72,6 @@ class FileStore:
 
     def secrets(self) -> list[str]:
         return []
-
-    def prove(self) -> None:
-        prove(self)
 
     def get(self, key: str) -> Blob:
         try:

@@ -18,7 +18,6 @@ from operators.s3 import Place, credentials, explain, md5, put_if, status_of
 from . import transfer
 from .base import Arrived, Blob, Entry, check_key
 from .listing import list_entries, parse_quickly
-from .proof import prove
 
 _PART = ".part-"
 
@@ -50,9 +49,6 @@ class S3Store:
 
     def secrets(self) -> list[str]:
         return credentials()
-
-    def prove(self) -> None:
-        prove(self)
 
     def get(self, key: str) -> Blob:
         name = self._name(key)

@@ -12,6 +12,7 @@ import pytest
 
 from conventions.errors import ConfigError, Conflict, StoreError
 from statemachine.store import Store, open_store, transfer
+from statemachine.store.proof import prove
 from tests import servers
 from tests.e2e.engines import need
 
@@ -49,7 +50,7 @@ def store(ministack: servers.Server) -> Store:
 
 class S3Contract(StoreContract):
     def test_the_proof_holds(self, store: Store) -> None:
-        store.prove()
+        prove(store)
         assert list(store.list("")) == []
 
     @pytest.mark.parametrize("size", [6 << 20, (6 << 20) + 1, 10 << 20])
@@ -105,7 +106,7 @@ def test_tags_lose_their_quotes_where_the_store_wants_it_so() -> None:
 
 def test_a_store_that_ignores_conditions_is_refused(tmp_path: Path) -> None:
     with servers.rclone(tmp_path) as server, pytest.raises(ConfigError, match="conditional writes"):
-        open_store(server.prefix("run")).prove()
+        prove(open_store(server.prefix("run")))
 
 
 def test_a_run_does_not_begin_in_such_a_store(tmp_path: Path, stub_run: Path, cli: Any) -> None:

@@ -16,6 +16,7 @@ from statemachine.doctor import race_check
 from statemachine.race import race
 from statemachine.store import Blob, open_store
 from statemachine.store.file import FileStore
+from statemachine.store.proof import prove
 from tests import servers
 from tests.conftest import Cli
 from tests.e2e.engines import need
@@ -125,7 +126,7 @@ def test_moto_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         with servers.moto(atomic=False) as server:
             store: Any = open_store(server.prefix("race"))
-            store.prove()
+            prove(store)
             assert any(not race(store, rounds=30, swaps=3).atomic for _ in range(10))
     finally:
         sys.setswitchinterval(before)
