@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines lint deploy-check constraints bench docs clean
+.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines figures lint deploy-check constraints bench docs clean
 
 demo: $(VENV)/.local ## copper on one machine: trains a force field to convergence (about 3 minutes after set-up)
 	$(BIN)/python -W ignore examples/copper/make_test_set.py
@@ -26,6 +26,9 @@ test-servers: $(VENV)/.dev ## Ceph, Slurm, the double of Argo, the image (Debian
 test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k
 	$(BIN)/pytest -m engines
 
+figures: $(VENV)/.dev ## the tests that tell figures write them into docs/reliability.md
+	$(BIN)/pytest -n 2 --dist worksteal -m "not engines" --figures
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -43,7 +46,6 @@ bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle mac
 	$(BIN)/python benchmarks/s3.py
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/hook.py
-	$(BIN)/python benchmarks/s3.py
 
 docs: $(VENV)/.dev ## the machine's diagram
 	$(BIN)/python docs/make_diagram.py

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from statemachine.cli import main
-from tests import servers
+from tests import figures, servers
+from tests.figures import figure as figure
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -35,6 +36,11 @@ STRUCTURE = """\
 Lattice="3.6 0 0 0 3.6 0 0 0 3.6" Properties=species:S:1:pos:R:3
 Cu 0 0 0
 """
+
+
+pytest_addoption = figures.option
+pytest_sessionstart = figures.begin
+pytest_sessionfinish = figures.finish
 
 
 @pytest.fixture
