@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import DataError
+from .errors import DataError, TooNew
 from .names import STAGES, canonical_json
 
 Stage = Literal["label", "train", "explore", "select"]
@@ -50,7 +50,7 @@ class Document(Strict):
             raise DataError(f"{where}: a JSON object was expected, not {type(value).__name__}")
         version = value.get("schema_version")
         if type(version) is int and version > cls.supported:
-            raise DataError(
+            raise TooNew(
                 f"{where}: written by a newer dpgen2-sm (schema_version {version}, this one reads up to "
                 f"{cls.supported}); upgrade this installation"
             )

@@ -31,6 +31,10 @@ class StateError(DataError):
     """`state.json` is damaged, foreign, or newer than this program."""
 
 
+class TooNew(StateError):
+    """A document is whole, and of a newer program: no damage, and nothing to repair."""
+
+
 class CommandRefused(Dpgen2Error):
     """A person's command does not fit the present state of the run."""
 

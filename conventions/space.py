@@ -13,6 +13,7 @@ from .errors import DataError
 from .names import ID_WIDTH, STAGES, format_id, parse_id
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_EVENT_KEY = re.compile(r"event/([0-9]{8})\.json")
 _JOB_KEY = re.compile(
     rf"({'|'.join(STAGES)})/({_NAME.pattern})/iter/([0-9]{{{ID_WIDTH}}})/"
     rf"(?:job/([0-9]{{{ID_WIDTH}}})/(in|out|log)/(.+)|done/([0-9]{{{ID_WIDTH}}})\.json)",
@@ -70,6 +71,15 @@ class DataSpace:
     def event(self, version: int) -> str:
         """Copy of `state.json` at one version."""
         return f"{self.events}/{version:08d}.json"
+
+    def damaged(self, sha256: str) -> str:
+        """What was found in place of a state, or of a version of it: put aside, by content."""
+        return f"{self.events}/damaged/{sha256}"
+
+    def version(self, key: str) -> int | None:
+        """The version that a key of the history is for; None for other keys."""
+        found = _EVENT_KEY.fullmatch(key)
+        return int(found[1]) if found else None
 
     def dataset_init(self, name: str) -> str:
         """Initial labelled data, imported once."""

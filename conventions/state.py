@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from .documents import Document, Stage, Strict, parse_json
-from .errors import DataError, StateError
+from .errors import DataError, StateError, TooNew
 from .names import RUN_NAME, STAGES, canonical_json, sha256, workflow_name
 from .space import DataSpace, StageSpace, check_name
 
@@ -119,6 +119,8 @@ class State(Document):
             if data != _sealed(body):
                 raise DataError(f"{where}: not the bytes that were written; it was edited or damaged")
             return cls.from_json(body, where)
+        except TooNew:
+            raise
         except DataError as error:
             raise StateError(str(error)) from None
 

@@ -15,6 +15,7 @@ from operators.registry import app, known
 
 from .race import Progress, race
 from .record import Record
+from .restore import restore
 from .runs import config_file, find_prefix, first_config, open_engine
 from .store import Store, open_store
 from .store.proof import prove
@@ -89,3 +90,11 @@ def race_check(target: str, progress: Progress) -> Check:
     verdict = race(store, progress)
     advice = "" if verdict.atomic else "; it is not atomic: no two processes may advance a run there, use another store"
     return Check("race", verdict.atomic, f"{verdict}{advice}")
+
+
+def restore_state(target: str) -> list[Check]:
+    """Bring the last good version of a run's state back."""
+    store = open_store(find_prefix(target))
+    done = restore(store)
+    Record(store).load()
+    return [Check("state", True, line) for line in done]

@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from conventions.errors import CommandRefused, Conflict, NoRun, NotFound, StateError, StoreError
+from conventions.errors import CommandRefused, Conflict, NoRun, NotFound, StateError, StoreError, TooNew
 from conventions.names import sha256
 from conventions.space import DataSpace
 from conventions.state import State
 
+from .restore import last_good
 from .store import Blob, Store
 
 _SPACE = DataSpace({})
 LONGEST = 2000  # characters of a reason
+BRING_BACK = "`dpgen2-sm doctor RUN --restore` brings the last good version back"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Record:
             if next(iter(self.store.list(_SPACE.events + "/")), None) is not None:
                 raise StateError(
                     f"{self.store.at(_SPACE.state)} is missing although the run has a history under "
-                    f"{_SPACE.events}/: restore it from the last file there; nothing was changed"
+                    f"{_SPACE.events}/: {BRING_BACK}; nothing was changed"
                 ) from None
             raise NoRun(f"there is no run at {self.store.url}; begin one with `dpgen2-sm init CONFIG`") from None
         with self._hinting():
@@ -88,18 +90,12 @@ class Record:
         """Tell where the last good version is."""
         try:
             yield
+        except TooNew:
+            raise
         except StateError as error:
-            last = self._last_good()
-            hint = f"; the last good version is {self.store.at(last)}" if last else ""
+            last = last_good(self.store)
+            hint = f"; the last good version is {self.store.at(last)}: {BRING_BACK}" if last else ""
             raise StateError(f"{error}{hint}; nothing was changed") from None
-
-    def _last_good(self) -> str | None:
-        """Key of the newest version in the history that is whole."""
-        for key in sorted((entry.key for entry in self.store.list(_SPACE.events + "/")), reverse=True):
-            with contextlib.suppress(StateError):
-                State.unseal(self.store.get(key).data)
-                return key
-        return None
 
     def _check_history(self, loaded: Loaded) -> None:
         """Refuse a state that was put back, or that came from another run: acting on it would do things twice."""
@@ -108,11 +104,19 @@ class Record:
             if self.store.get(key).data != loaded.data:
                 raise StateError(f"{_SPACE.state}: it is not the {key} of this run's history")
             self._kept = loaded.data
-        except NotFound:
-            pass  # its writer was interrupted; the next commit repairs the history
+        except NotFound:  # its writer was interrupted: the next commit repairs the history
+            if version > 1 and not self._made_from(version - 1, loaded.state):
+                raise StateError(f"{_SPACE.state}: version {version} does not go on with this run's history") from None
         later = self.store.head(_SPACE.event(version + 1)) is not None
         if later and self.store.get(_SPACE.state).etag == loaded.etag:  # and not just now written by a rival
             raise StateError(f"{_SPACE.state}: version {version} is older than the run's history")
+
+    def _made_from(self, version: int, state: State) -> bool:
+        """Was it made from that version? Whoever commits keeps the version before first."""
+        try:
+            return sha256(self.store.get(_SPACE.event(version)).data) == state.previous_sha256
+        except NotFound:
+            return False
 
     def create(self, state: State) -> State:
         """Begin a run; raise `CommandRefused` when there is one already."""

@@ -294,13 +294,26 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
     race: Annotated[bool, typer.Option("--race", help="Also let writers race in RUN's store: is it atomic?")] = False,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Only bring back the last good version of RUN's state.")
+    ] = False,
 ) -> None:
-    """Check software, store and engine from here."""
-    from statemachine.cli.show import print_checks
-    from statemachine.doctor import examine, race_check
+    """Check software, store and engine from here.
 
-    if race and target is None:
-        raise typer.BadParameter("name the RUN whose store is to be raced in", param_hint="--race")
+    --restore is for a state.json that is damaged, missing or not the newest: the last good version under event/ takes
+    its place, and what was damaged is kept under event/damaged/. A state that is sound is left as it is.
+    """
+    from statemachine.cli.show import print_checks
+    from statemachine.doctor import examine, race_check, restore_state
+
+    for option, asked in (("--race", race), ("--restore", restore)):
+        if asked and target is None:
+            raise typer.BadParameter("name the RUN", param_hint=option)
+    if race and restore:
+        raise typer.BadParameter("not together with --race", param_hint="--restore")
+    if restore and target is not None:
+        print_checks(restore_state(target), as_json)
+        return
     checks = list(examine(target))
     if race and target is not None:
         from rich.console import Console

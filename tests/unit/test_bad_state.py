@@ -156,7 +156,8 @@ def test_every_command_leaves_a_damaged_state_alone(cli: Cli, prefix: Path, dama
     code, output, errors = cli(command, prefix)
     assert (code, output) == (2, "")
     assert errors.startswith("error: ") and len(errors.splitlines()) == 1
-    assert "event/00000001.json" in errors or "restore it from the last file" in errors
+    assert "`dpgen2-sm doctor RUN --restore` brings the last good version back" in errors
+    assert "event/00000001.json" in errors or damage == "missing"
     assert snapshot(prefix) == before
 
 
@@ -191,7 +192,7 @@ def test_the_version_that_is_offered_is_a_good_one(cli: Cli, prefix: Path) -> No
     (prefix / "event" / "00000002.json").write_bytes(b"")
     (prefix / "event" / "notes.txt").touch()
     assert "the last good version is file://" in (errors := cli("status", prefix)[2])
-    assert "event/00000001.json; nothing was changed" in errors
+    assert "event/00000001.json: `dpgen2-sm doctor RUN --restore` brings the last good version back" in errors
 
 
 def test_a_state_of_another_run(cli: Cli, prefix: Path) -> None:

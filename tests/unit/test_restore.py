@@ -1,0 +1,382 @@
+"""`dpgen2-sm doctor RUN --restore`: the last good version comes back, and the run goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conventions.errors import CommandRefused, Conflict, NoRun, StateError, StoreError, TooNew
+from conventions.names import STAGES, canonical_json, sha256
+from conventions.space import DataSpace
+from conventions.state import State
+from statemachine.configfile import read_prefix
+from statemachine.record import Record
+from statemachine.restore import restore
+from statemachine.runs import open_poller
+from statemachine.store import Store, open_store
+from tests.conftest import Cli
+from tests.doubles import Crash, Crashing, FakeEngine, MemoryStore, first_state, poller_of, run_to_end
+from tests.figures import Figures
+from tests.servers import Server
+
+SPACE = DataSpace({})
+FIRST_CONFIG = b"{}"
+
+
+def begun() -> tuple[MemoryStore, FakeEngine]:
+    """A run in memory at its first version."""
+    store = MemoryStore()
+    store.put(SPACE.config(0), FIRST_CONFIG)
+    state = first_state(config_sha256=sha256(FIRST_CONFIG))
+    Record(store, nonce=lambda: "n", clock=lambda: "t").create(state)
+    return store, FakeEngine(store)
+
+
+def paused(versions: int) -> MemoryStore:
+    """A run in memory that has come to a version, paused and released in turns."""
+    store, engine = begun()
+    poller = poller_of(store, engine)
+    for number in range(versions - 1):
+        poller.tell("resume" if number % 2 else "pause", str(number))
+    return store
+
+
+# --- at every point of a run ------------------------------------------------------------------------------
+
+
+def lose(store: MemoryStore, depth: int) -> None:
+    """Damage the state and the newest entries of its history: the first of them is gone as if it was never written."""
+    newest = sorted(key for key in store.objects if SPACE.version(key) is not None)[1:][-depth:] if depth else []
+    for number, key in enumerate(reversed(newest)):
+        if number == 0:
+            store.delete(key)
+        else:
+            store.objects[key] = store.objects[key][:-3]
+    store.objects[SPACE.state] = b"<html>503</html>"
+
+
+def undisturbed() -> tuple[State, list[str], int]:
+    store, engine = begun()
+    budget = [10**9]
+    state = run_to_end(poller_of(Crashing(store, budget, False), Crashing(engine, budget, False)), engine)
+    return state, engine.bodies, 10**9 - budget[0]
+
+
+END, BODIES, CALLS = undisturbed()
+
+
+@pytest.mark.parametrize(("depth", "every"), [(0, 1), (1, 1), (2, 5), (100, 7)])
+def test_at_every_call_of_a_run_the_damage_changes_nothing(depth: int, every: int) -> None:
+    """The poller dies at each of its calls, the state is lost and so many versions with it: all work is done once."""
+    for point in range(1, CALLS + 1, every):
+        store, engine = begun()
+        budget = [point]
+        with pytest.raises(Crash):
+            run_to_end(poller_of(Crashing(store, budget, True), Crashing(engine, budget, True)), engine)
+        lose(store, depth)
+        restore(store)
+        state = run_to_end(poller_of(store, engine), engine)
+        assert engine.bodies == BODIES, f"call {point}"
+        assert (state.at, state.iteration) == (END.at, END.iteration), f"call {point}"
+        assert state.trail == END.trail, f"call {point}"
+
+
+def test_restored_after_a_workflow_of_the_lost_version_was_submitted() -> None:
+    """Version 1 comes back while the workflow that version 2 stands for is at work: it is found, not made again."""
+    store, engine = begun()
+    name = poller_of(store, engine).step().workflow
+    lose(store, 1)
+    restore(store)
+    assert poller_of(store, engine).record.load().state.version == 1
+    assert poller_of(store, engine).step().workflow == name
+    assert run_to_end(poller_of(store, engine), engine).at == END.at
+    assert engine.bodies == BODIES
+
+
+# --- two at once ------------------------------------------------------------------------------------------
+
+
+class Rival(MemoryStore):
+    """Lets somebody else act just before the n-th write."""
+
+    def __init__(self, inner: MemoryStore, before: int, act: Callable[[], Any]) -> None:
+        super().__init__()
+        self.objects, self.left, self.act = inner.objects, before, act
+
+    def put(self, key: str, data: bytes, **conditions: Any) -> str:
+        self.left -= 1
+        if self.left == 0:
+            self.act()
+        return super().put(key, data, **conditions)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_two_restores_at_once(missing: bool) -> None:
+    for before in (1, 2, 3):
+        store = paused(4)
+        good = store.objects[SPACE.state]
+        store.objects[SPACE.state] = b""
+        if missing:
+            store.delete(SPACE.state)
+        restore(Rival(store, before, functools.partial(restore, store)))
+        assert store.objects[SPACE.state] == good
+
+
+def test_a_rival_that_goes_on_is_not_overwritten() -> None:
+    """Somebody restores and a poller commits the next version, while another one restores the same version."""
+    for before in (1, 2, 3):
+        store = paused(3)
+        store.objects[SPACE.state] = b"x"
+
+        def act(store: MemoryStore = store) -> None:
+            restore(store)
+            poller_of(store, FakeEngine(store)).tell("cancel", "by a rival")
+
+        with pytest.raises(CommandRefused, match="somebody else"):
+            restore(Rival(store, before, act))
+        assert State.unseal(store.objects[SPACE.state]).version == 4
+        assert Record(store).load().state.at == "cancelling"
+
+
+def test_a_poller_that_knew_the_lost_version_loses_its_swap() -> None:
+    store, engine = begun()
+    poller = poller_of(store, engine)
+    poller.tell("pause", "x")
+    late = poller_of(store, engine)
+    zombie = late.record.load(verify=False)
+    lose(store, 1)
+    restore(store)
+    assert late.record.commit(zombie, zombie.state.model_copy(update={"hold": False})) is None
+    assert State.unseal(store.objects[SPACE.state]).version == 1
+    # It wrote its own version into the history: the newest one that is known again, and nobody acts on an older one.
+    with pytest.raises(StateError, match="older than the run's history"):
+        Record(store).load()
+    restore(store)
+    assert Record(store).load().state.hold
+
+
+def test_an_answer_that_was_lost_is_no_failure() -> None:
+    class Forgetful(MemoryStore):
+        def put(self, key: str, data: bytes, **conditions: Any) -> str:
+            super().put(key, data, **conditions)
+            raise StoreError(key) if key == SPACE.state else Conflict(key)
+
+    store = paused(3)
+    good = store.objects[SPACE.state]
+    store.objects[SPACE.state] = b"x"
+    forgetful = Forgetful()
+    forgetful.objects = store.objects
+    restore(forgetful)
+    assert store.objects[SPACE.state] == good
+
+
+# --- what is chosen ---------------------------------------------------------------------------------------
+
+
+def test_holes_in_the_history_are_skipped() -> None:
+    store = paused(9)
+    for number in (9, 8):
+        store.objects[SPACE.event(number)] = b"\0"
+    store.delete(SPACE.event(6))
+    store.objects[SPACE.event(2)] = b""
+    store.delete(SPACE.state)
+    done = restore(store)
+    assert len(done) == 3 and "event/00000008.json was damaged" in done[0] and "version 7 again" in done[2]
+    assert Record(store).load().state.version == 7
+    assert {store.objects[SPACE.damaged(sha256(b"\0"))]} == {b"\0"}
+    poller_of(store, FakeEngine(store)).tell("cancel", "x")
+    assert State.unseal(store.objects[SPACE.event(8)]).at == "cancelling"
+
+
+def test_a_sound_state_takes_the_place_of_its_damaged_copy() -> None:
+    store = paused(5)
+    good = store.objects[SPACE.state]
+    store.objects[SPACE.event(5)] = b"cut sh"
+    store.objects[SPACE.event(6)] = b"cut"
+    assert [line.partition(" ")[0] for line in restore(store)] == [SPACE.event(5), SPACE.event(6)]
+    assert store.objects[SPACE.state] == good
+    assert store.objects[SPACE.event(5)] == good
+    poller_of(store, FakeEngine(store)).tell("cancel", "x")
+    assert State.unseal(store.objects[SPACE.event(6)]).at == "cancelling"
+
+
+def test_versions_that_are_not_of_this_run_are_not_chosen() -> None:
+    store, other = paused(3), paused(6)
+    state = State.unseal(other.objects[SPACE.event(4)]).model_copy(update={"run_uid": "f" * 32})
+    store.objects[SPACE.event(4)] = state.seal()
+    store.objects[SPACE.state] = state.seal()
+    store.objects[SPACE.event(7)] = store.objects[SPACE.event(2)]  # of this run, but under another number
+    restore(store)
+    assert Record(store).load().state.version == 3
+    forked = State.unseal(store.objects[SPACE.event(3)]).model_copy(update={"previous_sha256": "0" * 64, "version": 4})
+    store.objects[SPACE.event(4)] = store.objects[SPACE.state] = forked.seal()
+    restore(store)
+    assert Record(store).load().state.version == 3
+
+
+def test_a_state_of_a_newer_program_is_no_damage() -> None:
+    store = paused(3)
+    body = {**json.loads(store.objects[SPACE.state]), "schema_version": 2, "version": 4}
+    del body["sha256"]
+    newer = canonical_json({**body, "sha256": sha256(canonical_json(body))}) + b"\n"
+    for key in (SPACE.state, SPACE.event(4)):
+        store.put(key, newer)
+        before = dict(store.objects)
+        with pytest.raises(TooNew, match=r"newer dpgen2-sm .* upgrade this"):
+            restore(store)
+        assert store.objects == before
+        store.put(SPACE.state, b"damaged")
+
+
+@pytest.mark.parametrize("state", [b"x", None])
+def test_nothing_whole_is_left(state: bytes | None) -> None:
+    store = paused(1)
+    store.objects[SPACE.event(1)] = b"x"
+    store.objects[SPACE.state] = b"x"
+    if state is None:
+        store.delete(SPACE.state)
+    before = dict(store.objects)
+    with pytest.raises(StateError, match="no version of the state there is whole"):
+        restore(store)
+    assert store.objects == before
+
+
+def test_another_configuration_is_not_restored_to() -> None:
+    store = paused(2)
+    store.objects[SPACE.state], store.objects[SPACE.config(0)] = b"x", b"y"
+    with pytest.raises(StateError, match="is not the configuration that this run began with"):
+        restore(store)
+    assert store.objects[SPACE.state] == b"x"
+
+
+def test_no_run() -> None:
+    with pytest.raises(NoRun):
+        restore(MemoryStore())
+
+
+# --- through the command line -----------------------------------------------------------------------------
+
+DAMAGE: dict[str, Callable[[bytes, bytes], bytes | None]] = {
+    **{
+        f"truncated to {part}%": lambda data, old, part=part: data[: len(data) * part // 100]
+        for part in (1, 30, 60, 99)
+    },
+    "without its last byte": lambda data, old: data[:-1],
+    **{
+        f"bit {bit} of byte {byte} flipped": lambda data, old, bit=bit, byte=byte: (
+            data[:byte] + bytes([data[byte] ^ 1 << bit]) + data[byte + 1 :]
+        )
+        for byte, bit in ((0, 0), (40, 7), (200, 3), (-2, 5))
+    },
+    "emptied": lambda data, old: b"",
+    "deleted": lambda data, old: None,
+    "an older version": lambda data, old: old,
+    "another run's": lambda data, old: first_state(version=40).seal(),
+    "a web page": lambda data, old: b"<!DOCTYPE html><title>502 Bad Gateway</title>",
+    "compressed": lambda data, old: gzip.compress(data),
+    "twice": lambda data, old: data + data,
+    "zeros": lambda data, old: bytes(len(data)),
+}  # fmt: skip
+
+
+def put(store: Store, key: str, data: bytes | None) -> None:
+    if data is None:
+        store.delete(key)
+    else:
+        store.put(key, data)
+
+
+def spoil(store: Store, damage: str, history: str) -> list[bytes]:
+    """Damage the state, and the history's newest entry if so asked; return the last two versions."""
+    good = store.get(SPACE.state).data
+    newest = State.unseal(good).version
+    older = store.get(SPACE.event(max(newest - 1, 1))).data
+    put(store, SPACE.state, DAMAGE[damage](good, older))
+    if history != "whole" and newest > 1:
+        put(store, SPACE.event(newest), None if history == "lost" else b"\xff")
+    return [older, good]
+
+
+def check_damages(cli: Cli, config: Path, kinds: Iterable[str]) -> int:
+    """Damage one run in every way; each time the commands refuse it, and the last good version comes back."""
+    assert cli("init", config)[0] == 0
+    prefix = read_prefix(config)
+    store, tried = open_store(prefix), 0
+    for damage, history in itertools.product(kinds, ("whole", "damaged")):
+        assert cli("pause", prefix)[0] == 0
+        older, good = spoil(store, damage, history)
+        code, output, errors = cli("status", config)
+        assert (code, output) == (2, "") and "doctor RUN --restore" in errors, (damage, history)
+        code, output, errors = cli("doctor", config, "--restore")
+        assert (code, errors) == (0, ""), (damage, history, errors)
+        assert store.get(SPACE.state).data == (good if history == "whole" else older), (damage, history)
+        assert cli("doctor", prefix, "--restore")[1].endswith("there is nothing to restore\n")
+        if history == "whole":
+            open_poller(prefix).tell("resume", "for the next pause")
+        tried += 1
+    return tried
+
+
+def check_run(cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged and restored before each of its steps, a run comes to its end, and does every task once."""
+    ledger = config.parent / "ledger"
+    ledger.mkdir()
+    monkeypatch.setenv("STUB_LEDGER", str(ledger))
+    config.write_text(config.read_text().replace("accurate_after: 1", "accurate_after: 0"))
+    assert cli("init", config)[0] == 0
+    prefix = read_prefix(config)
+    store = open_store(prefix)
+    for damage, history in itertools.cycle(zip(DAMAGE, itertools.cycle(("whole", "lost", "damaged")))):
+        spoil(store, damage, history)
+        assert cli("doctor", prefix, "--restore")[0] == 0
+        assert cli("step", prefix)[0] == 0
+        poller = open_poller(prefix)
+        state = poller.record.load().state
+        if state.ended:
+            break
+        poller.engine.wait(state.workflow, 60)
+    assert (state.at, state.iteration) == ("converged", 0)
+    tasks = {f"{stage}-0-{index}" for stage in STAGES for index in range(3 if stage == "explore" else 2)}
+    assert {path.name: len(path.read_text().split()) for path in ledger.iterdir()} == dict.fromkeys(tasks, 1)
+
+
+def on(server: Server, config: Path, path: str) -> Path:
+    config.write_text(config.read_text().replace("prefix: out", f'prefix: "{server.prefix(path)}"'))
+    return config
+
+
+def test_every_damage_on_file(cli: Cli, stub_run: Path, figure: Figures) -> None:
+    figure("bad input: damaged states restored", check_damages(cli, stub_run, DAMAGE))
+
+
+@pytest.mark.slow
+def test_damages_on_s3(cli: Cli, stub_run: Path, s3: Server) -> None:
+    kinds = ("truncated to 60%", "emptied", "deleted", "an older version")
+    assert check_damages(cli, on(s3, stub_run, "damage"), kinds) == 2 * len(kinds)
+
+
+def test_a_run_goes_on_on_file(cli: Cli, stub_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_run(cli, stub_run, monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_s3(cli: Cli, stub_run: Path, monkeypatch: pytest.MonkeyPatch, s3: Server) -> None:
+    check_run(cli, on(s3, stub_run, "goes-on"), monkeypatch)
+
+
+def test_the_command_line(cli: Cli, stub_run: Path) -> None:
+    assert cli("doctor", "--restore")[0] == 2
+    assert cli("doctor", stub_run, "--restore")[0] == 2
+    assert cli("init", stub_run)[0] == 0
+    prefix = stub_run.parent / "out"
+    (prefix / "state.json").write_bytes(b"")
+    code, output, _ = cli("doctor", prefix, "--restore", "--json")
+    assert code == 0 and "it is version 1 again (label.submitting, iteration 0" in json.loads(output)[0]["detail"]
+    assert cli("doctor", prefix, "--restore", "--race")[0] == 2
