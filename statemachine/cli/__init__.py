@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+from typing import NoReturn
 
 from conventions.errors import Dpgen2Error
+
+INTERRUPTED = """
+interrupted: nothing is lost. Workflows that were submitted go on; `dpgen2-sm resume` follows the run again, \
+`dpgen2-sm cancel` stops it."""
+
+
+class Terminated(BaseException):
+    """SIGTERM came: from a batch system, a container's end, a person."""
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    raise Terminated
 
 
 def main() -> None:
@@ -15,6 +29,7 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name still shows the rest
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         from .app import app
 
@@ -22,13 +37,9 @@ def main() -> None:
     except Dpgen2Error as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted: nothing is lost. Workflows that were submitted go on; `dpgen2-sm resume` follows the run "
-            "again, `dpgen2-sm cancel` stops it.",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+    except (KeyboardInterrupt, Terminated) as ending:
+        print(INTERRUPTED, file=sys.stderr)
+        sys.exit(143 if isinstance(ending, Terminated) else 130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)

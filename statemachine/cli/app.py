@@ -33,7 +33,7 @@ A first run:  dpgen2-sm validate run.yaml;  dpgen2-sm run run.yaml;  dpgen2-sm s
 RUN is a configuration file, or the prefix that it names (a folder, file:///path or s3://bucket/path).
 
 Exit codes: 0 done (for run and resume: converged), 1 the run failed, 2 bad input, 3 ended without convergence,
-4 cancelled, 130 interrupted.""",
+4 cancelled, 130 interrupted (143 by SIGTERM).""",
 )
 
 
@@ -336,17 +336,18 @@ def _begin(config: Path) -> State:
 
 
 def _follow(prefix: str, interval: float) -> None:
+    from statemachine.cli import Terminated
     from statemachine.cli.follow import follow
 
     try:
         state = follow(prefix, interval)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as ending:
         typer.echo(
             "\ninterrupted, nothing is lost: a workflow that was submitted goes on. Follow it again with "
             f"`dpgen2-sm resume {prefix}`, or stop it with `dpgen2-sm cancel {prefix}`",
             err=True,
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(143 if isinstance(ending, Terminated) else 130) from None
     raise typer.Exit(EXIT_CODES[state.at])
 
 

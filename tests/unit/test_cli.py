@@ -156,7 +156,10 @@ def test_a_file_that_may_not_be_read(cli: Cli, stub_run: Path, monkeypatch: pyte
     assert code == 2 and "structures.start.files: " in errors and "Permission denied" in errors
 
 
-@pytest.mark.parametrize(("command", "stop", "code"), [("run", signal.SIGINT, 130), ("daemon", signal.SIGTERM, 0)])
+@pytest.mark.parametrize(
+    ("command", "stop", "code"),
+    [("run", signal.SIGINT, 130), ("run", signal.SIGTERM, 143), ("daemon", signal.SIGTERM, 0)],
+)
 def test_stopped_while_a_workflow_runs(cli: Cli, stub_run: Path, command: str, stop: int, code: int) -> None:
     folder = stub_run.parent
     stub_run.write_text(CONFIG.replace("slots: 2", "slots: 1").replace("accurate_after: 1", "accurate_after: 0"))
