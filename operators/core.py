@@ -128,11 +128,15 @@ class Reduced:
 
 @dataclass(frozen=True)
 class ReduceContext:
-    """The artifacts of every all_reduce; an app adds what else it reads or writes."""
+    """The artifacts of every all_reduce; an app adds what else it reads or writes.
+
+    `undone` gets the markers of jobs whose outputs are not what they recorded: see `operators.jobs.read_tasks`.
+    """
 
     config: Annotated[Path, Input(lambda at: at.config)]
     jobs: Annotated[Path, Input(lambda at: at.jobs, optional=True)]
     done: Annotated[Path, Input(lambda at: at.done, optional=True)]
+    undone: Annotated[Path, Output(lambda at: at.done)]
     report: Annotated[Path, Output(lambda at: at.report)]
     product: Annotated[Path, Output(lambda at: at.product)]
 

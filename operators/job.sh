@@ -9,6 +9,9 @@ export LC_ALL
 work=${JOB_OUT%/*}/work
 mkdir -p "$work" "$JOB_OUT" "$JOB_LOG" "${JOB_DONE%/*}" || exit 70
 read -r digest <"$JOB_JOB/digest" || exit 70
+unchanged() {
+  (cd "$1" && sha256sum -c "$dir.sums") >/dev/null 2>&1
+}
 all=0
 tasks=
 for input in "$JOB_JOB"/task.*; do
@@ -16,9 +19,14 @@ for input in "$JOB_JOB"/task.*; do
   dir=$work/$task
   code=
   [ ! -f "$dir.code" ] || read -r code <"$dir.code"
-  # A task that an interrupted attempt finished in this place is not run again.
+  # A task that an interrupted attempt finished in this place is not run again, as long as its outputs are what they
+  # were, here or where they were taken to since.
+  if [ "$code" = 0 ] && ! unchanged "$JOB_OUT"; then
+    rm -rf "${JOB_OUT:?}/$task"
+    unchanged "$JOB_PREVIOUS" && cp -R "$JOB_PREVIOUS/$task" "$JOB_OUT/" || code=1
+  fi
   if [ "$code" != 0 ]; then
-    [ -z "$code" ] || rm -rf "$dir" "$dir.code"
+    [ -z "$code" ] || rm -rf "$dir" "$dir.code" "$dir.sums"
     if [ ! -d "$dir" ]; then
       mkdir "$dir" || exit 70
       # What an earlier attempt could save (a checkpoint) comes first, the inputs over it.
@@ -30,13 +38,14 @@ for input in "$JOB_JOB"/task.*; do
     rm -rf "${JOB_OUT:?}/$task"
     mkdir "$JOB_OUT/$task" || exit 70
     while read -r need name; do
-      if [ -e "$dir/$name" ]; then
+      if [ -e "$dir/$name" ] && [ ! -h "$dir/$name" ]; then
         mv "$dir/$name" "$JOB_OUT/$task/" || code=74
       elif [ "$need$code" = need0 ]; then
         echo "job wrapper: the command ended well but left no $name" >>"$JOB_LOG/$task.log"
         code=65
       fi
     done <"$JOB_JOB/outputs"
+    (cd "$JOB_OUT" && find "$task" -type f -exec sha256sum {} +) >"$dir.sums" || exit 74
     echo "$code" >"$dir.code"
   fi
   [ "$code" = 0 ] || all=1

@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from conventions.documents import DoneMarker, JobCounts, StageReport
+from conventions.documents import DoneMarker, JobCounts, StageReport, TaskResult
 from conventions.errors import DataError
 from conventions.names import format_id
 
-from .core import Planned, Reduced
+from .core import Planned, ReduceContext, Reduced
+from .sums import check_file, write_sums
 
 Content = str | bytes | Path
 # A stage is one workflow: above this many pods its status outgrows what Kubernetes stores of one object.
 MAX_JOBS = 2000
+_SPOILED = 74  # a task's code where what it left is not what it recorded
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,18 @@ class Script:
 
 @dataclass(frozen=True)
 class TaskOutput:
-    """A task as all_reduce sees it. `index` counts tasks over the whole stage; `folder` is None where it failed."""
+    """A task as all_reduce sees it.
+
+    Attributes
+    ----------
+    index
+        Counts tasks over the whole stage.
+    folder
+        Its outputs; None where it failed.
+    files
+        SHA-256 of each file that the task recorded, by its name below `folder`. What else lies there, an earlier
+        attempt has left: not to be used.
+    """
 
     index: int
     job_id: str
@@ -59,6 +72,7 @@ class TaskOutput:
     folder: Path | None
     log: Path
     problem: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def error(self) -> str:
         """The line of the task's log that most likely says what went wrong."""
@@ -123,27 +137,37 @@ def pack(total: int, group_size: int) -> int:
     return max(group_size, -(-total // MAX_JOBS))
 
 
-def read_tasks(jobs: Path, done: Path, n_jobs: int) -> Iterator[TaskOutput]:
+def read_tasks(ctx: ReduceContext, n_jobs: int) -> Iterator[TaskOutput]:
     """Every task of the stage in order, with its output folder if its marker and files are all there.
 
-    A job without a good marker is given as one task without a folder.
+    Every file that a marker names is hashed: of a lost pod that wrote late and the one that took its place, one may
+    have left the marker and the other a file. Such a job's marker is taken back (it is published anew, without a
+    good task), so that the next attempt repeats the job. A job without a good marker is given as one task without a
+    folder.
     """
     first = 0
     for job in range(n_jobs):
         job_id = format_id(job)
-        log = jobs / job_id / "log"
+        inputs, log = ctx.jobs / job_id / "in", ctx.jobs / job_id / "log"
         try:
-            marker = DoneMarker.load((done / f"{job_id}.json").read_bytes(), f"done/{job_id}.json")
-            _check_inputs(marker, jobs / job_id / "in")
-            _check_files(marker, jobs / job_id / "out")
-        except (OSError, DataError) as error:
-            problem = "it left no completion marker" if isinstance(error, OSError) else str(error)
+            marker = DoneMarker.load((ctx.done / f"{job_id}.json").read_bytes(), f"done/{job_id}.json")
+            _check_inputs(marker, inputs)
+            problem = _check_files(marker, ctx.jobs / job_id / "out")
+        except OSError:
+            problem = "it left no completion marker"
+        except DataError as error:
+            problem = str(error)
+        else:
+            if problem:
+                _take_back(marker, ctx.undone / f"{job_id}.json")
+        if problem:
             yield TaskOutput(first, job_id, "task.000000", None, log / "task.000000.log", problem)
-            first += len(list((jobs / job_id / "in").glob("task.*")))
+            first += len(list(inputs.glob("task.*")))
             continue
         for number, result in enumerate(marker.tasks):
-            folder = jobs / job_id / "out" / result.id if result.code == 0 else None
-            yield TaskOutput(first + number, job_id, result.id, folder, log / f"{result.id}.log")
+            folder = ctx.jobs / job_id / "out" / result.id if result.code == 0 else None
+            files = {name: file.sha256 for file in marker.files if (name := _below(file.name, result.id))}
+            yield TaskOutput(first + number, job_id, result.id, folder, log / f"{result.id}.log", "", files)
         first += len(marker.tasks)
 
 
@@ -159,9 +183,13 @@ def write_report(path: Path, report: StageReport, **written: Path) -> Reduced:
     Parameters
     ----------
     written
-        The folders `product` and `labels` as far as the stage wrote them. The report lists their files, since an
-        upload may fail: a stage is complete when all of them are in the store.
+        The folders `product` and `labels` as far as the stage wrote them. Each gets a list of its files' SHA-256 for
+        whoever uses them. The report lists their files, since an upload may fail: a stage is complete when all of
+        them are in the store.
     """
+    for folder in written.values():
+        if report.complete and folder.is_dir():
+            write_sums(folder)
     files = {
         root: {
             str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()
@@ -203,12 +231,24 @@ def _check_inputs(marker: DoneMarker, inputs: Path) -> None:
         raise DataError("its completion marker belongs to other inputs")
 
 
-def _check_files(marker: DoneMarker, out: Path) -> None:
+def _check_files(marker: DoneMarker, out: Path) -> str:
+    """What is wrong with the files that a marker names."""
     for file in marker.files:
-        path = out / file.name
-        size = path.stat().st_size if path.is_file() else -1
-        if size != file.size:
-            raise DataError(f"out/{file.name}: {'missing' if size < 0 else f'{size} bytes instead of {file.size}'}")
+        if problem := check_file(out / file.name, file.sha256, file.size):
+            return f"out/{file.name}: {problem}"
+    return ""
+
+
+def _take_back(marker: DoneMarker, path: Path) -> None:
+    """The marker as it is when no task ended well: its job is unfinished."""
+    tasks = [TaskResult(id=task.id, code=_SPOILED) for task in marker.tasks]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(marker.model_copy(update={"tasks": tasks, "files": []}).dump())
+
+
+def _below(name: str, folder: str) -> str:
+    """A file's name below a folder; empty where it is in another one."""
+    return name[len(folder) + 1 :] if name.startswith(f"{folder}/") else ""
 
 
 def _bytes(content: Content) -> bytes:

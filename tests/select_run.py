@@ -17,6 +17,7 @@ from conventions.documents import StageReport
 from conventions.space import DataSpace
 from operators import registry
 from operators.core import Planned
+from operators.sums import sha256_of
 from tests.stage_harness import call, run_job, run_stage
 
 STUBS = str(Path(__file__).parent / "stubapps")
@@ -43,6 +44,11 @@ def dump(steps: Iterable[int], seed: int = 0) -> str:
     return "".join(frame(step, seed) for step in steps)
 
 
+def recorded(folder: Path) -> dict[str, str]:
+    """The hashes of a trajectory's files, as explore writes them down."""
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+
+
 class SelectRun:
     """A run's folder with a frozen configuration and the product of explore."""
 
@@ -54,7 +60,7 @@ class SelectRun:
         self.config = config(**select)
         self.app = registry.app("select", "model_devi")
         self.systems: list[str] = []
-        self.trajectories: list[dict[str, str]] = []
+        self.trajectories: list[dict[str, Any]] = []
         explore = self.place.of("explore")
         assert explore is not None
         self.explore = explore
@@ -65,16 +71,17 @@ class SelectRun:
     def add(self, devi: str | None, traj: str | None, structure: str = "bulk", kind: str = "ok", job: int = -1) -> Path:
         """Offer a trajectory; return its folder."""
         job_id = f"{len(self.trajectories) if job < 0 else job:06d}"
-        self.trajectories.append({"job_id": job_id, "task_id": "task.000000", "structure": structure, "class": kind})
         folder = self.root / self.explore.jobs / job_id / "out" / "task.000000"
         folder.mkdir(parents=True)
         for name, text in (("model_devi.out", devi), ("traj.lammpstrj", traj)):
             if text is not None:
                 (folder / name).write_text(text)
+        one = {"job_id": job_id, "task_id": "task.000000", "structure": structure, "class": kind}
+        self.trajectories.append({**one, "files": recorded(folder)})
         self.offer(self.trajectories)
         return folder
 
-    def offer(self, trajectories: Sequence[dict[str, str]]) -> None:
+    def offer(self, trajectories: Sequence[dict[str, Any]]) -> None:
         path = self.root / self.explore.product / "trajectories.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"schema_version": 1, "trajectories": trajectories}))

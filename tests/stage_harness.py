@@ -10,9 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from conventions.documents import StageReport
+from conventions.documents import DoneMarker, OutputFile, StageReport
 from conventions.space import StageSpace
 from operators.core import App, Operator, artifacts, signature
+from operators.sums import sha256_of
 
 
 def call(operator: Operator, place: StageSpace, root: Path, facts: Mapping[str, Any]) -> Any:
@@ -33,6 +34,18 @@ def run_job(app: App, place: StageSpace, root: Path, job_id: str) -> int:
     return subprocess.run(
         ["sh", script], env={**os.environ, "OMP_NUM_THREADS": "1", **env, "JOB_ID": job_id}
     ).returncode
+
+
+def record(place: StageSpace, root: Path, job_id: str) -> None:
+    """Let a job's marker tell of its files as they are now: as if the software had left them so."""
+    at = place.job(job_id)
+    marker = DoneMarker.load((root / at.job_done).read_bytes())
+    out = root / at.job_out
+    files = [
+        OutputFile(name=file.name, size=(out / file.name).stat().st_size, sha256=sha256_of(out / file.name))
+        for file in marker.files
+    ]
+    (root / at.job_done).write_bytes(marker.model_copy(update={"files": files}).dump())
 
 
 def run_stage(app: App, place: StageSpace, root: Path, facts: Mapping[str, Any]) -> StageReport:

@@ -25,6 +25,7 @@ from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceC
 from operators.jobs import Content, Script, Task, TaskOutput, job_counts, pack, read_tasks, write_jobs, write_report
 from operators.registry import load_config
 from operators.structures import load_structures
+from operators.sums import SUMS
 
 from .lammps_input import CONF, COUPLING, INPUT, PLUMED, SEED, fit_template, make_input, revise, write_conf
 from .trajectory import LOG, MODEL_DEVI, PHYSICAL, TRAJECTORY, judge
@@ -243,6 +244,7 @@ def run_script(explore: LammpsConfig) -> str:
     return "\n".join(
         [
             f"rm -f graph.*.pb {MODEL_DEVI} {TRAJECTORY} {LOG} output.plumed",
+            f'(cd "$JOB_MODELS" && {{ [ ! -f {SUMS} ] || sha256sum -c {SUMS} >/dev/null; }}) || exit 70',
             'for model in "$JOB_MODELS"/graph.*.pb; do ln -s "$model" . || exit 70; done',
             *explore.setup,
             f"{explore.command or 'lmp'} -in {INPUT} -log {LOG}",
@@ -262,7 +264,7 @@ def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
     """
     config = load_config(ctx.config.read_bytes())
     explore: LammpsConfig = config.explore
-    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs))
+    tasks = list(read_tasks(ctx, params.n_jobs))
     trajectories = []
     for task in tasks:
         if task.folder is not None:
@@ -275,6 +277,8 @@ def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
                     "class": outcome.kind,
                     "rows": outcome.rows,
                     "last_step": outcome.last_step,
+                    # What select finds later must be what was judged here.
+                    "files": {name: task.files[name] for name in (MODEL_DEVI, TRAJECTORY) if name in task.files},
                     **parse_json(facts.read_bytes(), f"{task.job_id}/{task.task_id}/task.json"),
                 }
             )

@@ -22,6 +22,7 @@ from operators.core import Input, Output, PlanContext, ReduceContext, Reduced, R
 from operators.jobs import TaskOutput, job_counts, read_tasks, telling_line, write_report
 from operators.registry import load_config
 from operators.structures import load_structures
+from operators.sums import verify
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +88,8 @@ def frames_to_label(config: RunConfig, iteration: int, ctx: LabelPlan) -> list[A
     import ase.io
 
     path = ctx.selected / "frames.extxyz"
+    if path.exists():
+        verify(ctx.selected, path.name, what="the product of select")
     if not path.is_file() or path.stat().st_size == 0:
         return []
     try:
@@ -177,7 +180,7 @@ def collect(
 ) -> Reduced:
     """all_reduce of a label app: the dataset of this iteration, `labels.json`, and the report."""
     config = load_config(ctx.config.read_bytes())
-    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs))
+    tasks = list(read_tasks(ctx, params.n_jobs))
     found = list(read_labels(tasks, ctx.jobs, read, explain))
     classes = Counter(each.label.kind for each in found)
     labelled, discarded = classes["ok"], len(found) - classes["ok"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from .dump import DumpIndex, Frame, read_frames
 from .duplicates import keys
+from .score import check_recorded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Choice:
 
 def choose(
     candidates: Candidates,
-    dumps: Sequence[Path],
+    dumps: Sequence[tuple[Path, str | None]],
     systems: Sequence[str],
     numbers: NDArray[np.int64],
     *,
@@ -74,7 +74,7 @@ def choose(
     Parameters
     ----------
     dumps, systems
-        Dump file and name of the system of each trajectory.
+        Dump file with its recorded SHA-256, and name of the system of each trajectory.
     numbers
         Atomic numbers of the types.
     maximum, per_system
@@ -84,7 +84,7 @@ def choose(
     known
         Keys of structures that are not wanted again; those of the chosen ones are added.
     """
-    index = lru_cache(maxsize=1024)(DumpIndex.of)
+    index = lru_cache(maxsize=1024)(_checked_index)
     choice = Choice()
     taken: Counter[str] = Counter()
     full = maximum if per_system is None else per_system
@@ -100,14 +100,18 @@ def choose(
             wanted[int(candidates.trajectory[candidate])][int(candidates.step[candidate])] = candidate
             found[candidate] = Rejected("no_frame")
         for trajectory, steps in wanted.items():
-            path = dumps[trajectory]
-            with suppress(OSError):
-                for step, frame in read_frames(path, index(path), steps, len(numbers)):
+            path, sha256 = dumps[trajectory]
+            try:
+                for step, frame in read_frames(path, index(path, sha256), steps, len(numbers)):
                     if isinstance(frame, Frame):
                         kind = reject(frame)
                         found[steps[step]] = Rejected(kind) if kind else frame
                     elif frame is not None:
                         found[steps[step]] = Rejected("corrupt", str(frame))
+            except OSError:
+                continue
+            except ValueError as error:
+                found.update(dict.fromkeys(steps.values(), Rejected("corrupt", str(error))))
         return found
 
     order = np.random.default_rng(seed).permutation(len(candidates))
@@ -134,3 +138,8 @@ def choose(
             taken[system(candidate)] += 1
             choice.chosen.append(Chosen(candidate, frame))
     return choice
+
+
+def _checked_index(path: Path, sha256: str | None) -> DumpIndex:
+    check_recorded(path, sha256)
+    return DumpIndex.of(path)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from conventions.config import Name, RunConfig, StageConfig
-from conventions.documents import DoneMarker, StageReport, parse_json
+from conventions.documents import StageReport, parse_json
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json, derive_seed
 from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Script, Task, job_counts, pack, read_tasks, write_jobs, write_report
 from operators.registry import load_config
+from operators.sums import verify
 
 if TYPE_CHECKING:
     from .choose import Choice
@@ -76,6 +77,7 @@ class Trajectory(NamedTuple):
     task_id: str
     structure: str
     broken: bool
+    files: dict[str, str]  # SHA-256 by name, as explore recorded it
 
     @property
     def folder(self) -> str:
@@ -91,7 +93,6 @@ class PlanParams:
 @dataclass(frozen=True)
 class SelectPlan(PlanContext):
     trajectories: Annotated[Path, Input(lambda at: at.of("explore").product)]
-    explore_done: Annotated[Path, Input(lambda at: at.of("explore").done, optional=True)]
 
 
 @dataclass(frozen=True)
@@ -115,20 +116,14 @@ def plan(params: PlanParams, ctx: SelectPlan) -> Planned:
     """One task for every `group_size` trajectories."""
     config: ModelDeviConfig = load_config(ctx.config.read_bytes()).select
     trajectories = read_trajectories(ctx.trajectories)
-    contents = _contents(ctx.explore_done, {one.job_id for one in trajectories})
     tasks = []
     for group in _groups(trajectories, config.group_size):
         task = {
             "skip": config.model_devi_skip,
             "levels": {name: config.levels(name) for name in sorted({one.structure for one in group})},
             "trajectories": [
-                # The hash makes the job another one when its trajectory was explored anew.
-                {
-                    "folder": one.folder,
-                    "structure": one.structure,
-                    "broken": one.broken,
-                    "sha256": contents.get(one[:2]),
-                }
+                # The hashes make the job another one when its trajectory was explored anew.
+                {"folder": one.folder, "structure": one.structure, "broken": one.broken, "files": one.files}
                 for one in group
             ],
         }
@@ -151,7 +146,7 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
     config = load_config(ctx.config.read_bytes())
     settings: ModelDeviConfig = config.select
     trajectories = read_trajectories(ctx.trajectories)
-    outputs = read_tasks(ctx.jobs, ctx.done, params.n_jobs)
+    outputs = read_tasks(ctx, params.n_jobs)
     pool = gather(outputs, [len(group) for group in _groups(trajectories, settings.group_size)])
     failed = [output for output in pool.outputs if output.folder is None]
     messages = list(dict.fromkeys(output.error() for output in failed))[:3]
@@ -197,10 +192,11 @@ def read_trajectories(product: Path) -> list[Trajectory]:
         When `trajectories.json` is missing or is not what explore writes.
     """
     path = product / "trajectories.json"
+    verify(product, path.name, what="the product of explore")
     try:
         document = parse_json(path.read_bytes(), path.name)
         found = [
-            Trajectory(one["job_id"], one["task_id"], one["structure"], one["class"] != "ok")
+            Trajectory(one["job_id"], one["task_id"], one["structure"], one["class"] != "ok", one.get("files", {}))
             for one in document["trajectories"]
         ]
         for one in found:
@@ -208,9 +204,11 @@ def read_trajectories(product: Path) -> list[Trajectory]:
                 one.structure, str
             ):
                 raise DataError(f"{path.name}: {one.folder!r} is not the folder of a trajectory")
+            if not all(re.fullmatch("[0-9a-f]{64}", str(sha256)) for sha256 in dict(one.files).values()):
+                raise DataError(f"{path.name}: {one.folder}: a hash is not 64 hexadecimal digits")
     except OSError as error:
         raise DataError(f"explore left no {path.name}: {error.strerror}; run its stage again") from None
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path.name}: not a list of trajectories: {error!r}") from None
     if len({one.folder for one in found}) != len(found):
         raise DataError(f"{path.name}: a trajectory appears twice")
@@ -270,21 +268,6 @@ def _groups(trajectories: list[Trajectory], size: int) -> Iterator[list[Trajecto
         yield trajectories[start : start + size]
 
 
-def _contents(done: Path, job_ids: set[str]) -> dict[tuple[str, str], str]:
-    """Hash of every model_devi.out that explore's completion markers name, by job and task."""
-    found = {}
-    for job_id in sorted(job_ids):
-        try:
-            marker = DoneMarker.load((done / f"{job_id}.json").read_bytes())
-        except (OSError, DataError):
-            continue
-        for file in marker.files:
-            task_id, _, name = file.name.partition("/")
-            if name == DEVIATIONS:
-                found[job_id, task_id] = file.sha256
-    return found
-
-
 def _unusable(pool: Pool, trajectories: list[Trajectory]) -> list[str]:
     if not trajectories:
         return ["explore offered no trajectory: there is nothing to select from"]
@@ -312,7 +295,7 @@ def _choose(
         messages.append(f"not compared with {len(unreadable)} unreadable training systems; the first: {unreadable[0]}")
     choice = choose(
         pool.candidates,
-        [ctx.explored / one.folder / DUMP for one in trajectories],
+        [(ctx.explored / one.folder / DUMP, one.files.get(DUMP)) for one in trajectories],
         [one.structure for one in trajectories],
         atomic_numbers(config.type_map),
         seed=derive_seed(config.seed, "select", params.iteration),

@@ -21,6 +21,7 @@ here, as in DPGEN2, failed wins.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -42,6 +43,16 @@ _STANDARD = ["step", "max_devi_v", "min_devi_v", "avg_devi_v", "max_devi_f", "mi
 _TIMESTEP = b"ITEM: TIMESTEP\n"
 _DIGITS = 18
 _CHUNK = 2**18
+
+
+def check_recorded(path: Path, sha256: str | None) -> None:
+    """Raise ValueError for a file that is not what explore judged (None: nothing is recorded)."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while sha256 and (chunk := stream.read(2**20)):
+            digest.update(chunk)
+    if sha256 and digest.hexdigest() != sha256:
+        raise ValueError(f"{path.name} is not the one that explore recorded (sha256 differs)")
 
 
 def read_deviations(path: Path, virial: bool = False) -> NDArray[np.float64]:
@@ -217,6 +228,8 @@ def score(task: dict[str, Any], explored: Path) -> dict[str, NDArray[Any]]:
         problem = ""
         levels = task["levels"][trajectory["structure"]]
         try:
+            for name in (DEVIATIONS, *([DUMP] if trajectory["broken"] else [])):
+                check_recorded(folder / name, trajectory.get("files", {}).get(name))
             rows = read_deviations(folder / DEVIATIONS, virial=levels[2] is not None)
             if levels[2] is not None and np.all(np.isnan(rows[3])):
                 raise ValueError(f"{DEVIATIONS} has no usable max_devi_v, but v_trust_lo and v_trust_hi are set")

@@ -245,7 +245,7 @@ def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
     """All models, or none: a committee with a diverged member is not used."""
     config = load_config(ctx.config.read_bytes())
     train: DeepmdConfig = config.train
-    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs))
+    tasks = list(read_tasks(ctx, params.n_jobs))
     judged = [judge(task, bool(config.init.test)) for task in tasks]
     classes = Counter(kind for kind, _, _ in judged)
     classes["failed"] += train.numb_models - len(tasks)  # a job without a marker stands for all its tasks
@@ -284,7 +284,7 @@ def judge(task: TaskOutput, tested: bool) -> tuple[str, dict[str, float], str]:
         return "failed", {}, task.error()
     who = f"model {task.index} (job {task.job_id} {task.task_id})"
     advice = "the training diverged; lower start_lr, or look for bad frames in the data"
-    if (task.folder / "diverged.txt").exists():
+    if "diverged.txt" in task.files:
         return "diverged", {}, f"{who}: {advice}"
     try:
         with open(task.folder / "graph.pb", "rb") as stream:

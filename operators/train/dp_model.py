@@ -10,6 +10,7 @@ the order of batches starts anew from the seed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -37,6 +38,7 @@ def main() -> None:
     for name in ("data", "models"):
         Path(name).unlink(missing_ok=True)
         Path(name).symlink_to(os.environ[f"JOB_{name.upper()}"])
+    check_recorded(sorted(Path("data").glob("i*/*/SHA256SUMS")))  # of init and of all iterations
     for name in ("graph.pb", "original.pb", "test.json", str(DIVERGED)):
         Path(name).unlink(missing_ok=True)  # of an earlier attempt
     start = start_arguments(job)
@@ -61,12 +63,26 @@ def main() -> None:
     shutil.rmtree(CHECKPOINTS)
 
 
+def check_recorded(lists: list[Path]) -> None:
+    """Refuse files that are not what the stage that wrote them has listed."""
+    for path in lists:
+        for line in path.read_text().splitlines():
+            sha256, _, name = line.partition("  ")
+            digest = hashlib.sha256()
+            with open(path.parent / name, "rb") as stream:
+                for chunk in iter(lambda: stream.read(2**20), b""):
+                    digest.update(chunk)
+            if digest.hexdigest() != sha256:
+                raise SystemExit(f"error: {path.parent / name} is not what was recorded (sha256 differs)")
+
+
 def start_arguments(job: dict[str, Any]) -> list[str]:
     """Options of `dp train` that say which weights to begin with; none for random ones."""
     if job["reuse"] is None:
         return [job["start"], "start.pb"] if job["start"] else []
     # A compressed model has no embedding net to go on with; reduce keeps the one before compression.
     index = job["reuse"]
+    check_recorded([path for path in [Path("models/SHA256SUMS")] if path.exists()])
     for path in (f"models/original.{index:03d}.pb", f"models/graph.{index:03d}.pb"):
         if Path(path).exists():
             return ["--init-frz-model", path]

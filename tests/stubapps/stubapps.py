@@ -50,7 +50,7 @@ def _plan(stage: str, params: PlanParams, ctx: PlanContext) -> Planned:
 
 
 def _reduce(stage: str, params: ReduceParams, ctx: ReduceContext, summary: dict[str, float], more: bool) -> Reduced:
-    tasks = list(read_tasks(ctx.jobs, ctx.done, params.n_jobs))
+    tasks = list(read_tasks(ctx, params.n_jobs))
     counts = job_counts(params.n_jobs, tasks)
     complete = counts.failed == 0
     ctx.product.mkdir(parents=True, exist_ok=True)

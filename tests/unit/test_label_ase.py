@@ -20,6 +20,7 @@ from operators.label import ase_job
 from operators.label.ase import AseConfig
 from operators.label.frames import ABSURD_FORCE
 from tests.label_run import LabelRun
+from tests.stage_harness import record
 
 CALCULATORS = """
 import numpy as np
@@ -239,17 +240,18 @@ def test_planning_and_reducing_again_change_nothing(tmp_path: Path, finished: La
 
 
 def test_outputs_that_are_no_labels(tmp_path: Path, finished: LabelRun) -> None:
-    """A results file that somebody broke is counted by class; the sizes of the marker still fit."""
+    """Results that make no sense are counted by class."""
     run = finished.copy(tmp_path, ratio_failed=0.9)
     results = tmp_path / run.place.jobs / "000000/out/task.000000/labels.jsonl"
     lines = results.read_text().splitlines()
     short = {**json.loads(lines[0]), "forces": [[0.0, 0.0, 0.0]]}
     broken = [json.dumps(short), lines[1].replace('"energy": ', '"energy": NaN, "x": ')]
-    text = "\n".join(broken)
-    results.write_text(text + " " * (results.stat().st_size - len(text)))
+    results.write_text("\n".join(broken))
+    record(run.place, tmp_path, "000000")
     assert run.reduce(2).classes == {"ok": 2, "wrong_atoms": 1, "unreadable": 1, "truncated": 1}
     results = tmp_path / run.place.jobs / "000001/out/task.000000/labels.jsonl"
-    results.write_bytes(b"\xff" * results.stat().st_size)
+    results.write_bytes(b"\xff")
+    record(run.place, tmp_path, "000001")
     assert run.reduce(2).classes == {"truncated": 2, "unreadable": 2, "wrong_atoms": 1}
 
 

@@ -19,7 +19,8 @@ from operators.select import score
 from operators.select.dump import parse_frame
 from operators.select.model_devi import check
 from operators.shipping import pack
-from tests.select_run import SelectRun, config, deviations, dump, frame
+from tests.select_run import SelectRun, config, deviations, dump, frame, recorded
+from tests.stage_harness import record
 
 STEPS = range(0, 200, 10)
 
@@ -254,6 +255,7 @@ def test_damaged_scores_are_a_failed_job(tmp_path: Path) -> None:
     data = bytearray(scores.read_bytes())
     data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
     scores.write_bytes(data)
+    record(run.place, tmp_path, "000000")
     report = run.reduce(1)
     assert (report.complete, report.jobs.failed) == (False, 1)
     assert "scores.npz is damaged" in report.messages[0]
@@ -306,15 +308,13 @@ def test_the_script_is_found_where_operators_come_from_a_zip(tmp_path: Path) -> 
 
 def test_scores_of_an_earlier_exploration_are_not_used_again(tmp_path: Path) -> None:
     run = SelectRun(tmp_path)
-    run.add(mixed(), dump(STEPS))
-    done = tmp_path / run.explore.done / "000000.json"
-    done.parent.mkdir(parents=True)
-    for digit in "ab":
-        file = f'{{"name":"task.000000/model_devi.out","size":1,"sha256":"{digit * 64}"}}'
-        done.write_text(f'{{"job_id":"000000","inputs":"{"0" * 64}","tasks":[],"files":[{file}]}}')
+    folder = run.add(mixed(), dump(STEPS))
+    for _ in range(2):
         assert run.plan().job_ids == ["000000"]
         assert run.job("000000") == 0
         assert run.plan().job_ids == []
+        (folder / "model_devi.out").write_text(mixed().replace("0", "1", 1))
+        run.offer([{**run.trajectories[0], "files": recorded(folder)}])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from conventions.errors import ConfigError, DataError
 from operators.train import dp_model
 from operators.train.deepmd import DeepmdConfig, check, executables, last_row
+from tests.stage_harness import record
 from tests.train_run import INPUT, TrainRun
 
 GOLDEN = Path(__file__).parent / "golden" / "train_deepmd"
@@ -386,7 +387,7 @@ def test_a_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = run.stage()
     assert (report.complete, report.next, report.classes, report.messages) == (True, True, {"ok": 2}, [])
     assert report.summary == {"rmse_e": 0.5, "rmse_f": 2.0}
-    names = ["graph.000.pb", "graph.001.pb", "lcurve.000.out", "lcurve.001.out"]
+    names = ["SHA256SUMS", "graph.000.pb", "graph.001.pb", "lcurve.000.out", "lcurve.001.out"]
     assert sorted(path.name for path in run.product().iterdir()) == names
     assert not (run.job() / "out/task.000000/ckpt").exists()
     before = (tmp_path / run.place().report).read_bytes()
@@ -445,18 +446,12 @@ def test_one_bad_model_spoils_the_committee(
 def test_poison_is_counted_and_kept_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
 ) -> None:
-    """Files that pass the marker's check but make no sense."""
+    """Files that are what the marker says but make no sense."""
     run = faked(tmp_path, monkeypatch)
     run.stage()
     shutil.rmtree(run.product())
-    path = run.job(1) / "out/task.000000" / name
-    marker = run.root / run.place().job("000001").job_done
-    document = json.loads(marker.read_text())
-    for file in document["files"]:
-        if file["name"] == f"task.000000/{name}":
-            file["size"] = len(content)
-    marker.write_text(json.dumps(document))
-    path.write_bytes(content)
+    (run.job(1) / "out/task.000000" / name).write_bytes(content)
+    record(run.place(), run.root, "000001")
     report = run.reduce(2)
     assert report.classes == {"broken": 1, "ok": 1}
     assert not report.complete

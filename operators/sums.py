@@ -1,0 +1,54 @@
+"""SHA256SUMS: what a folder of results holds, in the words of sha256sum, which also jobs without Python have."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from conventions.errors import DataError
+
+SUMS = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)*)")
+_CHUNK = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file of any size."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_file(path: Path, sha256: str, size: int | None = None) -> str:
+    """What is wrong with a file of which hash and perhaps size are recorded; empty if nothing is."""
+    if path.is_symlink() or not path.is_file():
+        return "missing"
+    there = path.stat().st_size
+    if size is not None and there != size:
+        return f"{there} bytes instead of {size}"
+    return "" if sha256_of(path) == sha256 else "its content is not the one that was recorded (sha256 differs)"
+
+
+def write_sums(folder: Path) -> None:
+    """List all files of a folder in its SHA256SUMS."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    lines = [f"{sha256_of(path)}  {name}\n" for name, path in sorted(files.items()) if name != SUMS]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def verify(folder: Path, *names: str, what: str) -> None:
+    """Raise `DataError` unless the named files of a folder are the recorded ones.
+
+    A folder without a list was written by an earlier version. That the list arrived, the stage's report makes sure.
+    """
+    if not (folder / SUMS).exists():
+        return
+    found = [_LINE.fullmatch(line) for line in (folder / SUMS).read_bytes().decode("ascii", "replace").splitlines()]
+    recorded = {match[2]: match[1] for match in found if match}
+    for name in names:
+        problem = check_file(folder / name, recorded[name]) if name in recorded else f"{SUMS} does not list it"
+        if problem:
+            raise DataError(f"{what}: {name}: {problem}")
