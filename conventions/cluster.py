@@ -52,6 +52,7 @@ def looks_like_key(name: str) -> bool:
 
 def check_endpoint(text: str) -> str:
     """An address of a server: http(s)://host[:port], with neither credentials nor a cloud's metadata service in it."""
+    no_template(text)
     try:
         parts = urlsplit(text)
         port = parts.port

@@ -15,17 +15,22 @@ import importlib
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, get_type_hints
 
 
-def load(operator: str, packages: dict[str, str], archives: dict[str, str]) -> Any:
-    """Import an operator from packages whose hashes are verified first."""
+def load(operator: str, packages: dict[str, str], archives: dict[str, str], folder: Path) -> Any:
+    """Import an operator from packages whose hashes are verified first.
+
+    What was verified is what is run: imports read from a copy in `folder`, for an archive may be the store's own file.
+    """
     for name, digest in packages.items():
-        archive = Path(archives[name])
-        if hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
+        data = Path(archives[name]).read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
             raise SystemExit(f"shipped package {name} is not the one that was submitted (sha256 differs); not run")
-        sys.path.insert(0, str(archive))
+        (folder / f"{name}.zip").write_bytes(data)
+        sys.path.insert(0, str(folder / f"{name}.zip"))
     module, _, name = operator.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -57,7 +62,8 @@ def given(prefix: str) -> dict[str, str]:
 def main() -> None:
     here = globals()
     os.environ["DPGEN2_APPS"] = json.dumps(here["APPS"])
-    run(load(here["OPERATOR"], here["PACKAGES"], given("PACKAGE_")))
+    with tempfile.TemporaryDirectory() as folder:
+        run(load(here["OPERATOR"], here["PACKAGES"], given("PACKAGE_"), Path(folder)))
 
 
 if __name__ == "__main__":

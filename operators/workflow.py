@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from importlib.resources import files
 from typing import Any
 
+from conventions.errors import DataError
 from conventions.hpc import Hpc
 from conventions.names import canonical_json, sha256
 from conventions.space import StageSpace
@@ -29,13 +30,19 @@ SPEC_HASH = "dpgen2-sm/spec-sha256"
 _ROOT = "/dpgen2"
 _EMPTY = "podGC initContainers sidecars volumes tolerations nodeSelector volumeMounts resources hooks arguments".split()
 _dflow_globals = threading.Lock()
+# The file is read once: what was hashed is what is run. Nothing is imported from the folder it lies in, nor from here.
 _RUN_PYTHON = """\
-set -eu
-echo "$FN_SHA256  $FN" | sha256sum -c - >/dev/null || {
-  echo "shipped code differs from what was submitted" >&2
-  exit 66
-}
-exec python3 "$FN"
+exec python3 -c '
+import sys
+sys.path = [place for place in sys.path if place]
+import hashlib, os
+with open(os.environ["FN"], "rb") as stream:
+    source = stream.read()
+if hashlib.sha256(source).hexdigest() != os.environ["FN_SHA256"]:
+    print("shipped code differs from what was submitted", file=sys.stderr)
+    sys.exit(66)
+exec(compile(source, os.environ["FN"], "exec"))
+'
 """
 
 
@@ -145,7 +152,7 @@ def build(
         return dflow.Step(
             step,
             python_template(step, operator),
-            parameters={key: value if _is_variable(value) else json.dumps(value) for key, value in values.items()},
+            parameters={key: value if _is_variable(value) else _inert(key, value) for key, value in values.items()},
             artifacts={"fn": s3(shipped.function), **code, **sources(parts.artifacts, place)},
         )
 
@@ -218,6 +225,14 @@ def _lean(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _variable(name: str) -> str:
     return "{{" + name + "}}"
+
+
+def _inert(name: str, value: Any) -> str:
+    """A parameter's text, in which Argo finds nothing to expand: names in the store may be anybody's."""
+    text = json.dumps(value)
+    if "{{" in text:
+        raise DataError(f"the workflow was not built: Argo would expand '{{{{' in its parameter {name}: {text[:300]}")
+    return text
 
 
 def _is_variable(value: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +79,7 @@ class Store(Protocol):
     def publish(self, path: Path, key: str, arrived: Arrived = lambda size: None) -> None:
         """Put a local file at `key`, or a folder's files below it. Takes the local files away.
 
+        Links are left out, and a link is not published: a job could make one to anything.
         `arrived` is called with the size of each file, from any thread.
         """
 
@@ -89,6 +92,16 @@ def check_key(key: str) -> str:
     if any(ord(char) < 32 or char in "\\\x7f" for char in key):
         raise StoreError(f"{key!r} is not a usable key: it has control characters or a backslash")
     return key
+
+
+def files_below(path: Path, key: str) -> list[Path]:
+    """What `publish` puts into the store: a file, or the regular files below a folder, in order."""
+    if path.is_symlink():
+        raise StoreError(f"{key}: what was to be put there is a link")
+    if path.is_file():
+        return [path]
+    found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return sorted(file for file in found if stat.S_ISREG(file.lstat().st_mode))
 
 
 def open_store(url: str) -> Store:

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from conventions.errors import ConfigError, Conflict, NotFound, StoreError
 
-from .base import Arrived, Blob, Entry, check_key
+from .base import Arrived, Blob, Entry, check_key, files_below
 
 _PART = ".part-"
 _LOCK = ".lock"
@@ -122,11 +122,13 @@ class FileStore:
 
     def publish(self, path: Path, key: str, arrived: Arrived = lambda size: None) -> None:
         target = self._path(key)
-        files = [(str(path), path.stat().st_size)] if path.is_file() else list(_walk(path))
-        for source, size in files:
-            file = target / source[len(str(path)) + 1 :]
+        for source in files_below(path, key):
+            name, size = source.relative_to(path), source.stat().st_size
+            if any(part.startswith(_HIDDEN) for part in name.parts):
+                continue
+            file = target / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            _move(Path(source), file)
+            _move(source, file)
             arrived(size)
         shutil.rmtree(path, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from conventions.errors import Conflict, NotFound, StoreError
 from operators.s3 import Place, credentials, explain, md5, put_if, status_of
 
 from . import transfer
-from .base import Arrived, Blob, Entry, check_key
+from .base import Arrived, Blob, Entry, check_key, files_below
 from .listing import list_entries, parse_quickly
 
 _PART = ".part-"
@@ -126,8 +126,8 @@ class S3Store:
     def publish(self, path: Path, key: str, arrived: Arrived = lambda size: None) -> None:
         check_key(key)
         client = self._client
-        single = path.is_file()
-        files = [path] if single else sorted(file for file in path.rglob("*") if file.is_file())
+        files = files_below(path, key)
+        single = files == [path]
 
         def upload(file: Path, put: Any = transfer.upload) -> None:
             at = key if single else f"{key}/{file.relative_to(path).as_posix()}"
