@@ -52,7 +52,6 @@ def looks_like_key(name: str) -> bool:
 
 def check_endpoint(text: str) -> str:
     """An address of a server: http(s)://host[:port], with neither credentials nor a cloud's metadata service in it."""
-    no_template(text)
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -62,8 +61,10 @@ def check_endpoint(text: str) -> str:
         raise ValueError(f"{text!r}: a server's address is https://host[:port] (or http://)")
     if parts.username is not None or parts.password is not None:
         raise ValueError("credentials do not belong into an address; they come from the environment or a Secret")
-    if parts.query or parts.fragment or port == 0 or not text.isprintable() or " " in text:
-        raise ValueError(f"{text!r}: a server's address is https://host[:port], without query, fragment or port 0")
+    if parts.query or parts.fragment or port == 0 or not text.isprintable() or set(text) & set(" {}$`\\\"'<>"):
+        raise ValueError(
+            f"{text!r}: a server's address is https://host[:port], without query, fragment, port 0 or odd characters"
+        )
     if parts.hostname.startswith("169.254.") or parts.hostname in ("fd00:ec2::254", "metadata.google.internal"):
         raise ValueError(f"{text!r} is a cloud's metadata service, not a server")
     return text.rstrip("/")
