@@ -190,7 +190,8 @@ def test_no_text_of_others_comes_into_a_script(tmp_path: Path) -> None:
         cp2k = LabelRun(root / "cp2k", {"app": "cp2k", "input": f"{'0' * 64}/x.inp"}, [atoms], ["Cu"])
         assert cp2k.plan().job_ids == ["000000"]
         lines = f"# {text}\n"
-        lines += "units metal\natom_style atomic\npair_style deepmd\npair_coeff * *\nread_data conf.lmp\ndump dpgen_dump\nrun V_N\n"
+        lines += "units metal\natom_style atomic\npair_style deepmd\npair_coeff * *\n"
+        lines += "read_data conf.lmp\ndump dpgen_dump\nrun V_N\n"
         group = {"structures": ["s"], "template": "@in.lammps", "revisions": {"V_N": [10]}}
         explore = ExploreRun(root / "explore", {"s": [atoms]}, [[group]], ["Cu"], texts={"in.lammps": lines})
         assert explore.plan().job_ids == ["000000"]
