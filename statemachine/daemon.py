@@ -18,7 +18,6 @@ from apscheduler.executors.pool import ThreadPoolExecutor as Workers
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from conventions.cluster import looks_like_key
 from conventions.errors import Dpgen2Error, NoRun, StoreError
 from conventions.state import State
 from operators.poke import KEY
@@ -254,8 +253,7 @@ def serve(prefixes: list[str], interval: float, listen: str | None, json_lines: 
     keys = keys_from(os.environ)
     for name in (KEY, KEY_FILE, TOKEN):
         os.environ.pop(name, None)  # jobs of the local engine inherit the rest
-    named = [value for name, value in os.environ.items() if looks_like_key(name) and len(value) >= 8]
-    redactor = logs.set_up(json_lines, [keys.key, keys.token, *named])
+    redactor = logs.set_up(json_lines, [keys.key, keys.token])
     daemon = Daemon(prefixes, interval, redactor, stay)
     received: list[str] = []
 

@@ -1,15 +1,28 @@
-"""The daemon's log: lines for people, or one JSON object a line. No secret passes."""
+"""What is logged, and that no secret is. The daemon's log: lines for people, or one JSON object a line."""
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
+from typing import Any
 from urllib.parse import quote
 
 # What a line may carry beside its message; given to logging as `extra`.
 FIELDS = ("event", "run", "prefix", "iteration", "stage", "at", "attempt", "version")
+
+
+SHORTEST = 8  # a shorter value would be found in innocent words
+# What gives access for a while although nobody set it: signatures, and tokens in headers; and passwords in addresses.
+_PASSING = [
+    (re.compile(r"(Signature(?:=|:\s*))[0-9a-f]{32,}"), r"\1***"),
+    (re.compile(r"((?:bearer|x-amz-security-token)\W+(?:b['\"])?)[\w.~+/=-]{16,}", re.IGNORECASE), r"\1***"),
+    (re.compile(r"(://)[^/\s:@'\"]*:[^/\s@'\"]*@"), r"\1***@"),
+]
 
 
 class Redactor(logging.Filter):
@@ -17,29 +30,90 @@ class Redactor(logging.Filter):
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
-        self._secrets: frozenset[str] = frozenset()
+        self._forms: dict[str, frozenset[str]] = {}
         self.hide(secrets)
 
     def hide(self, secrets: Iterable[str]) -> None:
-        """From now on keep these out, as they are and as a URL holds them."""
-        forms = (form for secret in secrets if secret for form in (secret, quote(secret, safe="")))
-        self._secrets = self._secrets.union(forms)
+        """From now on keep these out, as they are and as URLs, JSON, hexadecimal or base64 hold them."""
+        for secret in secrets:
+            if secret and secret not in self._forms:
+                long = {form for form in forms(secret) if len(form) >= SHORTEST}
+                self._forms = {**self._forms, secret: frozenset({secret, *long})}
 
     def redact(self, text: str) -> str:
         """
         >>> Redactor(["hunter2/0"]).redact("login hunter2/0 at http://host/?k=hunter2%2F0")
         'login *** at http://host/?k=***'
         """
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(secret, "***")
+        for form in sorted(frozenset().union(*self._forms.values()), key=len, reverse=True):
+            text = text.replace(form, "***")
+        for pattern, instead in _PASSING:
+            text = pattern.sub(instead, text)
         return text
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self.redact(record.getMessage()), ()
+        try:
+            message = record.getMessage()
+        except Exception:  # arguments that do not fit: logging would show them
+            message = f"{record.msg} {record.args}"
+        record.msg, record.args = self.redact(message), ()
         if record.exc_info:
             record.exc_text = self.redact(logging.Formatter().formatException(record.exc_info))
             record.exc_info = None
         return True
+
+
+class _OfProcess(Redactor):
+    """Knows the secrets of the environment, as soon as there is anything to say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked = False
+
+    def redact(self, text: str) -> str:
+        if not self._looked:
+            self._looked = True
+            self.hide(named_secrets(os.environ))
+        return super().redact(text)
+
+
+known = _OfProcess()
+
+
+def named_secrets(environ: Mapping[str, str]) -> list[str]:
+    """The values of variables whose names say that they are secrets."""
+    from conventions.cluster import looks_like_key
+
+    return [value for name, value in environ.items() if looks_like_key(name) and len(value) >= SHORTEST]
+
+
+def guard() -> None:
+    """From now on no record of any logger holds a secret, whoever writes it and at whatever level.
+
+    boto3 tells tokens and signatures at DEBUG, and a handler may be another's.
+    """
+    make = logging.getLogRecordFactory()
+
+    def clean(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        known.filter(record)
+        return record
+
+    logging.setLogRecordFactory(clean)
+
+
+def forms(secret: str) -> set[str]:
+    """A secret as it is, and as URLs, JSON, hexadecimal and base64 hold it."""
+    data = os.fsencode(secret)
+    plain = {secret, quote(data, safe=""), json.dumps(secret)[1:-1], data.hex()}
+    return plain | {text for encode in (base64.b64encode, base64.urlsafe_b64encode) for text in _base64(data, encode)}
+
+
+def _base64(data: bytes, encode: Callable[[bytes], bytes]) -> Iterator[str]:
+    """What base64 of a text shows of `data` in it, wherever it begins: `user:password` too."""
+    for before, hidden in enumerate((0, 2, 3)):
+        text = encode(bytes(before) + data).decode()
+        yield text[hidden:] if not text.endswith("=") else text.rstrip("=")[hidden:-1]
 
 
 class JsonLines(logging.Formatter):
@@ -54,11 +128,11 @@ class JsonLines(logging.Formatter):
 
 def set_up(json_lines: bool, secrets: Iterable[str]) -> Redactor:
     """Log to stderr from now on."""
-    redactor = Redactor(secrets)
+    known.hide(secrets)
     handler = logging.StreamHandler()
-    handler.addFilter(redactor)
+    handler.addFilter(known)
     handler.setFormatter(JsonLines() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for library in ("apscheduler", "transitions", "httpx", "botocore"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    return redactor
+    return known

@@ -9,6 +9,7 @@ import sys
 from typing import NoReturn
 
 from conventions.errors import Dpgen2Error
+from statemachine.logs import guard, known
 
 INTERRUPTED = """
 interrupted: nothing is lost. Workflows that were submitted go on; `dpgen2-sm resume` follows the run again, \
@@ -30,12 +31,13 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name still shows the rest
     signal.signal(signal.SIGTERM, _terminated)
+    guard()
     try:
         from .app import app
 
         app()
     except Dpgen2Error as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        print("\n".join(f"error: {line}" for line in known.redact(str(error)).splitlines()), file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, Terminated) as ending:
         print(INTERRUPTED, file=sys.stderr)

@@ -18,6 +18,7 @@ import httpx
 
 from conventions.cluster import ArgoConfig, check_endpoint
 from conventions.errors import ConfigError, EngineError, NotFound
+from statemachine.logs import known
 
 PAUSE = 0.25  # seconds between two tries, at least
 _TRIES = 4
@@ -71,6 +72,7 @@ class ArgoClient:
         token = token.strip().removeprefix("Bearer ").strip()
         if not token.isascii() or not token.isprintable():  # httpx would refuse it too, and show it
             raise ConfigError("the token for the Argo server (engine.token_file, ARGO_TOKEN) is not one line of ASCII")
+        known.hide([token])  # also a renewed one
         return token
 
     def call(self, method: str, path: str, body: Any = None, **query: str) -> Any:
@@ -126,7 +128,7 @@ class ArgoClient:
             raise AlreadyExists(message)
         advice = _ADVICE.get(code, "")
         raise EngineError(
-            f"the Argo server {self.url} answered {code}: {message[:500]}{'; ' if advice else ''}{advice}"
+            f"the Argo server {self.url} answered {code}: {known.redact(message[:500])}{'; ' if advice else ''}{advice}"
         )
 
 

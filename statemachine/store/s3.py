@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from conventions.errors import Conflict, NotFound, StoreError
 from operators.s3 import Place, credentials, explain, md5, put_if, status_of
+from statemachine.logs import known
 
 from . import transfer
 from .base import Arrived, Blob, Entry, check_key, files_below
@@ -37,6 +38,7 @@ class S3Store:
     @functools.cached_property
     def _client(self) -> Any:
         client = self.place.connect()
+        known.hide(credentials())
         parse_quickly(client)
         return client
 

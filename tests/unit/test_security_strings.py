@@ -35,7 +35,7 @@ SHELL = '$(touch "$CANARY");`touch "$CANARY"`;touch "$CANARY" #\'" -x * ~ & | > 
 
 HPC = {
     "machine": {
-        "batch_type": "Slurm", "context_type": "SSHContext", "remote_root": "/work/x",
+        "batch_type": "Slurm", "context_type": "SSHContext", "remote_root": "/scratch/x",
         "remote_profile": {"hostname": "hpc.example.org", "username": "me", "host_key": "ssh-ed25519 AAAA",
                            "key_filename": "~/k"},
     },
