@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .poller import Poller
 
 OPENING = 10.0  # seconds that stores get to answer before the first looks
+LATE = 1.0  # seconds that the timer may be late; it goes by the wall clock, which may be set back
 LAST_STEPS = 20.0  # seconds that steps get to end after SIGTERM; Kubernetes kills after 30
 
 log = logging.getLogger("dpgen2-sm")
@@ -192,6 +193,14 @@ class Daemon:
             self._changed.wait_for(lambda: all(run.begun is None for run in self.runs), seconds)
             return [run.prefix for run in self.runs if run.begun is not None]
 
+    def catch_up(self) -> None:
+        """Look at what the timer has missed: it sleeps on where the wall clock was set back."""
+        with self._changed:
+            for run in self.runs:
+                waiting = run.begun is None and (self.stay or not run.over)
+                if waiting and not self._stopping and self.clock() - run.pace.due > LATE:
+                    self._schedule(run)
+
     def stuck(self) -> str:
         """Why the daemon should be started anew; "" when it is well. Errors of a run are no reason."""
         with self._changed:
@@ -271,7 +280,8 @@ def serve(prefixes: list[str], interval: float, listen: str | None, json_lines: 
             log.info("listening on %s; hooks are %s", server.url, hooks, extra={"event": "listening"})
         if not received:
             daemon.start()
-        daemon.all_over.wait()
+        while not daemon.all_over.wait(LATE):
+            daemon.catch_up()
     finally:
         unfinished = daemon.stop()
         if server is not None:

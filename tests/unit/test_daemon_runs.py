@@ -258,3 +258,19 @@ def test_no_secret_is_logged() -> None:
     redactor.filter(record)
     assert SECRET not in logging.Formatter().format(record) + JsonLines().format(record)
     assert "ValueError: ***" in JsonLines().format(record)
+
+
+def test_a_wall_clock_that_is_set_back_holds_up_no_look(
+    make: Callable[..., Daemon], pollers: dict[str, FakePoller]
+) -> None:
+    """The timer goes by the wall clock; here only the clock that counts seconds goes on."""
+    now = [0.0]
+    daemon = make(interval=10, clock=lambda: now[0])
+    with daemon._changed:
+        daemon._changed.wait_for(lambda: all(run.pace.due == 10 and run.begun is None for run in daemon.runs), 20)
+    daemon.catch_up()
+    now[0] = 12
+    daemon.catch_up()
+    for poller in pollers.values():
+        assert poller.seen.acquire(timeout=20) and poller.seen.acquire(timeout=20)
+        assert poller.steps == 2
