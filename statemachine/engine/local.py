@@ -133,7 +133,10 @@ class LocalEngine:
         return self.root / "workflow" / name
 
     def _exists(self, name: str, manifest: dict[str, Any]) -> bool:
-        there = json.loads((self._folder(name) / "manifest.json").read_bytes())["metadata"]["annotations"]
+        try:
+            there = json.loads((self._folder(name) / "manifest.json").read_bytes())["metadata"]["annotations"]
+        except FileNotFoundError:
+            raise EngineError(f"the workflow {name} existed and was deleted meanwhile: try again") from None
         if there.get(SPEC_HASH) != manifest["metadata"]["annotations"][SPEC_HASH]:
             raise name_taken(name)
         return False
@@ -152,7 +155,10 @@ class LocalEngine:
 
     def _kill(self, folder: Path) -> None:
         """End every process of a workflow: all carry its uid in their environment."""
-        uid = json.loads((folder / "settings.json").read_bytes())["uid"]
+        try:
+            uid = json.loads((folder / "settings.json").read_bytes())["uid"]
+        except FileNotFoundError:  # a rival has consumed the workflow, and deletes it now
+            return
         for kind in (signal.SIGTERM, signal.SIGKILL):
             deadline = time.monotonic() + 5
             while members := list(_members(uid)):

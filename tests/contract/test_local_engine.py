@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conventions.errors import EngineError
 from statemachine.engine import Phase
 from statemachine.engine.local import UID_VARIABLE, LocalEngine
 from statemachine.store import Store
@@ -122,3 +123,19 @@ def test_what_a_killed_step_left_is_not_published_by_the_next_attempt(engine: Lo
     engine.submit(found)
     assert ended(engine, "w-a1").phase is Phase.succeeded
     assert [entry.key for entry in store.list("labels/")] == ["labels/new"]
+
+
+@pytest.mark.parametrize("left", [["manifest.json"], ["lock"], []])
+def test_a_workflow_that_a_rival_deletes_right_now_is_gone(engine: LocalEngine, left: list[str]) -> None:
+    """What consumed it may be half-way, or have been killed there: a poller that is behind must not stumble."""
+    found = manifest("w-a0", WRITE)
+    engine.submit(found)
+    ended(engine, "w-a0")
+    for path in (engine.root / "workflow" / "w-a0").iterdir():
+        if path.name not in left:
+            path.unlink()
+    assert engine.status("w-a0").phase is Phase.gone
+    engine.terminate("w-a0")
+    if left == ["lock"]:
+        with pytest.raises(EngineError, match="deleted meanwhile"):
+            engine.submit(found)
