@@ -63,17 +63,48 @@ def expand(settings: Structures, paths: Iterable[Path], seed: int) -> Iterator[A
                     yield perturbed
 
 
-def _read(path: Path, format: str | None) -> list[Atoms]:
-    import ase.io
+def read_file(path: Path, format: str | None) -> list[Atoms]:
+    """Every frame of a file, as ASE reads it. Angstrom.
 
+    Raises
+    ------
+    ValueError
+        When it cannot be read, or has numbers that are not finite.
+    """
+    import ase.io
+    import numpy as np
+
+    if (format or path.suffix.lstrip(".")) in ("xyz", "extxyz"):
+        _check_counts(path)
     try:
-        frames = ase.io.read(path, index=":", format=format)
+        frames = list(ase.io.read(path, index=":", format=format))
     except Exception as error:  # ASE's readers raise whatever they meet
-        raise ConfigError(f"{path.name}: ASE cannot read it: {error or type(error).__name__}") from None
+        raise ValueError(f"ASE cannot read it: {error or type(error).__name__}") from None
+    for number, frame in enumerate(frames):
+        if not (np.isfinite(frame.positions).all() and np.isfinite(frame.cell.array).all()):
+            raise ValueError(f"frame {number} has a position or a cell that is not a finite number")
+    return frames
+
+
+def _check_counts(path: Path) -> None:
+    """Numbers of atoms that the file cannot hold: ASE would count on behind its end, perhaps for ever."""
+    size = path.stat().st_size
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            word = line.strip().replace("_", "").lstrip("+")
+            if word.isdecimal() and (len(word) > 18 or int(word) > size):
+                raise ValueError(f"it says {word[:30]} atoms, and has {size} bytes")
+
+
+def _read(path: Path, format: str | None) -> list[Atoms]:
+    try:
+        frames = read_file(path, format)
+    except ValueError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
     for frame in frames:
         if frame.cell.rank < 3:
             raise ConfigError(f"{path.name}: it has no periodic cell in three directions")
         frame.calc = None
         frame.set_constraint()
         frame.pbc = True
-    return list(frames)
+    return frames

@@ -25,6 +25,7 @@ PHYSICAL = {
 # A box that became that many times larger or smaller is a gas or a lump, whatever the models say about it.
 LARGEST_VOLUME_RATIO = 4.0
 _CHUNK = 65536
+_LARGEST_STEP = 2.0**63  # of LAMMPS
 _NAN = re.compile(r"(?:^|\s)[-+]?(?:nan|inf)(?:\s|$)", re.IGNORECASE)
 
 
@@ -71,7 +72,7 @@ def _rows(path: Path) -> tuple[int, int, str | None]:
             step, *values = (float(word) for word in line.split()[:7])
         except ValueError:
             return count, last, "truncated"
-        if len(values) < 6:
+        if len(values) < 6 or not abs(step) < _LARGEST_STEP:
             return count, last, "truncated"
         if not all(map(math.isfinite, values)) or values[4] > values[3] or not any(values):
             return count, last, "nan"

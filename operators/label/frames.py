@@ -21,7 +21,7 @@ from conventions.names import canonical_json
 from operators.core import Input, Output, PlanContext, ReduceContext, Reduced, ReduceParams
 from operators.jobs import TaskOutput, job_counts, read_tasks, telling_line, write_report
 from operators.registry import load_config
-from operators.structures import load_structures
+from operators.structures import load_structures, read_file
 from operators.sums import verify
 
 if TYPE_CHECKING:
@@ -85,23 +85,21 @@ def frames_to_label(config: RunConfig, iteration: int, ctx: LabelPlan) -> list[A
     """The structures of `init.label` in iteration 0, later what the last select stage chose (perhaps nothing)."""
     if iteration == 0:
         return load_structures(config, config.init.label, ctx.files)
-    import ase.io
-
     path = ctx.selected / "frames.extxyz"
     if path.exists():
         verify(ctx.selected, path.name, what="the product of select")
     if not path.is_file() or path.stat().st_size == 0:
         return []
     try:
-        frames = ase.io.read(path, index=":", format="extxyz")
-    except Exception as error:  # ASE's readers raise whatever they meet
-        raise DataError(f"{path.name} of the select stage: ASE cannot read it: {error}") from None
+        frames = read_file(path, "extxyz")
+    except ValueError as error:
+        raise DataError(f"{path.name} of the select stage: {error}") from None
     for number, atoms in enumerate(frames):
         unknown = sorted(set(atoms.get_chemical_symbols()) - set(config.type_map))
         if unknown or atoms.cell.rank < 3:
             problem = f"element {unknown[0]} is not in type_map" if unknown else "it has no periodic cell"
             raise DataError(f"{path.name} of the select stage: frame {number}: {problem}")
-    return list(frames)
+    return frames
 
 
 def dump_frames(frames: Sequence[Atoms]) -> bytes:
@@ -132,6 +130,8 @@ def load_frames(path: Path) -> list[Atoms]:
         ]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); plan the stage again: retry") from None
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError, AttributeError) as error:
+        raise DataError(f"{path.name}: not a list of frames: {error!r}"[:300]) from None
 
 
 def judge(label: Label, n_atoms: int) -> Label:

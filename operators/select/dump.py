@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COORDINATES = (("x", "y", "z"), ("xu", "yu", "zu"), ("xs", "ys", "zs"), ("xsu", "ysu", "zsu"))
+_MOST_DIGITS = 10  # of a number of atoms
+_LARGEST = 1e9  # of a coordinate, Angstrom
+_FLATTEST = 1e-6  # volume of a box by that of a brick with the same edges
 
 
 class CorruptFrame(DataError):
@@ -114,8 +117,8 @@ def parse_frame(data: bytes, n_types: int, n_atoms: int | None = None) -> Frame:
         table = np.array([words[names.index(name) :: len(names)] for name in order], dtype=np.float64)
     except ValueError:
         raise CorruptFrame("the frame holds something that is not a number") from None
-    if not np.isfinite(table).all():
-        raise CorruptFrame("coordinates are not finite")
+    if not np.isfinite(table).all() or np.abs(table[-3:]).max() > _LARGEST:
+        raise CorruptFrame("coordinates are not finite, or absurdly large")
     if "id" in names:
         table = table[:, np.argsort(table[0], kind="stable")]
         if np.any(np.diff(table[0]) == 0):
@@ -133,9 +136,10 @@ def parse_frame(data: bytes, n_types: int, n_atoms: int | None = None) -> Frame:
 
 def _count(head: bytes) -> int:
     words = head.partition(b"ITEM: NUMBER OF ATOMS\n")[2].split(b"\n", 1)
-    if len(words) < 2 or not words[0].strip().isdigit() or int(words[0]) == 0:
+    count = words[0].strip()
+    if len(words) < 2 or not count.isdigit() or len(count) > _MOST_DIGITS or int(count) == 0:
         raise CorruptFrame("the number of atoms is missing")
-    return int(words[0])
+    return int(count)
 
 
 def _box(head: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -160,6 +164,7 @@ def _box(head: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         cell, origin = rows[:, :3], rows[:, 3]
     else:
         raise CorruptFrame("the box cannot be read")
-    if not np.isfinite(rows).all() or np.linalg.det(cell) <= 0:
+    sane = np.isfinite(rows).all() and np.abs(rows).max() < _LARGEST
+    if not sane or np.linalg.det(cell) <= _FLATTEST * np.linalg.norm(cell, axis=1).prod():
         raise CorruptFrame("the box has no volume")
     return cell, origin

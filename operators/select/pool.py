@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -64,7 +63,7 @@ def gather(outputs: Iterable[TaskOutput], sizes: Iterable[int]) -> Pool:
         if output.folder is not None:
             try:
                 scores = load_scores(output.folder / SCORES, size)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+            except Exception as error:  # numpy's reader raises whatever it meets
                 output = replace(output, folder=None, problem=f"{SCORES} is damaged: {error}")
             else:
                 rows, classes = scores["rows"], scores["cls"]
@@ -87,8 +86,8 @@ def load_scores(path: Path, trajectories: int) -> dict[str, NDArray[Any]]:
 
     Raises
     ------
-    OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile
-        When the file is damaged or is about another number of trajectories.
+    Exception
+        Of any kind, when the file is damaged or is about another number of trajectories.
     """
     with np.load(path, allow_pickle=False) as file:
         found = {name: file[name] for name in ("rows", "problem", *_COLUMNS)}

@@ -300,7 +300,7 @@ def judge(task: TaskOutput, tested: bool) -> tuple[str, dict[str, float], str]:
         return "broken", {}, f"{who}: lcurve.out or test.json has no {error}"
     except OSError as error:
         return "broken", {}, f"{who}: {Path(error.filename).name}: {error.strerror}"
-    except (ValueError, TypeError, DataError) as error:
+    except (ValueError, TypeError, OverflowError, DataError) as error:
         return "broken", {}, f"{who}: {error}"
     if not all(math.isfinite(value) for value in (row["rmse_trn"], *figures.values())):
         return "diverged", {}, f"{who}: {advice}"
