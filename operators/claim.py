@@ -43,10 +43,10 @@ def claim(params: ClaimParams, ctx: ClaimContext) -> Claimed:
     if scheme == "s3":
         from .s3 import create_object
 
-        owner = create_object(params.prefix, params.key, params.owner.encode()).decode()
+        owner = create_object(params.prefix, params.key, params.owner.encode()).decode("utf-8", "replace")
     elif scheme == "file":
         path = Path(unquote(urlsplit(params.prefix).path))
-        owner = create_file(path / params.key, params.owner.encode()).decode()
+        owner = create_file(path / params.key, params.owner.encode()).decode("utf-8", "replace")
     else:
         raise ConfigError(f"no claim can be taken in {params.prefix}")
     if owner != params.owner:

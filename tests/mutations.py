@@ -6,17 +6,21 @@ A test of a parser takes `mutated(samples)`; mutations of good samples go much d
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+QUICK, LONG = 15, 250  # inputs for each parser
 # Numbers that are none, or none that anybody can use; words that mean something to some reader; broken encodings.
 TOKENS = [
     *(b"NaN", b"-nan", b"inf", b"-Infinity", b"1e999", b"-1", b"0", b"-0", b"1e300", b"1e-320", b"0.5", b"1_0", b"1e"),
@@ -184,3 +188,42 @@ def small_memory(more: int = 2 << 30) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@dataclass(frozen=True)
+class Parser:
+    """Something that reads what others wrote. `parse` may raise `errors`; another exception fails the test.
+
+    Parameters
+    ----------
+    parse
+        Is given the bytes, and a folder of its own.
+    samples, documents
+        Good inputs; documents are written as JSON.
+    """
+
+    parse: Callable[[bytes, Path], object]
+    samples: Sequence[bytes] = ()
+    documents: Sequence[Any] = ()
+    errors: tuple[type[Exception], ...] = ()
+
+
+def check(parser: Parser, folder: Path, count: int = QUICK) -> int:
+    """The samples are read without an error; of so many damaged ones, none has another end than it may. How many?"""
+    for data in [*parser.samples, *(json.dumps(document).encode() for document in parser.documents)]:
+        parser.parse(data, folder)
+    parts = [mutated(parser.samples)] if parser.samples else []
+    parts += [mutated_json(parser.documents)] if parser.documents else []
+    tried = 0
+
+    @examples(count)
+    @given(st.one_of(parts))
+    def go(data: bytes) -> None:
+        nonlocal tried
+        tried += 1
+        with contextlib.suppress(*parser.errors):
+            parser.parse(data, folder)
+
+    with small_memory():
+        go()
+    return tried

@@ -18,6 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,13 @@ class LocalEngine:
         alive = self._alive(folder)
         try:
             found = json.loads((folder / "status.json").read_bytes())
-        except FileNotFoundError:
-            found = {}
-        phase = Phase(found.pop("phase", "running"))
-        if phase is Phase.running and not alive:
+            status = Status(**{**found, "phase": Phase(found["phase"])})
+        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):  # not yet; or a power cut
+            status = Status(Phase.running)
+        if status.phase is Phase.running and not alive:
             self._kill(folder)
             return Status(Phase.gone, message="the process that ran the workflow died")
-        return Status(phase if not alive else Phase.running, **found)
+        return replace(status, phase=Phase.running) if alive else status
 
     def explain(self, name: str) -> str:
         return self.status(name).message
@@ -134,10 +135,10 @@ class LocalEngine:
 
     def _exists(self, name: str, manifest: dict[str, Any]) -> bool:
         try:
-            there = json.loads((self._folder(name) / "manifest.json").read_bytes())["metadata"]["annotations"]
+            there = _read(self._folder(name) / "manifest.json", "metadata", "annotations", SPEC_HASH)
         except FileNotFoundError:
             raise EngineError(f"the workflow {name} existed and was deleted meanwhile: try again") from None
-        if there.get(SPEC_HASH) != manifest["metadata"]["annotations"][SPEC_HASH]:
+        if there != manifest["metadata"]["annotations"][SPEC_HASH]:
             raise name_taken(name)
         return False
 
@@ -156,7 +157,7 @@ class LocalEngine:
     def _kill(self, folder: Path) -> None:
         """End every process of a workflow: all carry its uid in their environment."""
         try:
-            uid = json.loads((folder / "settings.json").read_bytes())["uid"]
+            uid = _read(folder / "settings.json", "uid")
         except FileNotFoundError:  # a rival has consumed the workflow, and deletes it now
             return
         for kind in (signal.SIGTERM, signal.SIGKILL):
@@ -170,9 +171,21 @@ class LocalEngine:
                 time.sleep(0.02)
 
 
+def _read(path: Path, *keys: str) -> Any:
+    """A value of one of a workflow's files, which were written before it began; FileNotFoundError is for the caller."""
+    data = path.read_bytes()
+    try:
+        found = json.loads(data)
+        for key in keys:
+            found = found[key]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise EngineError(f"{path} is damaged: delete the folder {path.parent}, and go on") from None
+    return found
+
+
 def _members(uid: str) -> Iterator[int]:
     """Processes whose environment carries the workflow's uid."""
-    mark = f"{UID_VARIABLE}={uid}".encode()
+    mark = f"{UID_VARIABLE}={uid}".encode("utf-8", "replace")
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
