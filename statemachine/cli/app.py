@@ -16,6 +16,7 @@ from conventions import __version__
 
 if TYPE_CHECKING:
     from conventions.state import State
+    from statemachine.poller import Poller
 
 EXIT_CODES = {"converged": 0, "exhausted": 3, "failed": 1, "cancelled": 4}
 
@@ -120,6 +121,8 @@ def resume(target: Target, interval: Interval = 0.5) -> None:
     prefix = find_prefix(target)
     poller = open_poller(prefix)
     state = poller.record.load().state
+    if state.at == "cancelling":
+        state = _cancelled(poller)
     if state.hold or state.at in ("failed", "cancelled"):
         poller.tell("resume", "resumed by a person")
     _follow(prefix, interval)
@@ -216,12 +219,9 @@ def cancel(
     from statemachine.runs import find_prefix, open_poller
 
     poller = open_poller(find_prefix(target))
-    poller.tell("cancel", reason)
-    state = poller.step()
-    while state.at == "cancelling":
-        time.sleep(0.2)
-        state = poller.step()
-    _print_state(state, False)
+    if poller.record.load().state.at != "cancelling":  # a cancel that was interrupted is brought to its end
+        poller.tell("cancel", reason)
+    _print_state(_cancelled(poller), False)
 
 
 @app.command()
@@ -349,6 +349,15 @@ def _follow(prefix: str, interval: float) -> None:
         )
         raise typer.Exit(143 if isinstance(ending, Terminated) else 130) from None
     raise typer.Exit(EXIT_CODES[state.at])
+
+
+def _cancelled(poller: Poller) -> State:
+    """The state when all that a cancel stops has stopped."""
+    state = poller.step()
+    while state.at == "cancelling":
+        time.sleep(0.2)
+        state = poller.step()
+    return state
 
 
 def _tell(target: str, trigger: str, reason: str) -> None:
