@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,6 +104,13 @@ class EngineContract:
         assert not engine.submit(manifest("w-a0", WRITE))
         ended(engine, "w-a0")
         assert not engine.submit(manifest("w-a0", WRITE))
+
+    def test_every_job_runs_once(self, engine: Engine, tmp_path: Path) -> None:
+        ledger = tmp_path / "ledger"
+        for _ in range(2):
+            engine.submit(manifest("w-a0", f'echo "$JOB_ID" >>{ledger}; {WRITE}'))
+        ended(engine, "w-a0")
+        assert sorted(ledger.read_text().split()) == ["000000", "000001"]
 
     def test_another_specification_under_the_name_is_an_error(self, engine: Engine) -> None:
         engine.submit(manifest("w-a0", WRITE))

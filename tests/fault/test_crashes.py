@@ -82,6 +82,16 @@ def test_two_pollers_in_turns_do_it_once() -> None:
     assert State.unseal(store.objects["state.json"]).at == "converged"
 
 
+def test_a_poller_that_slept_before_its_swap_has_lost() -> None:
+    store, engine = fresh()
+    sleeper = poller_of(store, engine).record
+    before = sleeper.load()
+    rival = poller_of(store, engine).step()
+    assert sleeper.commit(before, before.state.model_copy(update={"hold": True})) is None
+    assert State.unseal(store.objects["state.json"]) == rival
+    check_history(store, rival.version - 1)
+
+
 def test_a_poller_that_slept_cannot_start_finished_work_again() -> None:
     store, engine = fresh()
     sleeper = first_state()
