@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines figures lint deploy-check constraints bench docs clean
+.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines soak figures lint deploy-check constraints bench docs clean
 
 demo: $(VENV)/.local ## copper on one machine: trains a force field to convergence (about 3 minutes after set-up)
 	$(BIN)/python -W ignore examples/copper/make_test_set.py
@@ -25,6 +25,9 @@ test-servers: $(VENV)/.dev ## Ceph, Slurm, the double of Argo, the image (Debian
 
 test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k
 	$(BIN)/pytest -m engines
+
+soak: $(VENV)/.dev ## daemons and workflows killed at random: make soak SECONDS=3600 SEED=7
+	SOAK_SECONDS=$(or $(SECONDS),600) SOAK_SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/fault/test_soak.py
 
 figures: $(VENV)/.dev ## the tests that tell figures write them into docs/reliability.md
 	$(BIN)/pytest -n 2 --dist worksteal -m "not engines" --figures

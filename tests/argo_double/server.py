@@ -56,6 +56,8 @@ class ArgoDouble:
         Who has another one is refused.
     secrets
         The namespace's Secrets: values by name and key.
+    port
+        Where it listens; 0 is any free one.
 
     Attributes
     ----------
@@ -74,6 +76,7 @@ class ArgoDouble:
         secrets: dict[str, dict[str, str]] | None = None,
         key_prefix: str | None = None,
         tls: ssl.SSLContext | None = None,
+        port: int = 0,
     ) -> None:
         if key_prefix is None:
             key_prefix = f"{Place.parse(store_url).path}/"
@@ -83,7 +86,7 @@ class ArgoDouble:
         self.faults: list[int | str | Callable[[], None]] = []
         self.archive: dict[str, dict[str, Any]] = {}
         self.lock = threading.Lock()
-        self.server = Quiet(("127.0.0.1", 0), _handler(self))
+        self.server = Quiet(("127.0.0.1", port), _handler(self))
         if tls is not None:
             self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server.server_port}"

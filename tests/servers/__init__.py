@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class Server:
 
     endpoint: str
     bucket: str = "runs"
+    pid: int = 0  # of its process, where a test may kill it
 
     def prefix(self, path: str) -> str:
         """URL of a run's prefix in its bucket."""
@@ -59,6 +61,24 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, **more}
 
 
+class Mortal:
+    """A server that is killed and started anew, with the same port and the same files."""
+
+    def __init__(self, begin: Callable[[], AbstractContextManager[Server]]) -> None:
+        self._begin, self._life = begin, ExitStack()
+        self.start()
+
+    def start(self) -> None:
+        self.server = self._life.enter_context(self._begin())
+
+    def kill(self) -> None:
+        os.kill(self.server.pid, signal.SIGKILL)
+        self.close()
+
+    def close(self) -> None:
+        self._life.close()
+
+
 @contextmanager
 def process(command: list[str], port: int, env: Mapping[str, str], folder: Path) -> Iterator[Server]:
     """A server in a process of its own, with an empty bucket; ready when its port answers HTTP."""
@@ -68,7 +88,7 @@ def process(command: list[str], port: int, env: Mapping[str, str], folder: Path)
         child = subprocess.Popen(command, env=dict(env), cwd=folder, stdout=stream, stderr=stream)
     try:
         await_http(port, child, log)
-        server = Server(f"http://127.0.0.1:{port}")
+        server = Server(f"http://127.0.0.1:{port}", pid=child.pid)
         server.create_bucket()
         yield server
     finally:
@@ -93,9 +113,9 @@ def await_http(port: int, child: subprocess.Popen[bytes], log: Path, seconds: fl
 
 
 @contextmanager
-def ministack(folder: Path) -> Iterator[Server]:
+def ministack(folder: Path, port: int | None = None) -> Iterator[Server]:
     """A real HTTP server that keeps its objects in files: conditions as AWS documents them, atomic."""
-    port = free_port()
+    port = port or free_port()
     settings = {
         "BIND_HOST": "127.0.0.1",
         "GATEWAY_PORT": str(port),

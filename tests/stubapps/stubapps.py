@@ -46,7 +46,8 @@ class LabelReduceContext(ReduceContext):
 def _plan(stage: str, params: PlanParams, ctx: PlanContext) -> Planned:
     config = getattr(load_config(ctx.config.read_bytes()), stage)
     tasks = [Task({"name": f"{stage}-{params.iteration}-{index}"}) for index in range(config.tasks)]
-    return write_jobs(ctx.jobs, ctx.done, tasks, Script(RUN, need=["result"]), config.group_size)
+    script = Script("\n".join([*config.setup, RUN]), need=["result"])
+    return write_jobs(ctx.jobs, ctx.done, tasks, script, config.group_size)
 
 
 def _reduce(stage: str, params: ReduceParams, ctx: ReduceContext, summary: dict[str, float], more: bool) -> Reduced:
