@@ -117,7 +117,7 @@ class ArgoClient:
             return _parse(response.content, self.url)
         try:
             found = response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         found = found if isinstance(found, dict) else {}
         message = str(found.get("message") or response.reason_phrase)
@@ -158,7 +158,7 @@ def _trust(ca_file: str | None) -> Any:
 def _parse(data: bytes, server: str) -> Any:
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):  # a web page; nested too deeply
         found = None
     if not isinstance(found, dict):
         raise EngineError(f"{server} answered something that is not of an Argo server: is engine.server right?")
