@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 # What a line may carry beside its message; given to logging as `extra`.
 FIELDS = ("event", "run", "prefix", "iteration", "stage", "at", "attempt", "version")
@@ -23,6 +23,8 @@ _PASSING = [
     (re.compile(r"((?:bearer|x-amz-security-token)\W+(?:b['\"])?)[\w.~+/=-]{16,}", re.IGNORECASE), r"\1***"),
     (re.compile(r"(://)[^/\s:@'\"]*:[^/\s@'\"]*@"), r"\1***@"),
 ]
+
+_PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 
 
 class Redactor(logging.Filter):
@@ -81,10 +83,12 @@ known = _OfProcess()
 
 
 def named_secrets(environ: Mapping[str, str]) -> list[str]:
-    """The values of variables whose names say that they are secrets."""
+    """The values of variables whose names say that they are secrets, and the passwords in addresses (HTTPS_PROXY)."""
     from conventions.cluster import looks_like_key
 
-    return [value for name, value in environ.items() if looks_like_key(name) and len(value) >= SHORTEST]
+    named = [value for name, value in environ.items() if looks_like_key(name)]
+    passwords = [password for value in environ.values() for password in _PASSWORD.findall(value)]
+    return [value for value in (*named, *passwords, *map(unquote, passwords)) if len(value) >= SHORTEST]
 
 
 def guard() -> None:
