@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 FRAMES = "frames.json"
 # No sane training frame has such a force; a labeller that returns it has failed silently. eV/Angstrom.
 ABSURD_FORCE = 1e3
+# More than all electrons of the heaviest atoms bring. eV for each atom; also for the virial.
+ABSURD_ENERGY = 1e7
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,9 @@ def judge(label: Label, n_atoms: int) -> Label:
     largest = float(np.abs(label.forces).max(initial=0.0))
     if largest > ABSURD_FORCE:
         return Label("absurd", f"a force of {largest:.3g} eV/A (more than {ABSURD_FORCE:g}): do atoms overlap?")
+    largest = max(float(np.abs(values).max()) for values in numbers if values is not label.forces) / max(n_atoms, 1)
+    if largest > ABSURD_ENERGY:
+        return Label("absurd", f"an energy or virial of {largest:.3g} eV/atom (more than {ABSURD_ENERGY:g})")
     return label
 
 

@@ -126,7 +126,7 @@ def request(data: bytes, folder: Path) -> None:
     assert server.daemon.hints == 0 and b"Traceback" not in answer  # type: ignore[attr-defined]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def serving() -> Iterator[None]:
     SERVER.append(Server(("127.0.0.1", 0), FakeDaemon(), Keys(KEY)))  # type: ignore[arg-type]
     yield

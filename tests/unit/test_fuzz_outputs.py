@@ -132,7 +132,11 @@ def ase_line(data: bytes, folder: Path) -> None:
 
 def check_label(label: label_frames.Label, atoms: int) -> None:
     if label.kind == "ok":
-        assert math.isfinite(label.energy) and label.forces is not None and label.forces.shape == (atoms, 3)
+        assert (
+            abs(label.energy) <= label_frames.ABSURD_ENERGY * atoms
+            and label.forces is not None
+            and label.forces.shape == (atoms, 3)
+        )
         assert np.isfinite(label.forces).all() and np.abs(label.forces).max() <= label_frames.ABSURD_FORCE
         assert label.virial is None or (label.virial.shape == (3, 3) and np.isfinite(label.virial).all())
     else:
