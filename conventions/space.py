@@ -117,6 +117,10 @@ class DataSpace:
                 return head[len(self.dataset) + 1 :]
         return None
 
+    def sums(self, folder: str) -> str:
+        """List of the hashes of a folder of the dataset (relative to `dataset`)."""
+        return f"{self.dataset}/{folder}/SHA256SUMS"
+
     def parse(self, key: str) -> JobFile | DoneKey | None:
         """Read a key of a job back; `None` for keys that belong to no job, such as a person's own files."""
         found = _JOB_KEY.fullmatch(key)

@@ -39,6 +39,12 @@ def write_sums(folder: Path) -> None:
     (folder / SUMS).write_text("".join(lines))
 
 
+def parse(data: bytes) -> dict[str, str]:
+    """The hashes of a list by name; lines that are none, or name what lies elsewhere, do not count."""
+    found = (_LINE.fullmatch(line) for line in data.decode("ascii", "replace").splitlines())
+    return {match[2]: match[1] for match in found if match}
+
+
 def verify(folder: Path, *names: str, what: str) -> None:
     """Raise `DataError` unless the named files of a folder are the recorded ones.
 
@@ -46,8 +52,7 @@ def verify(folder: Path, *names: str, what: str) -> None:
     """
     if not (folder / SUMS).exists():
         return
-    found = [_LINE.fullmatch(line) for line in (folder / SUMS).read_bytes().decode("ascii", "replace").splitlines()]
-    recorded = {match[2]: match[1] for match in found if match}
+    recorded = parse((folder / SUMS).read_bytes())
     for name in names:
         problem = check_file(folder / name, recorded[name]) if name in recorded else f"{SUMS} does not list it"
         if problem:

@@ -14,6 +14,7 @@ from conventions.space import StageSpace
 from conventions.state import State
 from operators.registry import app, load_config
 from operators.s3 import Place
+from operators.sums import parse
 from operators.workflow import StageWorkflow, build
 
 from .runs import first_config
@@ -67,9 +68,20 @@ class Submission:
         }
 
     def _systems(self, place: StageSpace) -> list[str]:
-        """Training data merge with history by listing, never by copying."""
-        keys = (entry.key for entry in self.store.list(place.space.dataset + "/"))
-        return sorted(system for key in keys if (system := place.space.training_system(key)))
+        """Training data merge with history by listing, never by copying.
+
+        What a stage has not listed in its sums, an attempt that did not come to its end has left.
+        """
+        keys = {entry.key for entry in self.store.list(place.space.dataset + "/")}
+        systems = sorted(system for key in keys if (system := place.space.training_system(key)))
+        sums = {folder: place.space.sums(folder) for folder in {system.rpartition("/")[0] for system in systems}}
+        listed = {folder: parse(self.store.get(key).data) for folder, key in sums.items() if key in keys}
+
+        def recorded(system: str) -> bool:
+            folder, _, name = system.rpartition("/")
+            return folder not in listed or f"{name}/type.raw" in listed[folder]
+
+        return [system for system in systems if recorded(system)]
 
     def _ship(self, key: str, data: bytes) -> None:
         """Content-addressed: what is there is right, unless it was cut short."""

@@ -64,10 +64,15 @@ def main() -> None:
 
 
 def check_recorded(lists: list[Path]) -> None:
-    """Refuse files that are not what the stage that wrote them has listed."""
+    """Refuse files that are not what the stage that wrote them has listed, and others among them."""
     for path in lists:
-        for line in path.read_text().splitlines():
-            sha256, _, name = line.partition("  ")
+        lines = [line.split("  ", 1) for line in path.read_text().splitlines()]
+        names = {name: sha256 for sha256, name in lines}
+        for folder in sorted({path.parent / Path(name).parent for name in names}):
+            for file in sorted(folder.iterdir()):
+                if file.is_file() and file != path and file.relative_to(path.parent).as_posix() not in names:
+                    raise SystemExit(f"error: {file} is not among what was recorded; remove it")
+        for name, sha256 in names.items():
             digest = hashlib.sha256()
             with open(path.parent / name, "rb") as stream:
                 for chunk in iter(lambda: stream.read(2**20), b""):

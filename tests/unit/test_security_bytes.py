@@ -24,6 +24,8 @@ from operators.explore.lammps import LammpsConfig, run_script
 from operators.label.frames import LabelPlan, frames_to_label
 from operators.sums import SUMS, verify, write_sums
 from operators.train import dp_model
+from statemachine.submission import Submission
+from tests.doubles import MemoryStore, first_state
 from tests.select_run import STUBS, SelectRun, deviations, dump
 from tests.stage_harness import call, run_job
 
@@ -195,6 +197,29 @@ def test_training_reads_the_recorded_data_only(tmp_path: Path, monkeypatch: pyte
     other(system / "type.raw")
     with pytest.raises(SystemExit, match=r"data/iter/000000/Cu4/type\.raw is not what was recorded"):
         dp_model.main()
+
+
+def test_training_refuses_what_another_attempt_left_in_a_system(tmp_path: Path) -> None:
+    system = tmp_path / "iter/000000/Cu4"
+    (system / "set.000").mkdir(parents=True)
+    (system / "type.raw").write_text("0\n" * 4)
+    (system / "set.000/box.npy").write_bytes(b"1")
+    write_sums(system.parent)
+    dp_model.check_recorded([system.parent / SUMS])
+    (system / "set.000/virial.npy").write_bytes(b"2")
+    with pytest.raises(SystemExit, match=r"virial\.npy is not among what was recorded"):
+        dp_model.check_recorded([system.parent / SUMS])
+
+
+def test_only_recorded_systems_are_trained_on() -> None:
+    """A label stage was killed while it published, and its next attempt made other systems."""
+    store = MemoryStore()
+    for name in ("iter/000000/Cu4", "iter/000000/Cu4.novirial", "iter/000001/Cu8", "init/bulk/Cu32"):
+        store.objects[f"dataset/deepmd/{name}/type.raw"] = b"0\n"
+    store.objects[f"dataset/deepmd/iter/000000/{SUMS}"] = f"{'0' * 64}  Cu4/type.raw\n".encode()
+    state = first_state(stage="train", at="train.submitting")
+    found = Submission(store).facts(state)["systems"]
+    assert found == ["init/bulk/Cu32", "iter/000000/Cu4", "iter/000001/Cu8"]
 
 
 def test_frames_to_label_are_the_recorded_ones(tmp_path: Path) -> None:
