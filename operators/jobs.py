@@ -27,6 +27,7 @@ from .sums import check_file, write_sums
 Content = str | bytes | Path
 # A stage is one workflow: above this many pods its status outgrows what Kubernetes stores of one object.
 MAX_JOBS = 2000
+_LARGEST_MARKER = 64 << 20  # bytes: some 400,000 files
 _SPOILED = 74  # a task's code where what it left is not what it recorded
 
 
@@ -150,7 +151,7 @@ def read_tasks(ctx: ReduceContext, n_jobs: int) -> Iterator[TaskOutput]:
         job_id = format_id(job)
         inputs, log = ctx.jobs / job_id / "in", ctx.jobs / job_id / "log"
         try:
-            marker = DoneMarker.load((ctx.done / f"{job_id}.json").read_bytes(), f"done/{job_id}.json")
+            marker = _read_marker(ctx.done / f"{job_id}.json")
             _check_inputs(marker, inputs)
             problem = _check_files(marker, ctx.jobs / job_id / "out")
         except OSError:
@@ -218,16 +219,22 @@ def telling_line(log: Path, longest: int = 300) -> str:
     return found[0][:longest]
 
 
+def _read_marker(path: Path) -> DoneMarker:
+    if (size := path.stat().st_size) > _LARGEST_MARKER:
+        raise DataError(f"done/{path.name}: {size} bytes: this is no completion marker")
+    return DoneMarker.load(path.read_bytes(), f"done/{path.name}")
+
+
 def _finished(marker: Path, digest: str) -> bool:
     try:
-        found = DoneMarker.load(marker.read_bytes())
+        found = _read_marker(marker)
     except (OSError, DataError):
         return False
     return found.succeeded and found.inputs == digest
 
 
 def _check_inputs(marker: DoneMarker, inputs: Path) -> None:
-    if (inputs / "digest").read_text().strip() != marker.inputs:
+    if (inputs / "digest").read_text(errors="replace").strip() != marker.inputs:
         raise DataError("its completion marker belongs to other inputs")
 
 
