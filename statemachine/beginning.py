@@ -22,6 +22,7 @@ from conventions.names import sha256
 from conventions.space import DataSpace
 from conventions.state import State
 from operators.registry import app, config_model, load_config
+from operators.sums import write_sums
 
 from .record import Record
 from .runs import prefix_url
@@ -167,6 +168,7 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "data"
             systems.to("deepmd/npy", str(made))
+            write_sums(made)
             total = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
             store.publish(made, key, functools.partial(progress, f"writing {key}", total))
     stage: Stage = "label" if stored.init.label else "train"
