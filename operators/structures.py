@@ -10,6 +10,8 @@ from conventions.config import RunConfig, Structures
 from conventions.errors import ConfigError
 from conventions.names import derive_seed
 
+from .sums import user_file
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -30,7 +32,8 @@ def load_structures(config: RunConfig, names: Iterable[str], files: Path) -> lis
     found = []
     for name in names:
         settings = config.structures[name]
-        for atoms in expand(settings, [files / file.root for file in settings.files], derive_seed(config.seed, name)):
+        paths = [user_file(files, file.root) for file in settings.files]
+        for atoms in expand(settings, paths, derive_seed(config.seed, name)):
             unknown = sorted(set(atoms.get_chemical_symbols()) - set(config.type_map))
             if unknown:
                 raise ConfigError(

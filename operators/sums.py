@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from conventions.errors import DataError
+from conventions.space import DataSpace
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)*)")
@@ -30,6 +31,20 @@ def check_file(path: Path, sha256: str, size: int | None = None) -> str:
     if size is not None and there != size:
         return f"{there} bytes instead of {size}"
     return "" if sha256_of(path) == sha256 else "its content is not the one that was recorded (sha256 differs)"
+
+
+def user_file(files: Path, name: str) -> Path:
+    """A file that the user's configuration names, as `init` stored it: `{sha256}/{name}` below `files`.
+
+    Raises
+    ------
+    DataError
+        When it is missing, or is not what its name says.
+    """
+    problem = check_file(files / name, name.partition("/")[0])
+    if problem:
+        raise DataError(f"{DataSpace.files}/{name}: {problem}; put the file back that the run began with")
+    return files / name
 
 
 def write_sums(folder: Path) -> None:

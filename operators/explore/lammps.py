@@ -25,7 +25,7 @@ from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceC
 from operators.jobs import Content, Script, Task, TaskOutput, job_counts, pack, read_tasks, write_jobs, write_report
 from operators.registry import load_config
 from operators.structures import load_structures
-from operators.sums import SUMS
+from operators.sums import SUMS, user_file
 
 from .lammps_input import CONF, COUPLING, INPUT, PLUMED, SEED, fit_template, make_input, revise, write_conf
 from .trajectory import LOG, MODEL_DEVI, PHYSICAL, TRAJECTORY, judge
@@ -216,7 +216,7 @@ def read_template(config: Any, group: TaskGroup, files: Path, where: str) -> dic
     for name, file in ((INPUT, group.template), (PLUMED, group.plumed)):
         if file is not None:
             try:
-                texts[name] = (files / file.root).read_text("utf-8")
+                texts[name] = user_file(files, file.root).read_text("utf-8")
             except UnicodeDecodeError:
                 raise ConfigError(f"{where}: {Path(file.root).name} is not UTF-8 text") from None
     for name in group.revisions:

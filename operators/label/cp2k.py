@@ -19,6 +19,7 @@ from conventions.errors import ConfigError
 from operators.core import App, Input, JobContext, Planned, Reduced, ReduceParams
 from operators.jobs import Script, Task, TaskOutput, pack, write_jobs
 from operators.registry import load_config
+from operators.sums import user_file
 
 from .frames import (
     FRAMES,
@@ -41,7 +42,7 @@ RUN = """\
 # CP2K appends to an old output, and dies of an old wave function that does not fit: begin with the inputs alone.
 find . ! -name . -prune ! -name input.inp ! -name frames.json -exec rm -rf {} +
 while read -r file; do
-  cp "$JOB_FILES/$file" . || exit 70
+  cp "$JOB_FILES/$file" . && echo "${file%%/*}  ${file##*/}" | sha256sum -c - >/dev/null || exit 70
 done <"$JOB_JOB/user_files"
 COMMAND -i input.inp -o output.log
 code=$?
@@ -83,9 +84,9 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
     config = load_config(ctx.config.read_bytes())
     label: Cp2kConfig = config.label
     # Latin-1 reads every byte: what a data file holds matters only if the input includes it.
-    included = {_name(file): (ctx.files / file.root).read_text("latin-1") for file in label.files}
+    included = {_name(file): user_file(ctx.files, file.root).read_text("latin-1") for file in label.files}
     try:
-        text = (ctx.files / label.input.root).read_text()
+        text = user_file(ctx.files, label.input.root).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"label.input ({_name(label.input)}): cannot be read as text: {error}") from None
     template = read_template(text, included, f"label.input ({_name(label.input)})")

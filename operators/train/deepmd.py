@@ -27,6 +27,7 @@ from conventions.space import DataSpace
 from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, TaskOutput, job_counts, read_tasks, write_jobs, write_report
 from operators.registry import load_config
+from operators.sums import user_file
 
 Steps = Annotated[int, Field(ge=1)]
 _STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
@@ -91,7 +92,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
         raise ConfigError("train: there are no training systems; give init.label or init.data something to train on")
     reuse = train.training_reuse_iter is not None and params.iteration >= train.training_reuse_iter
     reuse = reuse and params.has_models
-    template = read_input(ctx.files / train.input.root, config.type_map)
+    template = read_input(user_file(ctx.files, train.input.root), config.type_map)
     fill_input(template, train, params.iteration, params.systems, reuse)
 
     option = "--finetune" if train.training_finetune_model else "--init-frz-model"
@@ -112,7 +113,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
             "job.json": canonical_json({**job, "model": model, "reuse": index if reuse else None}),
         }
         if model:
-            contents["start.pb"] = ctx.files / model
+            contents["start.pb"] = user_file(ctx.files, model)
         return Task(contents)
 
     script = Script(

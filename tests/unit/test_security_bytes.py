@@ -21,11 +21,13 @@ from conventions.names import STAGES
 from conventions.space import DataSpace, StageSpace
 from operators import jobs, registry
 from operators.explore.lammps import LammpsConfig, run_script
+from operators.label import cp2k
 from operators.label.frames import LabelPlan, frames_to_label
-from operators.sums import SUMS, verify, write_sums
+from operators.sums import SUMS, user_file, verify, write_sums
 from operators.train import dp_model
 from statemachine.submission import Submission
 from tests.doubles import MemoryStore, first_state
+from tests.label_run import add_file
 from tests.select_run import STUBS, SelectRun, deviations, dump
 from tests.stage_harness import call, run_job
 
@@ -280,6 +282,36 @@ def test_odd_hashes_in_the_list_of_trajectories(tmp_path: Path, files_of: Any) -
     run.offer([{**run.trajectories[0], "files": files_of}])
     with pytest.raises(DataError, match=r"trajectories\.json"):
         run.plan()
+
+
+def test_files_of_the_user_are_those_that_the_run_began_with(tmp_path: Path) -> None:
+    (tmp_path / "POSCAR").write_text("Cu")
+    name = add_file(tmp_path, tmp_path / "POSCAR")
+    stored = tmp_path / DataSpace.files
+    assert user_file(stored, name).read_text() == "Cu"
+    other(stored / name)
+    with pytest.raises(DataError, match=r"POSCAR: .*sha256 differs"):
+        user_file(stored, name)
+    with pytest.raises(DataError, match="missing"):
+        user_file(stored, f"{'0' * 64}/POSCAR")
+
+
+def nothing(path: Path) -> None:
+    pass
+
+
+def test_cp2k_reads_the_users_files_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "BASIS").write_text("Cu")
+    name = add_file(tmp_path, tmp_path / "BASIS")
+    (tmp_path / "user_files").write_text(f"{name}\n")
+    env = {**os.environ, "JOB_FILES": str(tmp_path / DataSpace.files), "JOB_JOB": str(tmp_path)}
+    script = cp2k.RUN.replace("COMMAND", "touch output.log ran; true")
+    for spoil, code in ((nothing, 0), (other, 70)):
+        spoil(tmp_path / DataSpace.files / name)
+        task = tmp_path / str(code)
+        task.mkdir()
+        done = subprocess.run(["sh", "-c", script], cwd=task, env=env, stderr=subprocess.DEVNULL)
+        assert (done.returncode, (task / "ran").exists()) == (code, code == 0)
 
 
 def test_lists_of_sums(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from statemachine.submission import for_cluster
 from tests.conftest import CONFIG, STUBS
 from tests.explore_run import ExploreRun
 from tests.figures import Figures
-from tests.label_run import LabelRun
+from tests.label_run import LabelRun, add_file
 
 from .test_pods import ENGINE, POD
 
@@ -184,10 +184,9 @@ def test_no_text_of_others_comes_into_a_script(tmp_path: Path) -> None:
         label = LabelRun(root / "ase", {**ASE, "kwargs": {"a": text, text: [text]}}, [atoms], ["Cu"])
         assert label.plan().job_ids == ["000000"]
         template = f"&FORCE_EVAL\n&PRINT\n&FORCES ON\n&END\n&END\n! {text}\n&END\n"
-        stored = root / "cp2k" / DataSpace({}).file("0" * 64, "x.inp")
-        stored.parent.mkdir(parents=True)
-        stored.write_text(template)
-        cp2k = LabelRun(root / "cp2k", {"app": "cp2k", "input": f"{'0' * 64}/x.inp"}, [atoms], ["Cu"])
+        (root / "x.inp").write_text(template)
+        stored = add_file(root / "cp2k", root / "x.inp")
+        cp2k = LabelRun(root / "cp2k", {"app": "cp2k", "input": stored}, [atoms], ["Cu"])
         assert cp2k.plan().job_ids == ["000000"]
         lines = f"# {text}\n"
         lines += "units metal\natom_style atomic\npair_style deepmd\npair_coeff * *\n"

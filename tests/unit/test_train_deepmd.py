@@ -199,7 +199,7 @@ def test_no_systems_and_a_lost_input(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no training systems"):
         run.plan(systems=[])
     shutil.rmtree(tmp_path / "config/file")
-    with pytest.raises(ConfigError, match=r"input\.json.*cannot be read"):
+    with pytest.raises(DataError, match=r"input\.json: missing"):
         run.plan()
 
 
