@@ -97,13 +97,19 @@ def guard() -> None:
     boto3 tells tokens and signatures at DEBUG, and a handler may be another's.
     """
     make = logging.getLogRecordFactory()
+    if isinstance(make, _Clean):
+        return
+    logging.setLogRecordFactory(_Clean(make))
 
-    def clean(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = make(*args, **kwargs)
+
+class _Clean:
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self._make(*args, **kwargs)
         known.filter(record)
         return record
-
-    logging.setLogRecordFactory(clean)
 
 
 def forms(secret: str) -> set[str]:

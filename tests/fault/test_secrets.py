@@ -289,11 +289,14 @@ def test_records_of_every_logger_are_clean(monkeypatch: pytest.MonkeyPatch, caps
     """Whoever's handler it is: what is not a text, does not fit its format, or comes as a traceback."""
     monkeypatch.setattr(logs, "known", logs.Redactor([SECRETS["secret key"]]))
     before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(logging.LogRecord)
     handler = logging.StreamHandler(sys.stderr)
     logger = logging.getLogger("of.another.library")
     logger.addHandler(handler)
     try:
         logs.guard()
+        logs.guard()
+        assert logging.getLogRecordFactory()._make is logging.LogRecord, "once is enough"  # type: ignore[attr-defined]
         secret = SECRETS["secret key"]
         logger.warning("a %s and %d", secret, secret)
         logger.warning({"key": secret})
