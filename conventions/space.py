@@ -93,6 +93,10 @@ class DataSpace:
         """Independent test data: measured on, never trained on."""
         return f"{self.dataset}/test/{check_name(name)}"
 
+    def is_imported(self, key: str) -> bool:
+        """Is it below `dataset_init` or `dataset_test`: of `init`, and of nobody after it?"""
+        return key.startswith((f"{self.dataset}/init/", f"{self.dataset}/test/"))
+
     def package(self, name: str, sha256: str) -> str:
         """A shipped Python package (zip), content-addressed."""
         return f".dflow/python/pkg/{check_name(name)}/{sha256}.zip"

@@ -1,6 +1,8 @@
 """Beginning a run: the user's files into the store, the initial data imported, the first state created.
 
-`state.json` is created last: an interrupted `init` leaves no run, and is simply repeated.
+The first configuration is created first, and once: of two at a prefix at the same time with different ones, the second
+to come is refused before it writes anything else. With the same one they write the same. `state.json` is created last:
+an interrupted `init` leaves no run, and is simply repeated.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pydantic import BaseModel
 
 from conventions.config import LabelledData, RunConfig, UserFile
 from conventions.documents import Stage
-from conventions.errors import CommandRefused, ConfigError, NotFound
+from conventions.errors import CommandRefused, ConfigError, NotFound, StoreError
 from conventions.names import sha256
 from conventions.space import DataSpace
 from conventions.state import State
@@ -25,8 +27,8 @@ from operators.registry import app, config_model, load_config
 from operators.sums import write_sums
 
 from .record import Record
-from .runs import prefix_url
-from .store import open_store
+from .runs import first_config, prefix_url
+from .store import Store, open_store
 from .store.proof import prove
 
 # What is being done, the bytes that it has in all, and how many more are done; zeros where that is not counted.
@@ -141,10 +143,8 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
     stored, objects = prepare(config, base)
     store = open_store(stored.prefix)
     record, space = Record(store), DataSpace(stored.apps)
-    try:
-        return _same(record.load().state, store.get(space.config(0)).data, stored)
-    except NotFound:
-        pass
+    if (there := _begun(record, stored)) is not None:
+        return there
     progress("reading structures and data", 0, 0)
     check_structures(stored, objects)
     named = [("data", space.dataset_init, stored.init.data), ("test", space.dataset_test, stored.init.test)]
@@ -153,24 +153,32 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
         for kind, key, group in named
         for name, data in group.items()
     }
-    left = list(store.list(space.dataset + "/"))
-    if left and store.head(space.config(0)) is None:
-        raise CommandRefused(f"{store.at(left[0].key)} is there but no run is: choose an empty folder as prefix")
+    left = [entry.key for entry in store.list(space.dataset + "/")]
+    if (there := _begun(record, stored)) is not None:  # while we read
+        return there
+    of_an_init = bool(left) and store.head(space.config(0)) is not None
+    strange = [key for key in left if not (of_an_init and space.is_imported(key))]
+    if strange:
+        raise CommandRefused(f"{store.at(strange[0])} is there but no run is: choose an empty folder as prefix")
     prove(store)
     progress("writing the run's files", 0, 0)
     document = stored.dump()
-    store.put(space.config(0), document)  # before the data: it says that they are of an init, which may be repeated
-    for entry in left:
-        store.delete(entry.key)
+    _claim(store, space.config(0), document)
     for key, data in objects.items():
         store.put(key, data)
+    published = set()
     for key, systems in imports.items():
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "data"
             systems.to("deepmd/npy", str(made))
             write_sums(made)
-            total = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+            files = [path for path in made.rglob("*") if path.is_file()]
+            published |= {f"{key}/{path.relative_to(made)}" for path in files}
+            total = sum(path.stat().st_size for path in files)
             store.publish(made, key, functools.partial(progress, f"writing {key}", total))
+    for key in left:  # of an init that was interrupted; never what a rival with the same configuration has written
+        if key not in published:
+            store.delete(key)
     stage: Stage = "label" if stored.init.label else "train"
     first = State(
         run=stored.run,
@@ -190,12 +198,19 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
     try:
         return record.create(first)
     except CommandRefused:  # somebody else began it meanwhile
-        return _same(record.load().state, store.get(space.config(0)).data, stored)
+        if (there := _begun(record, stored)) is None:
+            raise
+        return there
 
 
-def _same(state: State, there: bytes, stored: RunConfig) -> State:
-    """The run that is there already, if it was begun with this configuration."""
-    before, after = load_config(there).model_dump(mode="json"), stored.model_dump(mode="json")
+def _begun(record: Record, stored: RunConfig) -> State | None:
+    """The run that is there already, if it was begun with this configuration; None where there is none."""
+    try:
+        state = record.load().state
+    except NotFound:
+        return None
+    before = load_config(first_config(record.store, state)).model_dump(mode="json")
+    after = stored.model_dump(mode="json")
     changed = sorted(key for key in after if before.get(key) != after[key])
     if changed:
         raise CommandRefused(
@@ -203,6 +218,22 @@ def _same(state: State, there: bytes, stored: RunConfig) -> State:
             "by `dpgen2-sm resume`, or choose another prefix"
         )
     return state
+
+
+def _claim(store: Store, key: str, document: bytes) -> None:
+    """Write the first configuration, unless somebody is beginning, or began to begin, another run here."""
+    try:
+        store.put(key, document, if_absent=True)
+    except StoreError as error:
+        try:
+            there = store.get(key).data
+        except NotFound:
+            raise error from None
+        if there != document:
+            raise CommandRefused(
+                f"{store.at(key)} is of another configuration: somebody begins a run here just now, or was "
+                "interrupted: repeat it with that configuration, choose another prefix, or empty this one"
+            ) from None
 
 
 def _matches(base: Path, pattern: str, where: str) -> Iterator[Path]:

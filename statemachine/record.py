@@ -66,17 +66,24 @@ class Record:
         try:
             blob = self.store.get(_SPACE.state)
         except NotFound:
-            if next(iter(self.store.list(_SPACE.events + "/")), None) is not None:
-                raise StateError(
-                    f"{self.store.at(_SPACE.state)} is missing although the run has a history under "
-                    f"{_SPACE.events}/: {BRING_BACK}; nothing was changed"
-                ) from None
-            raise NoRun(f"there is no run at {self.store.url}; begin one with `dpgen2-sm init CONFIG`") from None
+            blob = self._begun_just_now()
         with self._hinting():
             loaded = Loaded(State.unseal(blob.data), blob.data, blob.etag)
         if verify:
             self.verify(loaded)
         return loaded
+
+    def _begun_just_now(self) -> Blob:
+        """There was no state. A history without one is damage, unless it is of a run that began in between."""
+        if next(iter(self.store.list(_SPACE.events + "/")), None) is None:
+            raise NoRun(f"there is no run at {self.store.url}; begin one with `dpgen2-sm init CONFIG`")
+        there = self._present()
+        if there is None:
+            raise StateError(
+                f"{self.store.at(_SPACE.state)} is missing although the run has a history under "
+                f"{_SPACE.events}/: {BRING_BACK}; nothing was changed"
+            )
+        return there
 
     def verify(self, loaded: Loaded) -> None:
         """Raise `StateError` when a state is not the last of its history; nobody may act on such a state."""

@@ -210,10 +210,9 @@ def test_a_state_that_was_made_from_another_one(cli: Cli, stub_run: Path) -> Non
     assert State.unseal(path.read_bytes()) == before
 
 
-@pytest.mark.parametrize("what", [b"[", b"1"])
-def test_a_state_of_50_megabytes(cli: Cli, stub_run: Path, what: bytes) -> None:
+def test_a_state_of_50_megabytes(cli: Cli, stub_run: Path) -> None:
     assert cli("init", stub_run)[0] == 0
-    (stub_run.parent / "out" / "state.json").write_bytes(what * (50 << 20))
+    (stub_run.parent / "out" / "state.json").write_bytes(b"[" * (50 << 20))
     code, output, errors = cli("step", stub_run)
     assert (code, output, len(errors.splitlines())) == (2, "", 1) and len(errors) < 1000
 
@@ -275,8 +274,9 @@ def test_phases_that_nobody_knows(phase: str) -> None:
 
 
 REFUSALS = {
-    "SlowDown": 503, "ServiceUnavailable": 503, "InternalError": 500, "RequestTimeout": 400, "RequestTimeTooSkewed": 403,
-    "AccessDenied": 403, "ExpiredToken": 400, "SignatureDoesNotMatch": 403, "NoSuchBucket": 404, "NotImplemented": 501,
+    "SlowDown": 503, "ServiceUnavailable": 503, "InternalError": 500, "RequestTimeout": 400, "NoSuchBucket": 404,
+    "RequestTimeTooSkewed": 403, "AccessDenied": 403, "ExpiredToken": 400, "NotImplemented": 501,
+    "SignatureDoesNotMatch": 403,
 }  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def undisturbed() -> tuple[State, list[str], int]:
 END, BODIES, CALLS = undisturbed()
 
 
-@pytest.mark.parametrize(("depth", "every"), [(0, 1), (1, 1), (2, 5), (100, 7)])
+@pytest.mark.parametrize(("depth", "every"), [(0, 2), (1, 2), (2, 7), (100, 9)])
 def test_at_every_call_of_a_run_the_damage_changes_nothing(depth: int, every: int) -> None:
     """The poller dies at each of its calls, the state is lost and so many versions with it: all work is done once."""
     for point in range(1, CALLS + 1, every):
@@ -286,6 +286,9 @@ DAMAGE: dict[str, Callable[[bytes, bytes], bytes | None]] = {
 }  # fmt: skip
 
 
+SOME = ("truncated to 60%", "emptied", "deleted", "an older version", "another run's")
+
+
 def put(store: Store, key: str, data: bytes | None) -> None:
     if data is None:
         store.delete(key)
@@ -352,16 +355,21 @@ def on(server: Server, config: Path, path: str) -> Path:
     return config
 
 
+def test_damages_on_file(cli: Cli, stub_run: Path) -> None:
+    assert check_damages(cli, stub_run, SOME) == 2 * len(SOME)
+
+
+@pytest.mark.slow
 def test_every_damage_on_file(cli: Cli, stub_run: Path, figure: Figures) -> None:
     figure("bad input: damaged states restored", check_damages(cli, stub_run, DAMAGE))
 
 
 @pytest.mark.slow
 def test_damages_on_s3(cli: Cli, stub_run: Path, s3: Server) -> None:
-    kinds = ("truncated to 60%", "emptied", "deleted", "an older version")
-    assert check_damages(cli, on(s3, stub_run, "damage"), kinds) == 2 * len(kinds)
+    assert check_damages(cli, on(s3, stub_run, "damage"), SOME) == 2 * len(SOME)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_file(cli: Cli, stub_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_run(cli, stub_run, monkeypatch)
 
