@@ -22,7 +22,7 @@ from tests.figures import Figures
 from tests.servers import Server
 
 BY_STEPS = ("init", *["step"] * 5)  # one a stage, and the one that ends the run
-LABEL, EXPLORE, SELECT = 1, 3, 4  # numbers of the commands that start these stages
+INIT, LABEL, TRAIN, SELECT, END = 0, 1, 2, 4, 5  # numbers of the commands, by what they begin
 BY_A_PERSON = ("init", "step", "pause", "cancel", "resume")
 PAUSE, CANCEL, RESUME = 2, 3, 4
 WORKERS, STRETCH = 2, 10
@@ -156,8 +156,8 @@ def share(runs: list[Undisturbed], points: list[tuple[Any, ...]], kill: Callable
     return len(points)
 
 
-def points_of(run: Undisturbed) -> list[tuple[int, int]]:
-    return [(number, at) for number, effects in enumerate(run.effects) for at in range(1, len(effects) + 1)]
+def points_of(run: Undisturbed, *numbers: int) -> list[tuple[int, int]]:
+    return [(number, at) for number in numbers for at in range(1, len(run.effects[number]) + 1)]
 
 
 def workflow_points(run: Undisturbed, number: int, every: int = 1) -> list[tuple[int, str, int]]:
@@ -181,7 +181,8 @@ def test_a_step_killed_where_it_reserves_a_name(tmp_path: Path, forkserver: Fork
 
 @pytest.mark.slow
 def test_commands_killed_at_every_effect_on_files(on_files: list[Undisturbed], figure: Figures) -> None:
-    count = share(on_files, points_of(on_files[0]), Undisturbed.kill_command)
+    """What begins explore does no other things than what begins train."""
+    count = share(on_files, points_of(on_files[0], INIT, LABEL, TRAIN, SELECT, END), Undisturbed.kill_command)
     figure("real processes: kill points of commands on file://", count, exact=False)
 
 
@@ -198,21 +199,20 @@ def test_what_a_person_says_killed_at_every_effect(tmp_path: Path, forkserver: F
 
 
 @pytest.mark.slow
-def test_workflows_killed_at_every_effect_on_files(on_files: list[Undisturbed], figure: Figures) -> None:
-    points = [*workflow_points(on_files[0], LABEL, every=6), *workflow_points(on_files[0], SELECT, every=2)]
+def test_workflows_killed_at_effects_on_files(on_files: list[Undisturbed], figure: Figures) -> None:
+    points = [*workflow_points(on_files[0], LABEL, every=12), *workflow_points(on_files[0], SELECT, every=3)]
     count = share(on_files, points, Undisturbed.kill_workflow)
     figure("real processes: kill points of workflows on file://", count, exact=False)
 
 
 @pytest.mark.slow
 def test_commands_killed_at_every_request_to_s3(on_s3: list[Undisturbed], figure: Figures) -> None:
-    """What begins explore and select makes the same requests as what begins train."""
-    points = [(number, at) for number, at in points_of(on_s3[0]) if number not in (EXPLORE, SELECT)]
-    count = share(on_s3, points, Undisturbed.kill_command)
+    """What begins another stage makes no other requests than what begins train."""
+    count = share(on_s3, points_of(on_s3[0], INIT, TRAIN, END), Undisturbed.kill_command)
     figure("real processes: kill points of commands on S3", count, exact=False)
 
 
 @pytest.mark.slow
 def test_workflows_killed_at_requests_to_s3(on_s3: list[Undisturbed], figure: Figures) -> None:
-    count = share(on_s3, workflow_points(on_s3[0], SELECT, every=3), Undisturbed.kill_workflow)
+    count = share(on_s3, workflow_points(on_s3[0], SELECT, every=12), Undisturbed.kill_workflow)
     figure("real processes: kill points of workflows on S3", count, exact=False)

@@ -158,7 +158,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(
         scene.save("begun")
         assert forkserver.run("run", "run.yaml", cwd=scene.root, env=scene.environment())[0] == 0
         undisturbed = scene.look()
-        for left in (0, 1, 4, 8, 30, 80, 120, 200):
+        for left in (0, 2, 8, 40, 120):
             scene.restore("begun")
             ballast = fill(scene.world / "out", left)
             code, output = forkserver.run("run", "run.yaml", cwd=scene.root, env=scene.environment())
@@ -172,5 +172,5 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(
             assert code == 0, output
             same(scene, undisturbed)
             assert set(scene.look().executions.values()) == {1}
-    assert failures >= 5
-    figure("outages: sizes of a full disk", 8)
+    assert failures >= 4
+    figure("outages: sizes of a full disk", 5)

@@ -1,4 +1,4 @@
-"""Two daemons and now and then a `step`, killed at random, with workflows killed at random, campaign after campaign.
+"""Two daemons and now and then a `step`, killed or put to sleep at random, with workflows killed at random.
 
     make soak SECONDS=3600 SEED=7
 
@@ -26,7 +26,7 @@ from tests.fault.scene import Scene, Seen
 from tests.figures import Figures
 from tests.servers import Server
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "25"))  # for each kind of store
+SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))  # for each kind of store
 SEED = int(os.environ.get("SOAK_SEED", "1"))
 AT_ONCE = 3  # campaigns
 
@@ -46,9 +46,9 @@ class Victim:
     def ended_in(self, seconds: float) -> bool:
         return bool(select.select([self.descriptor], [], [], seconds)[0])
 
-    def kill(self) -> None:
+    def signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, number)
 
     def end(self) -> int:
         """Its exit code; what it printed must not be a traceback."""
@@ -64,7 +64,7 @@ class Soak:
 
     def __init__(self, root: Path, server: ForkServer, seed: int) -> None:
         self.root, self.server, self.dice = root, server, random.Random(seed)
-        self.killed = self.workflows_killed = self.campaigns = 0
+        self.killed = self.slept = self.workflows_killed = self.campaigns = 0
         (root / "tmp").mkdir()
 
     def round(self, scenes: list[Scene], undisturbed: Seen) -> None:
@@ -78,18 +78,23 @@ class Soak:
         daemons = [self.daemon(scenes[0], targets) for _ in range(2)]
         while True:
             which = self.dice.randrange(2)
+            daemons[which].signal(signal.SIGCONT)
             if daemons[which].ended_in(self.dice.uniform(0.1, 2.0)):
                 break  # it says that all have ended
             act = self.dice.random()
-            if act < 0.5:
-                daemons[which].kill()
+            if act < 0.15:  # it sleeps, and wakes up believing what it saw then
+                daemons[which].signal(signal.SIGSTOP)
+                self.slept += 1
+            elif act < 0.5:
+                daemons[which].signal(signal.SIGKILL)
                 self.killed += daemons[which].end() == -9
                 daemons[which] = self.daemon(scenes[0], targets)
-            elif act < 0.8:
+            elif act < 0.75:
                 self.step(scenes[0], self.dice.choice(targets))
             else:
-                index = self.dice.randrange(len(scenes))
-                struck[index] += self.strike(scenes[index])
+                self.strike(scenes, struck)
+        for daemon in daemons:
+            daemon.signal(signal.SIGCONT)
         codes = [daemon.end() for daemon in daemons]
         assert codes == [0, 0], [daemon.output.read_text() for daemon in daemons]
         for index, scene in enumerate(scenes):
@@ -105,6 +110,7 @@ class Soak:
 
     def command(self, scene: Scene, *arguments: str) -> Victim:
         output = self.root / f"output-{time.monotonic_ns()}"
+        output.touch()  # it may be killed before it could do that
         env = scene.environment(SUBMISSIONS=str(self.root / "submissions"))
         return Victim(self.server, self.server.start(*arguments, cwd=self.root, env=env, output=output), output)
 
@@ -115,20 +121,21 @@ class Soak:
         """One step by cron; often it does not come to its end."""
         step = self.command(scene, "step", target)
         if not step.ended_in(self.dice.uniform(0.0, 0.6)):
-            step.kill()
+            step.signal(signal.SIGKILL)
         code = step.end()
         assert code in (0, -9), step.output.read_text()
         self.killed += code == -9
 
-    def strike(self, scene: Scene) -> int:
+    def strike(self, scenes: list[Scene], struck: dict[int, int]) -> None:
         """Kill the processes of a workflow, all or one."""
-        found = list(scene.members())
-        chosen = found if self.dice.random() < 0.5 else found and [self.dice.choice(found)]
-        for pid in chosen:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.workflows_killed += bool(chosen)
-        return bool(chosen)
+        alive = {index: found for index, scene in enumerate(scenes) if (found := list(scene.members()))}
+        if alive:
+            index = self.dice.choice(list(alive))
+            for pid in alive[index] if self.dice.random() < 0.5 else [self.dice.choice(alive[index])]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            struck[index] += 1
+            self.workflows_killed += 1
 
     def absorbed(self) -> int:
         """Submissions that met their own workflow."""
@@ -150,9 +157,14 @@ def last(soak: Soak, undisturbed: Seen, prefixes: Iterator[str], figure: Figures
         soak.round([Scene(folder / str(n), next(prefixes), retries=RETRIES) for n in range(AT_ONCE)], undisturbed)
         rounds += 1
     assert soak.killed > rounds
-    print(f"{soak.campaigns} campaigns, {soak.killed} pollers and {soak.workflows_killed} workflows killed")
+    print(
+        f"{soak.campaigns} campaigns, {soak.killed} pollers and {soak.workflows_killed} workflows killed, "
+        f"{soak.slept} pollers put to sleep, "
+        f"{soak.absorbed()} duplicate submissions absorbed"
+    )
     figure(f"soak: campaigns on {where}", soak.campaigns, exact=False)
     figure(f"soak: pollers killed on {where}", soak.killed, exact=False)
+    figure(f"soak: pollers put to sleep on {where}", soak.slept, exact=False)
     figure(f"soak: workflows killed on {where}", soak.workflows_killed, exact=False)
     figure(f"soak: duplicate submissions absorbed on {where}", soak.absorbed(), exact=False)
 
