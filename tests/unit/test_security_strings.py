@@ -201,7 +201,7 @@ def test_no_text_of_others_comes_into_a_script(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_odd_folders_and_reasons_are_data(tmp_path: Path) -> None:
     """A whole campaign in a folder with an unpleasant name; nothing in it is run."""
-    root = tmp_path / "a b $(touch canary); `touch canary`; 'touch canary' & \"x\" * -rf"
+    root = tmp_path / "a b {{workflow.uid}} $(touch canary); `touch canary`; 'touch canary' & \"x\" * -rf"
     (root / "tmp").mkdir(parents=True)
     (root / "cu.xyz").write_text(
         '1\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3 x="$(touch canary)"\nCu 0 0 0\n'
