@@ -20,7 +20,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-QUICK, LONG = 8, 250  # inputs for each parser
+QUICK, LONG = 8, 150  # inputs for each parser
 # Numbers that are none, or none that anybody can use; words that mean something to some reader; broken encodings.
 TOKENS = [
     *(b"NaN", b"-nan", b"inf", b"-Infinity", b"1e999", b"-1", b"0", b"-0", b"1e300", b"1e-320", b"0.5", b"1_0", b"1e"),

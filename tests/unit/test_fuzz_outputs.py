@@ -27,7 +27,7 @@ from operators.select.filters import rejection
 from operators.select.model_devi import read_trajectories
 from operators.select.pool import SCORES, gather
 from operators.select.score import CLASSES, score
-from operators.structures import load_structures
+from operators.structures import expand
 from operators.sums import SUMS, verify, write_sums
 from operators.train.deepmd import judge as judge_model
 from operators.train.deepmd import read_input
@@ -157,7 +157,8 @@ def selected(data: bytes, folder: Path) -> None:
 
 def structures(data: bytes, folder: Path) -> None:
     (folder / "bulk.vasp").write_bytes(data)
-    load_structures(CONFIG, ["bulk"], folder)
+    for atoms in expand(CONFIG.structures["bulk"], [folder / "bulk.vasp"], 1):
+        assert np.isfinite(atoms.positions).all() and atoms.cell.rank == 3
 
 
 def log_of_lammps(data: bytes, folder: Path) -> None:
