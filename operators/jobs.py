@@ -226,6 +226,8 @@ def _read_marker(path: Path) -> DoneMarker:
 
 
 def _finished(marker: Path, digest: str) -> bool:
+    if marker.is_dir():  # the job would run, and could never say that it has
+        raise DataError(f"done/{marker.name} is a folder where a completion marker belongs: move it away")
     try:
         found = _read_marker(marker)
     except (OSError, DataError):

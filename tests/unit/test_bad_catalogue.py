@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 from botocore.awsrequest import AWSResponse
 
-from conventions.errors import Conflict, EngineError, StoreError
+from conventions.errors import Conflict, DataError, EngineError, StoreError
 from conventions.names import canonical_json, sha256
-from conventions.space import DataSpace
 from conventions.state import State
 from statemachine.configfile import read_mapping
 from statemachine.store import open_store
@@ -232,12 +231,15 @@ def test_files_of_two_codes(cli: Cli, stub_run: Path) -> None:
 
 
 def test_a_folder_in_the_place_of_a_marker(tmp_path: Path) -> None:
-    """Somebody's folder named like a marker: no marker, for the poller as for all_reduce."""
-    store = FileStore.of(tmp_path)
-    place = DataSpace({"label": "ase"}).stage("label", 0).job("000001")
-    (tmp_path / place.job_done / "x").mkdir(parents=True)
-    store.put(f"{place.job_done}/x/y", b"1")
-    assert not any(place.space.parse(entry.key) for entry in store.list(place.done + "/"))
+    """No marker for the poller; the plan names it, before any job runs in vain."""
+    stage = Stage(tmp_path)
+    place = stage.place.job("000001")
+    (tmp_path / place.job_done).mkdir(parents=True)
+    (tmp_path / place.job_done / "x").touch()
+    keys = [entry.key for entry in FileStore.of(tmp_path).list(place.done + "/")]
+    assert len(keys) == 1 and place.space.parse(keys[0]) is None
+    with pytest.raises(DataError, match=r"done/000001\.json is a folder .*: move it away"):
+        stage.plan()
 
 
 @pytest.mark.parametrize("digest", [b"0" * 64, b"\xff\n", b""])
