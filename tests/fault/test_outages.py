@@ -75,17 +75,17 @@ def test_the_store_is_killed_in_every_stage(tmp_path: Path, aws: None, undisturb
                     store.kill()
                     killed += 1
                     if event["stage"] in ("label", "explore"):
-                        assert "outage/state.json" in watched.until(event="error")["message"]
+                        assert "/outage" in watched.until(event="error")["message"]
                     store.start()
             assert watched.process.wait() == 0, watched.text
-        assert killed == 4
+        assert killed >= 3, "one commit may be told by nobody: it was applied, and then the store was away"
         same(scene, undisturbed)
         assert set(scene.look().executions.values()) == {1}, (
             "what was done is not done again: it only could not be told"
         )
     finally:
         store.close()
-    figure("outages: deaths of the store's server", killed)
+    figure("outages: deaths of the store's server", killed, exact=False)
 
 
 @pytest.mark.slow
