@@ -16,6 +16,7 @@ from ase.calculators.emt import EMT
 from operators.label.cp2k_output import abort_message
 from tests.e2e.engines import need
 from tests.label_run import LabelRun, add_file
+from tests.stage_harness import record
 
 pytestmark = pytest.mark.engines
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden" / "label"
@@ -142,6 +143,7 @@ def test_cp2k_that_does_not_converge_and_outputs_cut_off(tmp_path: Path) -> None
     output = tmp_path / run.place.jobs / "000002/out/task.000000/output.log"
     text = output.read_bytes()
     output.write_bytes(text[: text.index(b"PROGRAM ENDED")].ljust(len(text)))
+    record(run.place, tmp_path, "000002")
     assert run.reduce(3).classes == {"ok": 1, "scf_not_converged": 1, "truncated": 1}
 
 
