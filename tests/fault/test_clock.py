@@ -14,10 +14,9 @@ from tests.servers import Server
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["files", "s3"])
-def test_a_campaign_by_a_clock_that_jumps(tmp_path: Path, s3: Server, undisturbed: Seen, where: str) -> None:
+def test_a_campaign_by_a_clock_that_jumps(tmp_path: Path, s3: Server, undisturbed: Seen) -> None:
     """Every process has another wrong clock: the daemon, the workflows' interpreters, the operators."""
-    scene = Scene(tmp_path, s3.prefix(f"clock/{tmp_path.name}") if where == "s3" else "", RETRIES)
+    scene = Scene(tmp_path, s3.prefix(f"clock/{tmp_path.name}"), RETRIES)
     with daemon(scene, CLOCK_SEED="1") as watched:
         times = [event["time"] for event in iter(watched.events()) if event["event"] != "stopped"]
         assert watched.process.wait() == 0, watched.text
