@@ -52,9 +52,10 @@ for input in "$JOB_JOB"/task.*; do
   tasks=$tasks${tasks:+,}"{\"id\":\"$task\",\"code\":$code}"
 done
 cd "$JOB_OUT" || exit 70
-files=$(find . -type f -exec sha256sum {} + -exec wc -c {} + | awk '
+find . -type f -exec sha256sum {} + -exec wc -c {} + >"$work/files" || exit 74
+files=$(awk '
   length($1) == 64 { sum[$2] = $1; next }
-  $2 in sum { printf "%s{\"name\":\"%s\",\"size\":%s,\"sha256\":\"%s\"}", sep, substr($2, 3), $1, sum[$2]; sep = "," }')
+  $2 in sum { printf "%s{\"name\":\"%s\",\"size\":%s,\"sha256\":\"%s\"}", sep, substr($2, 3), $1, sum[$2]; sep = "," }' "$work/files") || exit 74
 printf '{"schema_version":1,"job_id":"%s","inputs":"%s","tasks":[%s],"files":[%s]}\n' \
   "$JOB_ID" "$digest" "$tasks" "$files" >"$JOB_DONE.part" && mv "$JOB_DONE.part" "$JOB_DONE" || exit 74
 exit "$all"

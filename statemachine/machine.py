@@ -2,8 +2,9 @@
 
 A stage of an iteration is `{stage}.submitting` (the name of its workflow is decided) and then
 `{stage}.running`. Before it advances or gives an attempt up, the machine asks for what it has to see, in an
-order that survives any crash and any rival: outputs first, liveness second, and liveness again before it
-acts on a workflow that seemed dead.
+order that survives any crash and any rival: outputs first, liveness second. Of a workflow that seems dead it takes
+the claim, so that it can never begin later, and asks about it again before it acts; also where its outputs are there
+(an earlier attempt's, which arrived late).
 """
 
 from __future__ import annotations
@@ -272,6 +273,7 @@ def _rows() -> list[dict[str, Any]]:
             tick(running, None, ["unchecked"], "ask_check"),
             tick(running, None, ["alive"]),
             tick(running, None, ["unlooked"], "ask_look"),
+            tick(running, None, ["complete", "doubtful", "unrevoked"], "ask_revoke"),
             tick(running, None, ["complete", "doubtful"], "ask_check"),
         ]
         if stage == "label":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,12 +52,14 @@ def test_the_order_of_looking() -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.failed, Phase.gone])
-def test_complete_outputs_of_a_dead_workflow_count_after_another_look(phase: Phase) -> None:
+def test_complete_outputs_of_a_dead_workflow_count_after_its_claim_and_another_look(phase: Phase) -> None:
+    """They may be an earlier attempt's: this one's workflow may not have begun yet."""
     first = seen(report("train"), phase)
-    assert decide(running("train"), first).action is Action.CHECK
-    again = Observation(phase=phase, checks=2, looked=True, report=first.report, finished=2)
+    assert decide(running("train"), first).action is Action.REVOKE
+    assert decide(running("train"), replace(first, revoked=True)).action is Action.CHECK
+    again = replace(first, revoked=True, checks=2)
     assert decide(running("train"), again).state.at == "explore.submitting"
-    revived = Observation(phase=Phase.running, checks=2, looked=True, report=first.report, finished=2)
+    revived = replace(again, phase=Phase.running)
     assert decide(running("train"), revived).action is Action.WAIT
 
 

@@ -1,0 +1,97 @@
+"""Nothing is lost and nothing is done twice, in every world that two pollers, a person and accidents can reach."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+
+from conventions.state import Policy, State
+from tests.doubles import APPS, first_state
+from tests.figures import Figures
+
+from .mutants import MUTANTS
+from .search import Found, Scenario, Search
+from .world import Violation
+
+
+@pytest.fixture(autouse=True)
+def alike() -> Iterator[None]:
+    """States that differ in their histories only are the same world; a search says nothing on its way."""
+    with mock.patch("statemachine.record.sha256", lambda data: ""):
+        logging.disable()
+        yield
+        logging.disable(logging.NOTSET)
+
+
+def first(stages: int) -> State:
+    """A run of that many stages: the last training, the last labels and it, one iteration, two."""
+    policy = Policy(apps=APPS, max_iterations=2, explore_stages=1, retries=dict.fromkeys(APPS, 2))
+    state = first_state(policy=policy, nonce="", writer="", updated_at="")
+    if stages == 1:
+        return state.model_copy(update={"stage": "train", "at": "train.submitting", "final": "converged"})
+    return state.model_copy(update={"final": "converged" if stages == 2 else ""})
+
+
+def searched(stages: int, faults: int, commands: int, **rules: bool) -> Found:
+    return Search(Scenario(first(stages), faults, commands, accurate_after=int(stages > 4), **rules)).run()
+
+
+def tell(figure: Figures, what: str, found: Found) -> None:
+    assert set(found.ends) >= {"train.submitting", "train.running", "converged"}
+    figure(f"search: worlds, {what}", found.worlds)
+    figure(f"search: moves between them, {what}", found.moves)
+
+
+@pytest.mark.parametrize(
+    ("stages", "faults", "commands"),
+    [
+        (1, 1, 0),
+        (1, 0, 1),
+        (9, 0, 0),
+        pytest.param(1, 1, 1, marks=pytest.mark.slow),
+        pytest.param(2, 1, 0, marks=pytest.mark.slow),
+        pytest.param(4, 0, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_is_lost_and_nothing_is_done_twice(figure: Figures, stages: int, faults: int, commands: int) -> None:
+    what = f"{stages} stage{'s' * (stages > 1)}, {faults} accidents, {commands} commands"
+    tell(figure, what, searched(stages, faults, commands))
+
+
+def seen(rule: str) -> str:
+    """What a search finds when a rule is off."""
+    mutant = MUTANTS[rule]
+    try:
+        with mutant.off():
+            searched(mutant.stages, mutant.faults, mutant.commands, **mutant.world)
+    except Violation as violation:
+        print(f"without the rule {rule!r}:{violation}")
+        return str(violation)
+    return ""
+
+
+QUICK = [rule for rule, mutant in MUTANTS.items() if mutant.says and mutant.faults + mutant.commands < 2]
+QUICK = [rule for rule in QUICK if MUTANTS[rule].stages == 1 and "no end" not in MUTANTS[rule].says]
+
+
+@pytest.mark.parametrize(
+    "rule", [rule if rule in QUICK else pytest.param(rule, marks=pytest.mark.slow) for rule in MUTANTS]
+)
+def test_a_rule_that_is_off_is_missed(rule: str) -> None:
+    mutant = MUTANTS[rule]
+    story = seen(rule).splitlines()
+    if mutant.why:
+        assert not story
+    else:
+        assert mutant.says and mutant.says in story[-1]
+        assert len(story) > 2
+
+
+def test_figures(figure: Figures) -> None:
+    found = [rule for rule, mutant in MUTANTS.items() if mutant.says]
+    assert all(bool(mutant.says) != bool(mutant.why) for mutant in MUTANTS.values())
+    figure("search: rules switched off", len(MUTANTS))
+    figure("search: rules whose absence is found", len(found))
