@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines soak figures lint deploy-check constraints bench docs clean
+.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines soak figures search lint deploy-check constraints bench docs clean
 
 demo: $(VENV)/.local ## copper on one machine: trains a force field to convergence (about 3 minutes after set-up)
 	$(BIN)/python -W ignore examples/copper/make_test_set.py
@@ -18,7 +18,7 @@ demo-water-cp2k: $(VENV)/.local ## water, labelled by CP2K (Debian: apt-get inst
 	$(BIN)/dpgen2-sm run examples/water-cp2k/run.yaml
 
 test: $(VENV)/.dev ## the quick suite, below 2 minutes
-	$(BIN)/pytest -n 4 --dist worksteal -m "not engines and not servers and not slow"
+	$(BIN)/pytest -n 4 --dist worksteal -m "not engines and not servers and not slow and not search"
 
 test-servers: $(VENV)/.dev ## Ceph, Slurm, the double of Argo, the image (Debian's packages; .ci/run installs them)
 	$(BIN)/pytest -m "servers or slow"
@@ -30,7 +30,10 @@ soak: $(VENV)/.dev ## daemons and workflows killed at random: make soak SECONDS=
 	SOAK_SECONDS=$(or $(SECONDS),600) SOAK_SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/fault/test_soak.py
 
 figures: $(VENV)/.dev ## the tests that tell figures write them into docs/reliability.md
-	$(BIN)/pytest -n 2 --dist worksteal -m "not engines" --figures
+	$(BIN)/pytest -n 2 --dist worksteal -m "not engines and not search" --figures
+
+search: $(VENV)/.dev ## every world with two accidents and two pollers; its figures too
+	$(BIN)/pytest -m search --figures --durations=0 tests/search
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

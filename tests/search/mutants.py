@@ -31,8 +31,10 @@ class Mutant:
     ----------
     off
         Switches it off in the code under search; `world` names the rules of the workflow's own steps and the engine.
-    faults, commands, stages
-        The budget that the shortest story needs, and the length of the run.
+    faults, commands, stages, pollers
+        The budget that the shortest story needs, the length of the run, and who advances it.
+    long
+        The search takes minutes.
     says
         Part of the violation that is found. Empty: there is none, for the reason in `why`.
     """
@@ -43,6 +45,8 @@ class Mutant:
     faults: int = 0
     commands: int = 0
     stages: int = 1
+    pollers: int = 2
+    long: bool = False
     why: str = ""
 
 
@@ -141,7 +145,7 @@ MUTANTS: dict[str, Mutant] = {
         "still works", guard("unsure_of_claim", False), faults=2
     ),
     "the claim is taken before outputs of a dead workflow are used": Mutant(
-        "may still begin", guard("unrevoked", _asks_for_no_claim_of_finished_work), faults=2
+        "may still begin", guard("unrevoked", _asks_for_no_claim_of_finished_work), faults=2, long=True
     ),
     "an incomplete stage is not left": Mutant(
         "without its results", guard("complete", _believes_any_report), faults=2
@@ -154,11 +158,11 @@ MUTANTS: dict[str, Mutant] = {
     "the state is swapped, not written": Mutant("is followed by", method(Line, "put", _puts_without_match)),
     "who lost a swap reads again": Mutant("is followed by", method(Poller, "_commit", _swaps_again)),
     "an error is no win": Mutant(
-        "although the run is at", method(Record, "commit", _takes_an_error_for_a_win), faults=1, stages=2
+        "although the run is at", method(Record, "commit", _takes_an_error_for_a_win), faults=1, stages=2, pollers=1
     ),
     "a version is kept before it is replaced": Mutant("not in the history", method(Record, "commit", _keeps_nothing)),
     # names and claims
-    "a name belongs to one attempt": Mutant("may still begin", NAME_OF_ALL, faults=1),
+    "a name belongs to one attempt": Mutant("begins twice", NAME_OF_ALL, faults=1),
     "a claim belongs to one attempt": Mutant("no end can be reached", CLAIM_OF_ALL, faults=1),
     "a claim that is taken stays": Mutant("still works", method(Poller, "_revoke", _revokes_over_a_claim), faults=2),
     "only a claim of one's own revokes": Mutant(

@@ -54,6 +54,10 @@ class Scenario:
     faults, commands
         How many accidents may happen, and how often a person pauses or cancels. Crashes of processes, their pauses
         and a person's `resume` are free.
+    pollers
+        How many there are, one or two.
+    pollers
+        How many there are, one or two.
     accurate_after
         The first iteration whose exploration is accurate.
     claims, checksums, names
@@ -63,6 +67,7 @@ class Scenario:
     first: State
     faults: int = 0
     commands: int = 0
+    pollers: int = 2
     accurate_after: int = 0
     claims: bool = True
     checksums: bool = True
@@ -164,8 +169,9 @@ class Search:
 
     def first(self) -> World:
         start = self.code.start("poller")
-        world = World(self._of_objects({}), self._of_flows(()), (start, start, IDLE),
-                      self.scenario.faults, self.scenario.commands, ())  # fmt: skip
+        processes = (start if self.scenario.pollers == 2 else IDLE, start, IDLE)
+        budget = self.scenario.faults, self.scenario.commands
+        world = World(self._of_objects({}), self._of_flows(()), processes, *budget, ())
         return self._with(world, **{SPACE.state: Sealed(self.scenario.first.seal())})
 
     def moves(self, world: World) -> Iterator[Move]:
@@ -266,8 +272,9 @@ class Search:
 
     def _left(self, world: World, name: str) -> bool:
         """The run is past this workflow: its claim is taken, and who still thinks of it wins no swap."""
-        run = view_of(self.objects(world))
-        return name != run.workflow or run.over
+        objects = self.objects(world)
+        run = view_of(objects)
+        return f"~made/{name}" in objects and (name != run.workflow or run.over)
 
     def _certain(self, world: World, slot: int, op: Op) -> bool:
         """Does it not matter any more when this call is made: to its answer, to what follows, to others?"""
@@ -280,7 +287,8 @@ class Search:
                 return self._at_rest(world)
             if not self._left(world, subject) or self._named(world, subject):
                 return False
-            return name != "submit" or (self.scenario.claims and self.scenario.names)
+            refused = name == "submit" and self.scenario.claims and place_of(op[1]).claim in objects
+            return name != "submit" or refused
         if subject == SPACE.state:
             if name == "put":
                 return op[-1] != etag_of(objects[subject])  # too late for ever: versions only rise

@@ -12,7 +12,7 @@ from conventions.state import Policy, State
 from tests.doubles import APPS, first_state
 from tests.figures import Figures
 
-from .mutants import MUTANTS
+from .mutants import MUTANTS, Mutant
 from .search import Found, Scenario, Search
 from .world import Violation
 
@@ -35,30 +35,31 @@ def first(stages: int) -> State:
     return state.model_copy(update={"final": "converged" if stages == 2 else ""})
 
 
-def searched(stages: int, faults: int, commands: int, **rules: bool) -> Found:
-    return Search(Scenario(first(stages), faults, commands, accurate_after=int(stages > 4), **rules)).run()
-
-
-def tell(figure: Figures, what: str, found: Found) -> None:
-    assert set(found.ends) >= {"train.submitting", "train.running", "converged"}
-    figure(f"search: worlds, {what}", found.worlds)
-    figure(f"search: moves between them, {what}", found.moves)
+def searched(stages: int, faults: int, commands: int, pollers: int = 2, **rules: bool) -> Found:
+    return Search(Scenario(first(stages), faults, commands, pollers, int(stages > 4), **rules)).run()
 
 
 @pytest.mark.parametrize(
-    ("stages", "faults", "commands"),
+    ("stages", "faults", "commands", "pollers"),
     [
-        (1, 1, 0),
-        (1, 0, 1),
-        (9, 0, 0),
-        pytest.param(1, 1, 1, marks=pytest.mark.slow),
-        pytest.param(2, 1, 0, marks=pytest.mark.slow),
-        pytest.param(4, 0, 1, marks=pytest.mark.slow),
+        (1, 1, 0, 2),
+        (1, 0, 1, 2),
+        (9, 0, 0, 2),
+        pytest.param(1, 2, 0, 1, marks=pytest.mark.slow),
+        pytest.param(4, 1, 0, 1, marks=pytest.mark.slow),
+        pytest.param(2, 0, 1, 2, marks=pytest.mark.slow),
+        pytest.param(1, 2, 0, 2, marks=pytest.mark.search),
+        pytest.param(1, 1, 1, 2, marks=pytest.mark.search),
     ],
 )
-def test_nothing_is_lost_and_nothing_is_done_twice(figure: Figures, stages: int, faults: int, commands: int) -> None:
-    what = f"{stages} stage{'s' * (stages > 1)}, {faults} accidents, {commands} commands"
-    tell(figure, what, searched(stages, faults, commands))
+def test_nothing_is_lost_and_nothing_is_done_twice(
+    figure: Figures, stages: int, faults: int, commands: int, pollers: int
+) -> None:
+    found = searched(stages, faults, commands, pollers)
+    assert set(found.ends) >= {"train.submitting", "train.running", "converged"}
+    what = f"stages {stages}, accidents {faults}, commands {commands}, pollers {pollers}"
+    figure(f"search: worlds ({what})", found.worlds, exact=False)
+    figure(f"search: moves between them ({what})", found.moves, exact=False)
 
 
 def seen(rule: str) -> str:
@@ -66,20 +67,22 @@ def seen(rule: str) -> str:
     mutant = MUTANTS[rule]
     try:
         with mutant.off():
-            searched(mutant.stages, mutant.faults, mutant.commands, **mutant.world)
+            searched(mutant.stages, mutant.faults, mutant.commands, mutant.pollers, **mutant.world)
     except Violation as violation:
         print(f"without the rule {rule!r}:{violation}")
         return str(violation)
     return ""
 
 
-QUICK = [rule for rule, mutant in MUTANTS.items() if mutant.says and mutant.faults + mutant.commands < 2]
-QUICK = [rule for rule in QUICK if MUTANTS[rule].stages == 1 and "no end" not in MUTANTS[rule].says]
+def length(mutant: Mutant) -> list[pytest.MarkDecorator]:
+    """How long the search for what a rule's absence does takes."""
+    if mutant.long:
+        return [pytest.mark.search]
+    quick = mutant.stages * (mutant.faults + mutant.commands) < 2 and mutant.says and "no end" not in mutant.says
+    return [] if quick else [pytest.mark.slow]
 
 
-@pytest.mark.parametrize(
-    "rule", [rule if rule in QUICK else pytest.param(rule, marks=pytest.mark.slow) for rule in MUTANTS]
-)
+@pytest.mark.parametrize("rule", [pytest.param(rule, marks=length(mutant)) for rule, mutant in MUTANTS.items()])
 def test_a_rule_that_is_off_is_missed(rule: str) -> None:
     mutant = MUTANTS[rule]
     story = seen(rule).splitlines()
