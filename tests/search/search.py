@@ -5,91 +5,20 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from conventions.errors import CommandRefused, EngineError, StoreError
-from conventions.state import State
 from statemachine.store import Blob, Entry
 
 from .process import CONFLICT, ENGINE_TROUBLE, NOT_FOUND, PHASES, STORE_TROUBLE, Op, Processes, Raises, Spec
-from .world import (
-    END,
-    GUARD,
-    JOB,
-    MARK,
-    POD,
-    REDUCE,
-    REPORT,
-    SPACE,
-    Flow,
-    Objects,
-    Sealed,
-    Violation,
-    check_begins,
-    check_commit,
-    check_input,
-    check_write,
-    etag_of,
-    forget,
-    place_of,
-    report_of,
-    unsealed,
-    view_of,
-)  # fmt: skip
+from .tables import Late, Move, Scenario, World
+from .workflows import Workflows
+from .world import SPACE, Flow, Sealed, Violation, check_commit, etag_of, place_of, unsealed, view_of
 
 PERSON, IDLE = 2, -1
 OTHERS = b"written by another"
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """Where a search begins, and what may happen in it.
-
-    Parameters
-    ----------
-    first
-        The state that the run begins in.
-    faults, commands
-        How many accidents may happen, and how often a person pauses or cancels. Crashes of processes, their pauses
-        and a person's `resume` are free.
-    pollers
-        How many there are, one or two.
-    pollers
-        How many there are, one or two.
-    accurate_after
-        The first iteration whose exploration is accurate.
-    claims, checksums, names
-        Rules that the workflow's own steps and the engine keep; mutants switch them off.
-    """
-
-    first: State
-    faults: int = 0
-    commands: int = 0
-    pollers: int = 2
-    accurate_after: int = 0
-    claims: bool = True
-    checksums: bool = True
-    names: bool = True
-
-
-class Late(NamedTuple):
-    """A request whose sender gave up waiting, and which is carried out later."""
-
-    op: Op
-    author: int | None
-
-
-class World(NamedTuple):
-    """Everything, by number: objects and workflows are kept in tables, processes in `Processes`."""
-
-    objects: int
-    flows: int
-    processes: tuple[int, int, int]
-    faults: int
-    commands: int
-    late: tuple[Late, ...]
 
 
 @dataclass
@@ -101,69 +30,13 @@ class Found:
     ends: dict[str, int] = field(default_factory=dict)
 
 
-Move = tuple[int, str, World]  # what it costs, what happens, what is then
+class Search(Workflows):
+    """Every move from every world: of processes, of workflows, of requests that are late."""
 
-
-class Search:
     def __init__(self, scenario: Scenario) -> None:
-        forget()
-        self.scenario, self.code = scenario, Processes()
-        self._tables: list[list[Any]] = [[], []]
-        self._numbers: tuple[dict[Any, int], dict[Any, int]] = ({}, {})
-        self._cache: dict[Any, int] = {}
+        super().__init__(scenario)
+        self.code = Processes()
         self._settled_worlds: dict[World, World] = {}
-        self.doing = ""
-
-    # --- tables ---------------------------------------------------------------------------------------------
-
-    def objects(self, world: World) -> Objects:
-        found: Objects = self._tables[0][world.objects]
-        return found
-
-    def flows(self, world: World) -> tuple[Flow, ...]:
-        found: tuple[Flow, ...] = self._tables[1][world.flows]
-        return found
-
-    def _number(self, table: int, key: Any, value: Any) -> int:
-        number = self._numbers[table].setdefault(key, len(self._tables[table]))
-        if number == len(self._tables[table]):
-            self._tables[table].append(value)
-        return number
-
-    def _of_objects(self, objects: dict[str, Any]) -> int:
-        return self._number(0, frozenset(objects.items()), objects)
-
-    def _of_flows(self, flows: tuple[Flow, ...]) -> int:
-        kept = tuple(sorted(flow for flow in flows if flow.phase != "gone" or flow.moves))
-        return self._number(1, kept, kept)
-
-    def _with(self, world: World, **changes: Any) -> World:
-        """The world with other objects: `key=value`."""
-        key = (world.objects, *changes.items())
-        if key not in self._cache:
-            self._cache[key] = self._of_objects({**self.objects(world), **changes})
-        return world._replace(objects=self._cache[key])
-
-    def _exchange(self, world: World, old: Flow, *new: Flow) -> World:
-        flows = self.flows(world)
-        at = flows.index(old)
-        return world._replace(flows=self._of_flows((*flows[:at], *flows[at + 1 :], *new)))
-
-    def _authors(self, world: World, change: dict[int | None, int | None]) -> World:
-        """Processes are exchanged, or forget what they wrote."""
-        key = (world.objects, "authors", *change.items())
-        if key not in self._cache:
-            objects = {
-                name: value._replace(author=change[value.author])
-                if isinstance(value, Sealed) and value.author in change
-                else value
-                for name, value in self.objects(world).items()
-            }
-            self._cache[key] = self._of_objects(objects)
-        late = tuple(
-            each._replace(author=change[each.author]) if each.author in change else each for each in world.late
-        )
-        return world._replace(objects=self._cache[key], late=late)
 
     # --- processes ------------------------------------------------------------------------------------------
 
@@ -406,85 +279,6 @@ class Search:
         self.doing = f"a late request arrives: {late.op[0]} {late.op[1]}"
         rest = tuple(each for each in world.late if each != late)
         return self.doing, self._write(world._replace(late=rest), late.author, late.op)[1]
-
-    # --- workflows ------------------------------------------------------------------------------------------
-
-    def _body(self, world: World, flow: Flow) -> Iterator[Move]:
-        """The next step of a workflow's body."""
-        about = f"{flow.spec.name}#{flow.uid}" + " (stray)" * flow.stray
-        if flow.stopping:
-            self.doing = f"{about} is stopped"
-            yield 0, self.doing, self._exchange(world, flow, flow._replace(phase="failed", stopping=False))
-        step = {GUARD: self._guard, JOB: self._job, MARK: self._mark, REDUCE: self._reduce, REPORT: self._tell}[flow.pc]
-        self.doing = f"{about} {step.__name__.strip('_')}"
-        world_then, then = step(world, flow)
-        yield 0, self.doing, self._exchange(world_then, flow, self._pod_ended(flow, then))
-        if flow.pc == REDUCE and world.faults and then.seen:
-            self.doing = f"{about} loses an upload"
-            lost = world._replace(faults=world.faults - 1)
-            yield 1, self.doing, self._exchange(lost, flow, then)
-
-    def _pod_ended(self, before: Flow, then: Flow) -> Flow:
-        """A stray pod takes no further step of its workflow."""
-        if before.stray and (then.pc == END or POD[then.pc] != POD[before.pc]):
-            return then._replace(stray=False, pc=END, phase=before.phase)
-        return then
-
-    def _guard(self, world: World, flow: Flow) -> tuple[World, Flow]:
-        objects, key, owner = self.objects(world), flow.place.claim, flow.owner
-        if self.scenario.claims:
-            if objects.get(key, owner) != owner:  # whether it is kept or deleted then is all the same
-                left = flow.spec.name != view_of(objects).workflow
-                return world, flow._replace(phase="gone" if left else "failed")
-            world = self._with(world, **{key: owner})
-        check_begins(objects, self.flows(world), flow)
-        return self._with(world, **{f"~begun/{flow.spec.name}": owner}), flow._replace(pc=JOB)
-
-    def _job(self, world: World, flow: Flow) -> tuple[World, Flow]:
-        objects, out, marker = self.objects(world), flow.place.out, flow.place.marker
-        check_input(objects, flow)
-        finished = marker in objects and (objects.get(out) == objects[marker] or not self.scenario.checksums)
-        if finished:  # plan finds its marker
-            return world, flow._replace(pc=REDUCE)
-        return self._with(world, **{out: flow.tag}), flow._replace(pc=MARK)
-
-    def _mark(self, world: World, flow: Flow) -> tuple[World, Flow]:
-        return self._with(world, **{flow.place.marker: flow.tag}), flow._replace(pc=REDUCE)
-
-    def _reduce(self, world: World, flow: Flow) -> tuple[World, Flow]:
-        objects, out, marker = self.objects(world), flow.place.out, flow.place.marker
-        good = marker in objects and (objects[out] == objects[marker] or not self.scenario.checksums)
-        if not good:
-            return world, flow._replace(pc=REPORT, seen=b"")
-        check_write(objects, flow.place.product, objects[out])
-        return self._with(world, **{flow.place.product: objects[out]}), flow._replace(pc=REPORT, seen=objects[marker])
-
-    def _tell(self, world: World, flow: Flow) -> tuple[World, Flow]:
-        good = flow.spec.iteration >= self.scenario.accurate_after
-        report = report_of(flow.spec, flow.seen, bool(flow.seen), good)
-        phase = "succeeded" if flow.phase == "running" else flow.phase
-        if flow.seen:
-            world = self._with(world, **{f"~told/{flow.place.root}/{flow.seen.decode()}": b""})
-        return self._with(world, **{flow.place.report: report}), flow._replace(pc=END, phase=phase, stopping=False)
-
-    def _accident(self, world: World, flow: Flow) -> Iterator[Move]:
-        """What may befall a workflow."""
-        about = f"{flow.spec.name}#{flow.uid}"
-
-        def then(what: str, *new: Flow) -> Move:
-            self.doing = f"{about} {what}"
-            return 1, self.doing, self._exchange(world, flow, *new)
-
-        if flow.phase == "gone":
-            return
-        yield then("is deleted", flow._replace(phase="gone"))
-        if flow.phase == "running" and flow.pc < END:
-            yield then("fails", flow._replace(phase="failed"))
-        if flow.works:
-            stray = flow._replace(phase="gone", stray=True, stopping=False)
-            yield then("fails, a pod goes on", flow._replace(phase="failed", stray=True))
-            yield then("is deleted, a pod goes on", stray)
-            yield then("runs a pod twice", flow._replace(pc=POD[flow.pc], take=flow.take + 1), stray)
 
     # --- the search -----------------------------------------------------------------------------------------
 
