@@ -21,7 +21,7 @@ test: $(VENV)/.dev ## the quick suite, below 2 minutes
 	$(BIN)/pytest -n 4 --dist worksteal -m "not engines and not servers and not slow and not search"
 
 test-servers: $(VENV)/.dev ## Ceph, Slurm, the double of Argo, the image (Debian's packages; .ci/run installs them)
-	$(BIN)/pytest -m "servers or slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "servers or slow"
 
 test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k
 	$(BIN)/pytest -m engines

@@ -16,7 +16,8 @@ from urllib.parse import quote, unquote
 FIELDS = ("event", "run", "prefix", "iteration", "stage", "at", "attempt", "version")
 
 
-SHORTEST = 8  # a shorter value would be found in innocent words
+SHORTEST = 8  # what names and forms suggest is a secret from this length on
+LEAST = 4  # a shorter value would be found in innocent words, whoever calls it a secret
 # What gives access for a while although nobody set it: signatures, and tokens in headers; and passwords in addresses.
 _PASSING = [
     (re.compile(r"(Signature(?:=|:\s*))[0-9a-f]{32,}"), r"\1***"),
@@ -38,7 +39,7 @@ class Redactor(logging.Filter):
     def hide(self, secrets: Iterable[str]) -> None:
         """From now on keep these out, as they are and as URLs, JSON, hexadecimal or base64 hold them."""
         for secret in secrets:
-            if secret and secret not in self._forms:
+            if len(secret) >= LEAST and secret not in self._forms:
                 long = {form for form in forms(secret) if len(form) >= SHORTEST}
                 self._forms = {**self._forms, secret: frozenset({secret, *long})}
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from tests.fault.inject import kill_points
 
+ROOT = Path(__file__).parents[2]
+
 
 class ForkServer:
     """One such server."""
@@ -26,7 +28,8 @@ class ForkServer:
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.fault.forkserver"],
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "tests" / "stubapps"), str(ROOT)))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
