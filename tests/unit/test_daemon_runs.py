@@ -228,7 +228,7 @@ def test_what_is_known_of_a_run(make: Callable[..., Daemon], pollers: dict[str, 
     a, b = pollers.values()
     b.state = first_state(at="converged")
     daemon = make(0.01)
-    wait(a, 2)
+    wait(b), wait(a, 2)
     assert daemon.runs[0].jobs == (3, 10) and daemon.runs[1].jobs is None
     assert b.steps == 1
 
