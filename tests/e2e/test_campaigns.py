@@ -293,7 +293,7 @@ def test_a_frame_that_cp2k_cannot_converge_is_left_out(tmp_path: Path) -> None:
     assert (report["complete"], report["attempt"], report["jobs"]["failed"]) == (True, 0, 0)
     assert any("SCF run NOT converged" in message for message in report["messages"])
     folder = campaign.at(campaign.space.dataset_iter(0))
-    assert [path.name for path in folder.iterdir()] == ["O2H4"]
+    assert sorted(path.name for path in folder.iterdir()) == ["O2H4", "SHA256SUMS"]
     positions = np.load(folder / "O2H4/set.000/coord.npy").reshape(-1, 6, 3)
     assert np.allclose(positions, [good.positions[[0, 3, 1, 2, 4, 5]]], rtol=0, atol=1e-7)
     assert np.load(folder / "O2H4/set.000/force.npy").shape == (1, 18)
