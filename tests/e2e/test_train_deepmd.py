@@ -132,5 +132,5 @@ def test_killed_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     if not new_node:
         return
     sizes = {path.name: path.stat().st_size for path in run.product().iterdir()}
-    assert sorted(sizes) == ["graph.000.pb", "lcurve.000.out", "original.000.pb"]
+    assert sorted(sizes) == ["SHA256SUMS", "graph.000.pb", "lcurve.000.out", "original.000.pb"]
     assert sizes["graph.000.pb"] > sizes["original.000.pb"]  # it holds the table
