@@ -398,22 +398,23 @@ def reports_unread(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Poller, "_report", lambda self, state: StageReport.load(self.store.get(state.place.report).data))
 
 
-def calls_the_dead_running(patch: pytest.MonkeyPatch) -> None:
+def takes_for(patch: pytest.MonkeyPatch, phase: Phase, other: Phase) -> None:
+    """The engine calls every workflow of one phase one of another."""
+    usual = FakeEngine.status
+
     def status(self: FakeEngine, name: str) -> Status:
         found = usual(self, name)
-        return Status(Phase.running) if found.phase is Phase.gone else found
+        return Status(other) if found.phase is phase else found
 
-    usual = FakeEngine.status
     patch.setattr(FakeEngine, "status", status)
+
+
+def calls_the_dead_running(patch: pytest.MonkeyPatch) -> None:
+    takes_for(patch, Phase.gone, Phase.running)
 
 
 def calls_the_running_gone(patch: pytest.MonkeyPatch) -> None:
-    def status(self: FakeEngine, name: str) -> Status:
-        found = usual(self, name)
-        return Status(Phase.gone) if found.phase is Phase.running else found
-
-    usual = FakeEngine.status
-    patch.setattr(FakeEngine, "status", status)
+    takes_for(patch, Phase.running, Phase.gone)
 
 
 def runs_twice(patch: pytest.MonkeyPatch) -> None:

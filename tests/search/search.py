@@ -249,15 +249,13 @@ class Search(Workflows):
         there = objects.get(key)
         if (if_absent and there is not None) or (if_match is not None and (not there or etag_of(there) != if_match)):
             return CONFLICT, world
-        value: Any = data
-        if key == SPACE.state or key.startswith(SPACE.events):
-            value = Sealed(data, author if key == SPACE.state else None)
+        value: Any = Sealed(data) if key.startswith(SPACE.events) else data
         if key == SPACE.state:
-            after = unsealed(value.data)
-            before = view_of(objects).state
-            check_commit(objects, self.flows(world), before, after)
-            if (before.iteration, before.stage) != (after.iteration, after.stage):
-                product = view_of(objects).place.product
+            value = Sealed(data, author)
+            present, after = view_of(objects), unsealed(data)
+            check_commit(objects, self.flows(world), present.state, after)
+            if (present.state.iteration, present.state.stage) != (after.iteration, after.stage):
+                product = present.place.product
                 world = self._with(world, **{f"~used/{product}": objects[product]})
         return etag_of(value), self._with(world, **{key: value})
 
