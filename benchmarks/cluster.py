@@ -28,9 +28,9 @@ from operators.s3 import Place
 from statemachine.submission import for_cluster
 
 place = DataSpace({"label": "cp2k", "train": "deepmd", "explore": "lammps", "select": "model_devi"}).stage(
-    "explore", 1, trained=0
+    "explore", 1, {"train": 1}
 )
-facts = {"iteration": 1, "attempt": 0, "trained": 0, "has_models": True, "explore_stage": 0, "systems": []}
+facts = {"iteration": 1, "attempt": 0, "has_models": True, "has_selected": True, "explore_stage": 0, "systems": []}
 what = ("cu-00000000-000001-explore-a0", app("explore", "lammps"), place, facts)
 engine, stage = ArgoConfig(type="argo"), StageConfig(app="lammps")
 workflow = for_cluster(what, engine, stage, Place.parse("s3://bucket/runs/cu"))

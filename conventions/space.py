@@ -6,6 +6,7 @@ Keys are relative to the run's prefix and use `/`. See the README for the tree.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -64,6 +65,10 @@ class DataSpace:
         """Configuration of an iteration, frozen when it begins."""
         return f"config/iter/{format_id(iteration)}/config.json"
 
+    def configuration(self, sha256: str) -> str:
+        """A configuration that the run has or had, by content: what the operators read."""
+        return f"config/run/{sha256}.json"
+
     def file(self, sha256: str, name: str) -> str:
         """A file that the user's configuration names, by content."""
         return f"{self.files}/{sha256}/{check_name(name)}"
@@ -107,11 +112,13 @@ class DataSpace:
 
     packages = ".dflow/python/pkg"
 
-    def stage(self, stage: str, iteration: int, trained: int = 0) -> StageSpace:
+    def stage(
+        self, stage: str, iteration: int, newest: Mapping[str, int] | None = None, config: str = ""
+    ) -> StageSpace:
         """The part of the space that one stage of one iteration works in."""
         if stage not in STAGES:
             raise DataError(f"{stage!r} is not a stage")
-        return StageSpace(self, stage, iteration, trained)
+        return StageSpace(self, stage, iteration, newest or {}, config or self.config(iteration))
 
     def training_system(self, key: str) -> str | None:
         """The system directory (relative to `dataset`) if `key` is its `type.raw` and it is for training."""
@@ -140,14 +147,15 @@ class DataSpace:
 class StageSpace:
     """Keys of one stage of one iteration, and of what it reads from other stages.
 
-    `trained` is the iteration of the newest models; `job_id` is set where keys of a job are meant
-    (it may be an Argo variable such as `{{item}}`).
+    `newest` is the iteration of each stage's newest product, `config` the key of the configuration; `job_id` is set
+    where keys of a job are meant (it may be an Argo variable such as `{{item}}`).
     """
 
     space: DataSpace
     stage: str
     iteration: int
-    trained: int = 0
+    newest: Mapping[str, int]
+    config: str
     job_id: str = ""
 
     @property
@@ -198,20 +206,16 @@ class StageSpace:
         return f"{self.done}/{self.job_id}.json"
 
     @property
-    def config(self) -> str:
-        return self.space.config(self.iteration)
-
-    @property
     def labels(self) -> str:
         """Where this iteration's label stage puts its data."""
         return self.space.dataset_iter(self.iteration)
 
-    @property
-    def models(self) -> str:
-        """The committee trained last."""
-        return replace(self, stage="train", iteration=self.trained).product
+    def of(self, stage: str) -> StageSpace | None:
+        """Where a stage did its work last; `None` where it has not yet."""
+        iteration = self.newest.get(stage)
+        return None if iteration is None else replace(self, stage=stage, iteration=iteration, job_id="")
 
-    def of(self, stage: str, ago: int = 0) -> StageSpace | None:
-        """Another stage of this iteration, or of `ago` iterations before; `None` before the first."""
-        iteration = self.iteration - ago
-        return replace(self, stage=stage, iteration=iteration, job_id="") if iteration >= 0 else None
+    def newest_product(self, stage: str) -> str | None:
+        """What a stage made last; `None` where it has made nothing yet."""
+        found = self.of(stage)
+        return found.product if found else None

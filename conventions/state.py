@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,8 @@ from .names import RUN_NAME, STAGES, canonical_json, sha256, workflow_name
 from .space import DataSpace, StageSpace, check_name
 
 ENDED = ("converged", "exhausted", "failed", "cancelled")
+_TRAINED = {"rmse_f", "train_rmse_f"}
+_SHA256 = r"^([0-9a-f]{64})?$"
 _PHASE = r"^((label|train|explore|select)\.(submitting|running)|cancelling|converged|exhausted|failed|cancelled)$"
 
 
@@ -51,11 +53,13 @@ class Policy(Strict):
 
 
 class IterationSummary(Strict):
-    """A row of the iteration table: figures that the stages reported."""
+    """A row of the iteration table."""
 
     iteration: int = Field(ge=0)
     explore_stage: int = Field(0, ge=0)
-    figures: dict[str, float] = Field(default_factory=dict)
+    figures: dict[str, float] = Field(default_factory=dict, description="What the stages reported.")
+    stages: list[Stage] = Field([], description="Stages that were done here, and whose products count.")
+    left: bool = Field(False, description="A rewind left this iteration; a later one stands in its place.")
 
 
 class State(Document):
@@ -65,6 +69,8 @@ class State(Document):
     exist), `{stage}.running`, `cancelling`, or one of the four ends.
     """
 
+    supported: ClassVar[int] = 2
+    schema_version: int = Field(2, ge=1)
     run: str = Field(pattern=RUN_NAME)
     run_uid: str = Field(pattern=r"^[0-9a-f]{32}$")
     version: int = Field(ge=1, lt=10**8)
@@ -78,13 +84,15 @@ class State(Document):
     attempt: int = Field(0, ge=0)
     stalled: int = Field(0, ge=0, description="Attempts in a row that finished no further job.")
     finished: int = Field(0, ge=0, description="Jobs of this stage known to be finished.")
-    trained: int = Field(0, ge=0, description="Iteration of the newest models.")
     explore_stage: int = Field(0, ge=0)
     clean: int = Field(0, ge=0, description="Accurate iterations in a row.")
     final: str = Field("", pattern=r"^(converged|exhausted|)$", description="Set while the last labels are trained.")
     hold: bool = Field(False, description="Paused: nothing new is submitted.")
     reason: str = ""
-    config_sha256: str = Field("", description="Of the configuration that the run began with.")
+    config_sha256: str = Field("", pattern=_SHA256, description="Of the configuration of the present attempt.")
+    next_config_sha256: str = Field(
+        "", pattern=_SHA256, description="Of the patched one, for the next iteration or resumed attempt."
+    )
     policy: Policy
     trail: list[IterationSummary] = Field(default_factory=list)
 
@@ -93,14 +101,39 @@ class State(Document):
         return self.at in ENDED
 
     @property
+    def newest(self) -> dict[str, int]:
+        """Iteration of each stage's newest product, of those that count."""
+        return {stage: row.iteration for row in self.trail for stage in row.stages}
+
+    @property
+    def counted(self) -> list[IterationSummary]:
+        """The iterations before this one that no rewind left."""
+        return [row for row in self.trail if row.iteration < self.iteration and not row.left]
+
+    @property
+    def round(self) -> int:
+        """Number of this iteration among those that no rewind left."""
+        return self.iteration - sum(row.left for row in self.trail if row.iteration < self.iteration)
+
+    @property
     def place(self) -> StageSpace:
         """Keys of the stage that the run is in."""
-        return DataSpace(self.policy.apps).stage(self.stage, self.iteration, self.trained)
+        space = DataSpace(self.policy.apps)
+        return space.stage(self.stage, self.iteration, self.newest, space.configuration(self.config_sha256))
 
     @property
     def workflow(self) -> str:
         """Name of the workflow of the present attempt."""
         return workflow_name(self.run, self.run_uid, self.iteration, self.stage, self.attempt)
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = DataSpace.state) -> State:
+        if isinstance(value, dict) and value.get("schema_version") == 1:
+            try:
+                value = _from_version_1(value)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise DataError(f"{where}: not a state of schema_version 1: {error!r}") from None
+        return super().from_json(value, where)
 
     def seal(self) -> bytes:
         """The document's bytes with a checksum of its own."""
@@ -123,6 +156,22 @@ class State(Document):
             raise
         except DataError as error:
             raise StateError(str(error)) from None
+
+
+def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew no rewind: the newest models had a field of their own, and all that was made counted."""
+    here = STAGES.index(body["stage"]) + (body["at"] in ("converged", "exhausted"))
+
+    def done(stage: str, row: dict[str, Any]) -> bool:
+        if row["iteration"] == body["iteration"] and STAGES.index(stage) >= here:
+            return False
+        if stage == "label":
+            return "labelled" in row["figures"]
+        return stage != "train" or bool(row["iteration"] == body["trained"] or _TRAINED & set(row["figures"]))
+
+    trail = [{**row, "stages": [stage for stage in STAGES if done(stage, row)]} for row in body["trail"]]
+    rest = {key: value for key, value in body.items() if key != "trained"}
+    return {**rest, "schema_version": 2, "trail": trail}
 
 
 def _sealed(body: dict[str, Any]) -> bytes:

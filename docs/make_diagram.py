@@ -33,7 +33,9 @@ TICKS```
 
 ## What people do
 
-`pause` and the `resume` of a paused run change a flag and leave the state as it is.
+`pause` and the `resume` of a paused run change a flag, `patch` (allowed everywhere) the configuration to
+come; they leave the state as it is. `rewind` begins an iteration with a new number, in the place of the one that is
+named.
 
 ```mermaid
 COMMANDS```
@@ -101,7 +103,7 @@ def table(source: str) -> str:
 def page() -> str:
     parts = {
         "TICKS": diagram("tick"),
-        "COMMANDS": diagram("cancel", "resume"),
+        "COMMANDS": diagram("cancel", "resume", "rewind"),
         "RUNNING": table("select.running"),
         "CANCELLING": table("cancelling"),
     }

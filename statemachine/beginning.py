@@ -27,7 +27,7 @@ from operators.registry import app, config_model, load_config
 from operators.sums import write_sums
 
 from .record import Record
-from .runs import first_config, prefix_url
+from .runs import configuration, prefix_url
 from .store import Store, open_store
 from .store.proof import prove
 
@@ -164,7 +164,7 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
     progress("writing the run's files", 0, 0)
     document = stored.dump()
     _claim(store, space.config(0), document)
-    for key, data in objects.items():
+    for key, data in {**objects, space.configuration(sha256(document)): document}.items():
         store.put(key, data)
     published = set()
     for key, systems in imports.items():
@@ -209,13 +209,13 @@ def _begun(record: Record, stored: RunConfig) -> State | None:
         state = record.load().state
     except NotFound:
         return None
-    before = load_config(first_config(record.store, state)).model_dump(mode="json")
+    before = load_config(configuration(record.store, state, newest=True)).model_dump(mode="json")
     after = stored.model_dump(mode="json")
     changed = sorted(key for key in after if before.get(key) != after[key])
     if changed:
         raise CommandRefused(
-            f"{stored.prefix} holds a run of another configuration (differs in: {', '.join(changed)}); go on with it "
-            "by `dpgen2-sm resume`, or choose another prefix"
+            f"{stored.prefix} holds a run of another configuration (differs in: {', '.join(changed)}); change the "
+            "run's by `dpgen2-sm patch`, go on with the old one by `dpgen2-sm resume`, or choose another prefix"
         )
     return state
 

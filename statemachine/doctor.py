@@ -16,7 +16,7 @@ from operators.registry import app, known
 from .race import Progress, race
 from .record import Record
 from .restore import restore
-from .runs import config_file, find_prefix, first_config, open_engine
+from .runs import config_file, configuration, find_prefix, open_engine
 from .store import Store, open_store
 from .store.proof import prove
 
@@ -58,7 +58,7 @@ def _run(target: str) -> tuple[Any, Store]:
         return read_config(path), store
     from operators.registry import load_config
 
-    return load_config(first_config(store, Record(store).load().state)), store
+    return load_config(configuration(store, Record(store).load().state)), store
 
 
 def _tried(what: str, call: Callable[[], str]) -> Check:

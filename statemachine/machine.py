@@ -21,6 +21,7 @@ from conventions.names import STAGES
 from conventions.state import ENDED, IterationSummary, State
 
 from .engine.base import Phase
+from .orders import Order, adopted, patched, rewound, why_no_patch, why_no_rewind, why_refused
 
 
 class Action(Enum):
@@ -56,6 +57,9 @@ class Decision:
     state: State
 
 
+NOTHING = Order("")
+
+
 @dataclass
 class Cursor:
     """The model that `transitions` moves: guards read it, effects write `changes` and `action`."""
@@ -64,7 +68,7 @@ class Cursor:
     seen: Observation = Observation()
     action: Action = Action.WAIT
     changes: dict[str, Any] = field(default_factory=dict)
-    reason: str = ""
+    order: Order = NOTHING
 
     def __post_init__(self) -> None:
         self.state = self.doc.at
@@ -119,15 +123,21 @@ class Cursor:
         return self.doc.final == "converged"
 
     def last_stage_clean(self) -> bool:
-        return self._clean() and self.doc.explore_stage + 1 == self.doc.policy.explore_stages
+        return self._clean() and self.doc.explore_stage + 1 >= self.doc.policy.explore_stages
 
     def goes_on(self) -> bool:
         """Another iteration is allowed and would not repeat the same one."""
-        another = self.doc.iteration + 1 < self.doc.policy.max_iterations
+        another = self.doc.round + 1 < self.doc.policy.max_iterations
         return another and (self.has_work() or self._accurate())
 
     def unterminated(self) -> bool:
         return not self.seen.terminated
+
+    def may_rewind(self) -> bool:
+        return not why_no_rewind(self.doc, self.order.iteration, self.order.stage)
+
+    def may_patch(self) -> bool:
+        return self.order.policy is not None and not why_no_patch(self.doc, self.order.policy)
 
     # --- effects ------------------------------------------------------------------------------------------
 
@@ -150,28 +160,25 @@ class Cursor:
         self._change(reason="submitted")
 
     def next_stage(self) -> None:
-        stage = self.state.partition(".")[0]
-        trained = {"trained": self.doc.iteration} if self.doc.stage == "train" else {}
-        self._enter(stage, **trained)
+        self._enter(self.state.partition(".")[0])
 
     def next_iteration(self) -> None:
         """After select: on to the next one; without new labels the models stay, and exploration repeats or moves on."""
         clean = self.doc.clean + 1 if self._accurate() else 0
         moved = {"explore_stage": self.doc.explore_stage + 1, "clean": 0} if self._clean() else {"clean": clean}
-        self._enter(self.state.partition(".")[0], iteration=self.doc.iteration + 1, **moved)
+        self._enter(self.state.partition(".")[0], iteration=self.doc.iteration + 1, **moved, **adopted(self.doc))
 
     def last_labels(self) -> None:
         """The run is over but for labelling what was chosen last, and training on it."""
         final = "converged" if self.last_stage_clean() else "exhausted"
-        self._enter("label", iteration=self.doc.iteration + 1, final=final)
+        self._enter("label", iteration=self.doc.iteration + 1, final=final, **adopted(self.doc))
 
     def finish(self) -> None:
         ending = {
             "converged": "exploration converged; the models are trained with the last labels",
             "exhausted": self._why_exhausted(),
         }[self.state]
-        trained = {"trained": self.doc.iteration} if self.doc.stage == "train" else {}
-        self._change(reason=ending, trail=self._trail(), **trained)
+        self._change(reason=ending, trail=self._trail())
 
     def retry(self) -> None:
         self._change(
@@ -194,16 +201,23 @@ class Cursor:
         )
 
     def hold(self) -> None:
-        self._change(hold=True, reason=self.reason)
+        self._change(hold=True, reason=self.order.reason)
 
     def release(self) -> None:
-        self._change(hold=False, reason=self.reason)
+        self._change(hold=False, reason=self.order.reason)
 
     def revive(self) -> None:
-        self._change(attempt=self.doc.attempt + 1, stalled=0, hold=False, reason=self.reason)
+        attempt = {"attempt": self.doc.attempt + 1, "stalled": 0}
+        self._change(**attempt, hold=False, reason=self.order.reason, **adopted(self.doc))
+
+    def go_back(self) -> None:
+        self._change(**rewound(self.doc, self.order))
+
+    def patch(self) -> None:
+        self._change(**patched(self.doc, self.order))
 
     def note(self) -> None:
-        self._change(reason=self.reason)
+        self._change(reason=self.order.reason)
 
     # --- helpers ------------------------------------------------------------------------------------------
 
@@ -216,13 +230,12 @@ class Cursor:
 
     def _trail(self) -> list[IterationSummary]:
         """The iteration table with this stage's figures."""
-        report = self.seen.report
-        figures = report.summary if report else {}
-        trail = list(self.doc.trail)
-        if trail and trail[-1].iteration == self.doc.iteration:
-            figures = {**trail.pop().figures, **figures}
-        row = IterationSummary(iteration=self.doc.iteration, explore_stage=self.doc.explore_stage, figures=figures)
-        return [*trail, row]
+        report, doc, trail = self.seen.report, self.doc, list(self.doc.trail)
+        row = IterationSummary(iteration=doc.iteration, explore_stage=doc.explore_stage)
+        if trail and trail[-1].iteration == doc.iteration:
+            row = trail.pop()
+        figures = {**row.figures, **(report.summary if report else {})}
+        return [*trail, row.model_copy(update={"figures": figures, "stages": [*row.stages, doc.stage]})]
 
     def _stalled(self) -> int:
         return 0 if self.seen.finished > self.doc.finished else self.doc.stalled + 1
@@ -235,7 +248,7 @@ class Cursor:
         accurate = total > 0 and figures.get("accurate", 0.0) / total >= rules.accuracy
         if not accurate or rules.level_drift is None:
             return accurate
-        previous = self.doc.trail[-2].figures.get("level") if len(self.doc.trail) > 1 else None
+        previous = self.doc.counted[-1].figures.get("level") if self.doc.counted else None
         level = figures.get("level")
         return previous is not None and level is not None and abs(level - previous) <= rules.level_drift * previous
 
@@ -249,12 +262,15 @@ class Cursor:
         )
 
     def _why_exhausted(self) -> str:
-        if self.doc.final or self.doc.iteration + 1 >= self.doc.policy.max_iterations:
+        if self.doc.final or self.doc.round + 1 >= self.doc.policy.max_iterations:
             return f"max_iterations ({self.doc.policy.max_iterations}) reached before convergence"
         return (
             "not converged, yet no frame was chosen to label: what is not accurate lies above f_trust_hi or was "
             "filtered out; raise f_trust_hi, lower the temperatures, or add initial data"
         )
+
+
+STATES = [*(f"{stage}.{step}" for stage in STAGES for step in ("submitting", "running")), "cancelling", *ENDED]
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -319,6 +335,16 @@ def _rows() -> list[dict[str, Any]]:
                     "after": "revive",
                 }
             ]
+        for source in ENDED:
+            rows += [
+                {
+                    "trigger": "rewind",
+                    "source": source,
+                    "dest": submitting,
+                    "conditions": [f"to_{stage}", "may_rewind"],
+                    "after": "go_back",
+                }
+            ]
     rows += [
         tick("cancelling", None, ["unrevoked"], "ask_revoke"),
         tick("cancelling", None, ["unterminated"], "ask_terminate"),
@@ -327,13 +353,17 @@ def _rows() -> list[dict[str, Any]]:
         tick("cancelling", "cancelled", [], "note"),
     ]
     rows += [tick(source, None, []) for source in ENDED]
+    rows += [
+        {"trigger": "patch", "source": source, "dest": None, "conditions": "may_patch", "after": "patch"}
+        for source in STATES
+    ]
     return rows
 
 
 for _stage in STAGES:
     setattr(Cursor, f"in_{_stage}", lambda self, _name=_stage: self.doc.stage == _name)
+    setattr(Cursor, f"to_{_stage}", lambda self, _name=_stage: self.order.stage == _name)
 
-STATES = [*(f"{stage}.{step}" for stage in STAGES for step in ("submitting", "running")), "cancelling", *ENDED]
 MACHINE = Machine(model=None, states=STATES, transitions=_rows(), initial="label.submitting", auto_transitions=False)
 
 
@@ -342,8 +372,8 @@ def decide(state: State, seen: Observation) -> Decision:
     return _fire("tick", Cursor(state, seen))
 
 
-def command(state: State, trigger: str, reason: str) -> State:
-    """The state after a person's command: `pause`, `resume` or `cancel`.
+def command(state: State, order: Order) -> State:
+    """The state after a person's command.
 
     Raises
     ------
@@ -351,12 +381,11 @@ def command(state: State, trigger: str, reason: str) -> State:
         When it does not fit the present state.
     """
     try:
-        decision = _fire(trigger, Cursor(state, reason=reason))
+        decision = _fire(order.trigger, Cursor(state, order=order))
     except MachineError:
         decision = Decision(Action.WAIT, state)
     if decision.action is not Action.COMMIT:
-        paused = ", paused" if state.hold else ""
-        raise CommandRefused(f"cannot {trigger}: the run is {state.at}{paused}")
+        raise CommandRefused(f"cannot {order.trigger}: {why_refused(state, order)}")
     return decision.state
 
 

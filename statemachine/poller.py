@@ -16,6 +16,7 @@ from conventions.state import State
 
 from .engine.base import Engine, Status
 from .machine import Action, Observation, command, decide
+from .orders import Order
 from .record import Loaded, Record
 from .submission import Submission
 
@@ -71,12 +72,12 @@ class Poller:
             else:
                 seen = self._act(decision.action, loaded.state, seen)
 
-    def tell(self, trigger: str, reason: str) -> State:
+    def tell(self, order: Order) -> State:
         """Carry out a person's command; raise `CommandRefused` when it does not fit."""
         self._loaded = None
         while True:
             loaded = self.record.load()
-            committed = self.record.commit(loaded, command(loaded.state, trigger, reason))
+            committed = self.record.commit(loaded, command(loaded.state, order))
             if committed is not None:
                 self._forget(loaded.state, committed.state)
                 self.on_commit(committed.state)

@@ -7,12 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from conventions.errors import NotFound
 from conventions.state import State
 from operators.core import Input, Planned, signature
-from operators.registry import app
+from operators.registry import app, load_config
 
 from .record import Record
+from .runs import configuration
 from .store import Store, open_store
 from .submission import Submission
 
@@ -40,7 +40,7 @@ def preview(prefix: str) -> dict[str, Any]:
 
 def _plan(store: Store, state: State, scratch: Path) -> tuple[Planned, Path]:
     submission = Submission(store)
-    config = _config(store, state)
+    config = load_config(configuration(store, state))
     operator = app(state.stage, config.stages[state.stage].app).plan
     parts = signature(operator)
     paths: dict[str, Path] = {}
@@ -56,14 +56,3 @@ def _plan(store: Store, state: State, scratch: Path) -> tuple[Planned, Path]:
         parts.params(**{f.name: facts[f.name] for f in fields(parts.params)}), parts.context(**paths)
     )
     return planned, paths["jobs"]
-
-
-def _config(store: Store, state: State) -> Any:
-    """The iteration's configuration, or the one that it will be made from."""
-    from operators.registry import load_config
-
-    space = state.place.space
-    try:
-        return load_config(store.get(space.config(state.iteration)).data)
-    except NotFound:
-        return load_config(store.get(space.config(state.iteration - 1)).data)

@@ -73,7 +73,7 @@ def restore(store: Store) -> list[str]:
     CommandRefused
         When somebody else changed the state meanwhile.
     """
-    from .runs import first_config  # which opens records, and those know this module
+    from .runs import configuration  # which opens records, and those know this module
 
     kept = _kept(store)  # before the state, which is written first: it cannot be older than what is kept
     blob = _present(store)
@@ -93,7 +93,7 @@ def restore(store: Store) -> list[str]:
             f"{store.at(_SPACE.events)}/: no version of the state there is whole; bring the folder back from a backup, "
             "or begin anew with another prefix; nothing was changed"
         )
-    first_config(store, good.state)
+    configuration(store, good.state)
     done = []
     for number in sorted(kept):
         if number >= good.number and (data := store.get(_SPACE.event(number)).data) != good.data:

@@ -75,21 +75,31 @@ def engine_of(store: Store, state: State) -> Engine:
     """The engine of a run, as its configuration names it."""
     from conventions.cluster import engine_config
 
-    key = state.place.space.config(0)
     # The apps' options are not looked at: `status` must not pay for importing the apps.
-    settings = parse_json(first_config(store, state), key)["engine"]
+    settings = parse_json(configuration(store, state), state.place.config)["engine"]
     return open_engine(engine_config(settings), store, state.run_uid)
 
 
-def first_config(store: Store, state: State) -> bytes:
-    """The configuration that the run began with; raise `StateError` when it is another one now."""
-    key = state.place.space.config(0)
+def configuration(store: Store, state: State, newest: bool = False) -> bytes:
+    """The configuration of the present attempt, or the newest one, which may wait for the next iteration.
+
+    Raises
+    ------
+    StateError
+        When it is missing, or not the one that the state names.
+    """
+    wanted = (newest and state.next_config_sha256) or state.config_sha256
+    space = state.place.space
     try:
+        key = space.configuration(wanted)
         data = store.get(key).data
-    except NotFound:
-        raise StateError(f"{store.at(key)} is missing: restore it; nothing was changed") from None
-    if sha256(data) != state.config_sha256:
-        raise StateError(f"{store.at(key)} is not the configuration that this run began with; nothing was changed")
+    except NotFound:  # of a run of an earlier version, which kept its only one there
+        try:
+            data = store.get(space.config(0)).data
+        except NotFound:
+            raise StateError(f"{store.at(key)} is missing: restore it; nothing was changed") from None
+    if sha256(data) != wanted:
+        raise StateError(f"{store.at(key)} is not the configuration that the state names; nothing was changed")
     return data
 
 

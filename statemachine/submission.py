@@ -9,15 +9,14 @@ from typing import Any
 
 from conventions.cluster import ArgoConfig
 from conventions.config import StageConfig
-from conventions.errors import Conflict, NotFound
-from conventions.space import StageSpace
+from conventions.errors import Conflict
 from conventions.state import State
 from operators.registry import app, load_config
 from operators.s3 import Place
 from operators.sums import parse
 from operators.workflow import StageWorkflow, build
 
-from .runs import first_config
+from .runs import configuration
 from .store import Store
 
 
@@ -43,35 +42,38 @@ class Submission:
         return workflow
 
     def config(self, state: State) -> Any:
-        """The configuration of the state's iteration, frozen when the iteration begins."""
-        space, iteration = state.place.space, state.iteration
-        if iteration == 0:
-            return _parse(first_config(self.store, state), space.config(0))
-        try:
-            data = self.store.get(space.config(iteration)).data
-        except NotFound:
-            data = self.store.get(space.config(iteration - 1)).data
+        """The configuration of the present attempt; what the iteration begins with is kept for people, too."""
+        place = state.place
+        data = configuration(self.store, state)
+        if place.config not in self._shipped:
+            self._ship(place.config, data)
+        frozen = place.space.config(state.iteration)
+        if frozen not in self._shipped:
             with contextlib.suppress(Conflict):
-                self.store.put(space.config(iteration), data, if_absent=True)
-            data = self.store.get(space.config(iteration)).data
-        return _parse(data, space.config(iteration))
+                self.store.put(frozen, data, if_absent=True)
+            self._shipped.add(frozen)
+        return _parse(data, place.config)
 
     def facts(self, state: State) -> dict[str, Any]:
         """Values for the operators' parameters."""
         return {
             "iteration": state.iteration,
             "attempt": state.attempt,
-            "trained": state.trained,
-            "has_models": state.iteration > 0,
+            "has_models": "train" in state.newest,
+            "has_selected": "select" in state.newest,
             "explore_stage": state.explore_stage,
-            "systems": self._systems(state.place) if state.stage in ("train", "select") else [],
+            "systems": self._systems(state) if state.stage in ("train", "select") else [],
         }
 
-    def _systems(self, place: StageSpace) -> list[str]:
+    def _systems(self, state: State) -> list[str]:
         """Training data merge with history by listing, never by copying.
 
-        What a stage has not listed in its sums, an attempt that did not come to its end has left.
+        What a stage has not listed in its sums, an attempt that did not come to its end has left. Labels that a rewind
+        left do not count.
         """
+        place = state.place
+        unused = [row.iteration for row in state.trail if row.left and "label" not in row.stages]
+        left = {place.space.dataset_iter(iteration) for iteration in unused}
         keys = {entry.key for entry in self.store.list(place.space.dataset + "/")}
         systems = sorted(system for key in keys if (system := place.space.training_system(key)))
         sums = {folder: place.space.sums(folder) for folder in {system.rpartition("/")[0] for system in systems}}
@@ -79,6 +81,8 @@ class Submission:
 
         def recorded(system: str) -> bool:
             folder, _, name = system.rpartition("/")
+            if f"{place.space.dataset}/{folder}" in left:
+                return False
             return folder not in listed or f"{name}/type.raw" in listed[folder]
 
         return [system for system in systems if recorded(system)]

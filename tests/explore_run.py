@@ -16,7 +16,7 @@ from conventions.space import DataSpace
 from operators import registry
 from operators.core import Planned
 from operators.registry import load_config
-from tests.stage_harness import call, run_stage
+from tests.stage_harness import call, newest, run_stage
 
 STUBS = str(Path(__file__).parent / "stubapps")
 SPACE = DataSpace({"label": "stub", "train": "deepmd", "explore": "lammps", "select": "stub"})
@@ -43,7 +43,7 @@ class ExploreRun:
             registry.known.cache_clear()
         self.app = registry.app("explore", "lammps")
         self.root = root
-        self.place = SPACE.stage("explore", 0)
+        self.place = SPACE.stage("explore", 0, newest("explore", 0))
         self.facts = {"iteration": 0, "attempt": 0, "explore_stage": 0}
         stored = {f"@{name}": self._store(name, text.encode()) for name, text in (texts or {}).items()}
         structures = {}
@@ -84,7 +84,7 @@ class ExploreRun:
 
     def plan(self, iteration: int = 0, explore_stage: int = 0) -> Planned:
         self.freeze(iteration)
-        self.place = SPACE.stage("explore", iteration)
+        self.place = SPACE.stage("explore", iteration, newest("explore", iteration))
         self.facts = {"iteration": iteration, "attempt": 0, "explore_stage": explore_stage}
         planned: Planned = call(self.app.plan, self.place, self.root, self.facts)
         return planned

@@ -17,7 +17,7 @@ from conventions.documents import StageReport
 from conventions.space import DataSpace, StageSpace
 from operators import registry
 from operators.core import Planned
-from tests.stage_harness import call, run_stage
+from tests.stage_harness import call, newest, run_stage
 
 STUBS = str(Path(__file__).parent / "stubapps")
 
@@ -33,14 +33,14 @@ class LabelRun:
         self.root = root
         self.place: StageSpace = DataSpace(
             {"label": label["app"], "train": "stub", "explore": "stub", "select": "stub"}
-        ).stage("label", iteration)
+        ).stage("label", iteration, newest("label", iteration))
         source = root / "source.extxyz"
         source.touch()
         if frames:
             ase.io.write(source, frames, format="extxyz")
         structures = add_file(root, source)
         if iteration:
-            selected = self.place.of("select", 1)
+            selected = self.place.of("select")
             assert selected is not None
             (root / selected.product).mkdir(parents=True)
             (root / selected.product / "frames.extxyz").write_bytes(source.read_bytes())
@@ -81,7 +81,7 @@ class LabelRun:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"iteration": self.place.iteration, "attempt": 0}
+        return {"iteration": self.place.iteration, "attempt": 0, "has_selected": self.place.iteration > 0}
 
     @property
     def labels(self) -> Path:

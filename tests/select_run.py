@@ -18,7 +18,7 @@ from conventions.space import DataSpace
 from operators import registry
 from operators.core import Planned
 from operators.sums import sha256_of
-from tests.stage_harness import call, run_job, run_stage
+from tests.stage_harness import call, newest, run_job, run_stage
 
 STUBS = str(Path(__file__).parent / "stubapps")
 HEADER = "#       step         max_devi_v         min_devi_v         avg_devi_v         max_devi_f         min_devi_f         avg_devi_f"  # noqa: E501
@@ -54,7 +54,7 @@ class SelectRun:
 
     def __init__(self, root: Path, iteration: int = 0, **select: Any):
         self.place = DataSpace({"label": "stub", "train": "stub", "explore": "stub", "select": "model_devi"}).stage(
-            "select", iteration
+            "select", iteration, newest("select", iteration)
         )
         self.root = root
         self.config = config(**select)

@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from conventions.documents import DoneMarker, OutputFile, StageReport
+from conventions.names import STAGES
 from conventions.space import StageSpace
 from operators.core import App, Operator, artifacts, signature
 from operators.sums import sha256_of
+
+
+def newest(stage: str, iteration: int) -> dict[str, int]:
+    """Which products a stage finds in a run that goes straight on."""
+    now = STAGES[: STAGES.index(stage)]
+    return {each: iteration if each in now else iteration - 1 for each in STAGES if iteration or each in now}
 
 
 def call(operator: Operator, place: StageSpace, root: Path, facts: Mapping[str, Any]) -> Any:

@@ -20,7 +20,7 @@ from conventions.space import DataSpace, StageSpace
 from operators import registry
 from operators.core import Planned
 from operators.train.deepmd import APP
-from tests.stage_harness import call, run_stage
+from tests.stage_harness import call, newest, run_stage
 
 STUBS = str(Path(__file__).parent / "stubapps")
 SYSTEMS = ["iter/000000/Cu32", "init/bulk/Cu32"]
@@ -96,7 +96,7 @@ class TrainRun:
 
     def place(self, iteration: int = 0) -> StageSpace:
         apps = {"label": "stub", "train": "deepmd", "explore": "stub", "select": "stub"}
-        return DataSpace(apps).stage("train", iteration, max(0, iteration - 1))
+        return DataSpace(apps).stage("train", iteration, newest("train", iteration))
 
     def facts(self, iteration: int = 0) -> dict[str, Any]:
         return {"iteration": iteration, "attempt": 0, "has_models": iteration > 0, "systems": SYSTEMS}

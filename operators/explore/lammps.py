@@ -120,7 +120,7 @@ class ExplorePlan(PlanContext):
 class ExploreJob(JobContext):
     """A trajectory needs the committee."""
 
-    models: Annotated[Path, Input(lambda at: at.models)]
+    models: Annotated[Path, Input(lambda at: at.newest_product("train"))]
 
 
 def plan(params: PlanParams, ctx: ExplorePlan) -> Planned:

@@ -56,7 +56,7 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
     """One task a batch of frames."""
     config = load_config(ctx.config.read_bytes())
     label: AseConfig = config.label
-    frames = frames_to_label(config, params.iteration, ctx)
+    frames = frames_to_label(config, params, ctx)
     tasks = [Task({FRAMES: dump_frames(batch)}) for batch in batches(frames, pack(len(frames), label.group_size))]
     script = Script(
         run="\n".join(

@@ -90,7 +90,7 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"label.input ({_name(label.input)}): cannot be read as text: {error}") from None
     template = read_template(text, included, f"label.input ({_name(label.input)})")
-    frames = frames_to_label(config, params.iteration, ctx)
+    frames = frames_to_label(config, params, ctx)
     tasks = (Task({INPUT: fill(template, atoms), FRAMES: dump_frames([atoms])}) for atoms in frames)
     script = Script(
         run="\n".join([*label.setup, RUN.replace("COMMAND", label.command or "cp2k.psmp")]),

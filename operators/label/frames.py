@@ -38,13 +38,13 @@ ABSURD_ENERGY = 1e7
 
 @dataclass(frozen=True)
 class PlanParams:
-    iteration: int
+    has_selected: bool  # false until a select stage has ended
 
 
 @dataclass(frozen=True)
 class LabelPlan(PlanContext):
     files: Annotated[Path, Input(lambda at: at.space.files, optional=True)]
-    selected: Annotated[Path, Input(lambda at: s.product if (s := at.of("select", 1)) else None, optional=True)]
+    selected: Annotated[Path, Input(lambda at: at.newest_product("select"), optional=True)]
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ Reader = Callable[[Path, list["Atoms"]], list[Label]]
 Explain = Callable[[TaskOutput, Path], str]
 
 
-def frames_to_label(config: RunConfig, iteration: int, ctx: LabelPlan) -> list[Atoms]:
-    """The structures of `init.label` in iteration 0, later what the last select stage chose (perhaps nothing)."""
-    if iteration == 0:
+def frames_to_label(config: RunConfig, params: PlanParams, ctx: LabelPlan) -> list[Atoms]:
+    """The structures of `init.label` at first, later what the last select stage chose (perhaps nothing)."""
+    if not params.has_selected:
         return load_structures(config, config.init.label, ctx.files)
     path = ctx.selected / "frames.extxyz"
     if path.exists():

@@ -92,12 +92,12 @@ class PlanParams:
 
 @dataclass(frozen=True)
 class SelectPlan(PlanContext):
-    trajectories: Annotated[Path, Input(lambda at: at.of("explore").product)]
+    trajectories: Annotated[Path, Input(lambda at: at.newest_product("explore"))]
 
 
 @dataclass(frozen=True)
 class ScoreContext(JobContext):
-    explored: Annotated[Path, Input(lambda at: at.of("explore").jobs)]
+    explored: Annotated[Path, Input(lambda at: s.jobs if (s := at.of("explore")) else None)]
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class SelectParams(ReduceParams):
 
 @dataclass(frozen=True)
 class SelectReduce(ReduceContext):
-    trajectories: Annotated[Path, Input(lambda at: at.of("explore").product)]
-    explored: Annotated[Path, Input(lambda at: at.of("explore").jobs)]
+    trajectories: Annotated[Path, Input(lambda at: at.newest_product("explore"))]
+    explored: Annotated[Path, Input(lambda at: s.jobs if (s := at.of("explore")) else None)]
     dataset: Annotated[Path, Input(lambda at: at.space.dataset, optional=True)]
 
 

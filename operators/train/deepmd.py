@@ -81,7 +81,7 @@ class TrainJob(JobContext):
     """A training job reads all data, and the last committee where there is one."""
 
     data: Annotated[Path, Input(lambda at: at.space.dataset)]
-    models: Annotated[Path, Input(lambda at: at.models, optional=True)]
+    models: Annotated[Path, Input(lambda at: at.newest_product("train"), optional=True)]
 
 
 def plan(params: PlanParams, ctx: TrainPlan) -> Planned:

@@ -37,8 +37,10 @@ def main() -> None:
     job = json.loads(Path("job.json").read_text())
     for name in ("data", "models"):
         Path(name).unlink(missing_ok=True)
-        Path(name).symlink_to(os.environ[f"JOB_{name.upper()}"])
-    check_recorded(sorted(Path("data").glob("i*/*/SHA256SUMS")))  # of init and of all iterations
+        if place := os.environ.get(f"JOB_{name.upper()}"):  # there are no models before the first training
+            Path(name).symlink_to(place)
+    sums = {Path(system).parent / "SHA256SUMS" for system in training_systems()}
+    check_recorded(sorted(path for path in sums if path.exists()))
     for name in ("graph.pb", "original.pb", "test.json", str(DIVERGED)):
         Path(name).unlink(missing_ok=True)  # of an earlier attempt
     start = start_arguments(job)
@@ -79,6 +81,13 @@ def check_recorded(lists: list[Path]) -> None:
                     digest.update(chunk)
             if digest.hexdigest() != sha256:
                 raise SystemExit(f"error: {path.parent / name} is not what was recorded (sha256 differs)")
+
+
+def training_systems() -> list[str]:
+    """The folders of the training data, as `plan` wrote them."""
+    training = json.loads(Path("input.json").read_text())["training"]
+    systems: list[str] = training.get("training_data", training)["systems"]
+    return systems
 
 
 def start_arguments(job: dict[str, Any]) -> list[str]:

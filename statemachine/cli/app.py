@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from conventions import __version__
 
+from . import orders
+from .options import AsJson, ConfigFile, Interval, Target
+
 if TYPE_CHECKING:
     from conventions.state import State
-    from statemachine.poller import Poller
 
 EXIT_CODES = {"converged": 0, "exhausted": 3, "failed": 1, "cancelled": 4}
 
@@ -51,12 +52,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-Target = Annotated[str, typer.Argument(metavar="RUN", help="Configuration file, folder or URL of the run.")]
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML or JSON).")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Interval = Annotated[float, typer.Option(help="Seconds between two looks at a running workflow.", min=0.05, max=86400)]
 
 
 class LogFormat(str, Enum):
@@ -116,25 +111,27 @@ def resume(target: Target, interval: Interval = 0.5) -> None:
     A paused run is released; a failed or cancelled one begins a new attempt of the stage it stopped in.
     Jobs that have finished are not run again.
     """
+    from statemachine.orders import Order
     from statemachine.runs import find_prefix, open_poller
 
     prefix = find_prefix(target)
     poller = open_poller(prefix)
     state = poller.record.load().state
     if state.at == "cancelling":
-        state = _cancelled(poller)
+        state = orders.cancelled(poller)
     if state.hold or state.at in ("failed", "cancelled"):
-        poller.tell("resume", "resumed by a person")
+        poller.tell(Order("resume", "resumed by a person"))
     _follow(prefix, interval)
 
 
 @app.command()
 def step(target: Target, as_json: AsJson = False) -> None:
     """Advance a run as far as possible now: for cron."""
+    from statemachine.cli.show import print_state
     from statemachine.runs import find_prefix, open_poller
 
     state = open_poller(find_prefix(target)).step()
-    _print_state(state, as_json)
+    print_state(state, as_json)
 
 
 @app.command()
@@ -197,31 +194,8 @@ def poke(
     print("the daemon looks now")
 
 
-@app.command()
-def pause(
-    target: Target, reason: Annotated[str, typer.Option(help="Kept in the history.")] = "paused by a person"
-) -> None:
-    """Submit nothing new, until `resume`.
-
-    A workflow that runs is left to end.
-    """
-    _tell(target, "pause", reason)
-
-
-@app.command()
-def cancel(
-    target: Target, reason: Annotated[str, typer.Option(help="Kept in the history.")] = "cancelled by a person"
-) -> None:
-    """Stop a run and its workflow.
-
-    Everything that was finished is kept; `resume` goes on with a new attempt.
-    """
-    from statemachine.runs import find_prefix, open_poller
-
-    poller = open_poller(find_prefix(target))
-    if poller.record.load().state.at != "cancelling":  # a cancel that was interrupted is brought to its end
-        poller.tell("cancel", reason)
-    _print_state(_cancelled(poller), False)
+for order in (orders.pause, orders.cancel, orders.rewind, orders.patch):
+    app.command()(order)
 
 
 @app.command()
@@ -351,29 +325,7 @@ def _follow(prefix: str, interval: float) -> None:
     raise typer.Exit(EXIT_CODES[state.at])
 
 
-def _cancelled(poller: Poller) -> State:
-    """The state when all that a cancel stops has stopped."""
-    state = poller.step()
-    while state.at == "cancelling":
-        time.sleep(0.2)
-        state = poller.step()
-    return state
-
-
-def _tell(target: str, trigger: str, reason: str) -> None:
-    from statemachine.runs import find_prefix, open_poller
-
-    _print_state(open_poller(find_prefix(target)).tell(trigger, reason), False)
-
-
 def _prefix(target: str) -> str:
     from statemachine.runs import find_prefix
 
     return find_prefix(target)
-
-
-def _print_state(state: Any, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"run": state.run, "at": state.at, "iteration": state.iteration, "reason": state.reason}))
-    else:
-        print(f"{state.run}: iteration {state.iteration}, {state.at}" + (f" ({state.reason})" if state.reason else ""))

@@ -25,7 +25,7 @@ from conventions.state import ENDED, State
 from statemachine.poller import Poller
 from statemachine.runs import open_poller
 
-from .show import COLUMNS, headline, iteration_cells, iteration_table, status_of, table_line
+from .show import COLUMNS, headline, iteration_line, iteration_rows, iteration_table, status_of, table_line
 
 
 def follow(prefix: str, interval: float) -> State:
@@ -85,11 +85,11 @@ class _Lines:
         yield
 
     def committed(self, state: State) -> None:
-        complete = [row for row in _rows(state) if "selected" in row or state.ended]
+        complete = [row for row in iteration_rows(state) if "selected" in row or "left" in row or state.ended]
         if not self.shown and complete:
             print(table_line(COLUMNS))
         for row in complete[self.shown :]:
-            print(table_line(iteration_cells(row)))
+            print(iteration_line(row))
         self.shown = max(self.shown, len(complete))
         line = f"iteration {state.iteration}  {state.at}" + (f"  attempt {state.attempt}" if state.attempt else "")
         if state.at.endswith(".running") and line != self.last:
@@ -129,13 +129,9 @@ class _Terminal:
         paused = " (paused)" if state.hold else ""
         attempt = f", attempt {state.attempt}" if state.attempt else ""
         self.bar.update(self.task, description=f"iteration {state.iteration} {state.stage}{attempt}{paused}")
-        self.live.update(Group(*([iteration_table(_rows(state))] if state.trail else []), self.bar))
+        self.live.update(Group(*([iteration_table(iteration_rows(state))] if state.trail else []), self.bar))
 
     def progress(self, poller: Poller) -> None:
         if self.task is not None and poller.status is not None:
             status = poller.status
             self.bar.update(self.task, total=status.total or None, completed=status.finished, step=status.step)
-
-
-def _rows(state: State) -> list[dict[str, Any]]:
-    return [{"iteration": row.iteration, "explore_stage": row.explore_stage, **row.figures} for row in state.trail]

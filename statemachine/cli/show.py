@@ -38,9 +38,8 @@ def status_of(prefix: str) -> dict[str, Any]:
         "version": state.version,
         "updated_at": state.updated_at,
         "reason": state.reason,
-        "iterations": [
-            {"iteration": row.iteration, "explore_stage": row.explore_stage, **row.figures} for row in state.trail
-        ],
+        "patched": state.next_config_sha256 != "",
+        "iterations": iteration_rows(state),
     }
     if state.at.endswith(".running"):
         found |= _workflow_of(store, state)
@@ -81,6 +80,8 @@ def headline(found: dict[str, Any]) -> str:
         parts.append(f"{step} {jobs['finished']}/{jobs['total']}" if jobs["total"] and step in ("jobs", "") else step)
     text = "  ".join(parts)
     text += "\n" + typer.style(f"{found['prefix']}  (version {found['version']}, {found['updated_at']})", dim=True)
+    if found["patched"]:
+        text += "\na patched configuration waits for the next iteration, or for `resume` after a failure or a cancel"
     if found["reason"] and found["reason"] != "submitted":
         text += f"\n{found['reason']}"
     if message := found.get("workflow", {}).get("message"):
@@ -88,9 +89,26 @@ def headline(found: dict[str, Any]) -> str:
     return text
 
 
+def iteration_rows(state: State) -> list[dict[str, Any]]:
+    """The iterations as plain data; one that a rewind left says so."""
+    return [
+        {
+            "iteration": row.iteration,
+            "explore_stage": row.explore_stage,
+            **row.figures,
+            **({"left": True} if row.left else {}),
+        }
+        for row in state.trail
+    ]
+
+
 def iteration_table(rows: list[dict[str, Any]]) -> str:
     """One line an iteration: what was labelled, how good the models are, what exploration found."""
-    return "\n".join([table_line(COLUMNS), *(table_line(iteration_cells(row)) for row in rows)])
+    return "\n".join([table_line(COLUMNS), *map(iteration_line, rows)])
+
+
+def iteration_line(row: dict[str, Any]) -> str:
+    return table_line(iteration_cells(row)) + ("  left by a rewind" if "left" in row else "")
 
 
 def table_line(cells: Sequence[str]) -> str:
@@ -165,3 +183,10 @@ def print_checks(checks: list[Any], as_json: bool) -> bool:
         mark = typer.style("ok", fg="green") if check.good else typer.style("NO", fg="red", bold=True)
         typer.echo(f"{mark}  {typer.style(check.what, bold=True)}  {check.detail}")
     return good
+
+
+def print_state(state: State, as_json: bool = False) -> None:
+    if as_json:
+        print(json.dumps({"run": state.run, "at": state.at, "iteration": state.iteration, "reason": state.reason}))
+    else:
+        print(f"{state.run}: iteration {state.iteration}, {state.at}" + (f" ({state.reason})" if state.reason else ""))

@@ -112,7 +112,9 @@ def explore(
         **more,
     )
     run.config["train"]["numb_models"] = 2
-    product = root / run.place.models
+    made = run.place.newest_product("train")
+    assert made is not None
+    product = root / made
     product.parent.mkdir(parents=True)
     product.symlink_to(models)
     return run

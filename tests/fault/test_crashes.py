@@ -7,6 +7,7 @@ import pytest
 from conventions.space import DataSpace
 from conventions.state import State
 from statemachine.engine import Phase
+from statemachine.orders import Order
 from tests.doubles import Crash, Crashing, FakeEngine, MemoryStore, first_state, poller_of, run_to_end
 
 
@@ -65,9 +66,9 @@ def test_a_run_that_is_taken_up_again_forgets_its_old_workflow() -> None:
     store, engine = fresh()
     poller = poller_of(store, engine)
     name = poller.step().workflow
-    poller.tell("cancel", "by a person")
+    poller.tell(Order("cancel", "by a person"))
     assert poller.step().at == "cancelled" and name in engine.workflows
-    poller.tell("resume", "by a person")
+    poller.tell(Order("resume", "by a person"))
     assert name not in engine.workflows
 
 
@@ -131,7 +132,7 @@ def test_a_stage_that_never_completes_fails_with_its_message_and_can_be_resumed(
     assert state.at == "failed" and "it broke" in state.reason
     assert sum("train" in name for name in engine.bodies) == 4
     broken[0] = False
-    poller.tell("resume", "fixed")
+    poller.tell(Order("resume", "fixed"))
     assert run_to_end(poller, engine).at == "converged"
 
 
@@ -139,10 +140,10 @@ def test_cancel_stops_and_resume_goes_on() -> None:
     store, engine = fresh()
     poller = poller_of(store, engine)
     poller.step()
-    poller.tell("cancel", "enough")
+    poller.tell(Order("cancel", "enough"))
     assert poller.step().at == "cancelled"
     assert engine.bodies == []
-    poller.tell("resume", "after all")
+    poller.tell(Order("resume", "after all"))
     assert run_to_end(poller, engine).at == "converged"
 
 

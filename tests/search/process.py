@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from conventions.errors import Conflict, Dpgen2Error, EngineError, NotFound, StoreError
 from conventions.state import State
 from statemachine.engine import Phase, Status
+from statemachine.orders import Order
 from statemachine.poller import Poller
 from statemachine.record import Loaded, Record
 from statemachine.store import Blob, Entry
@@ -50,7 +51,13 @@ class Spec(NamedTuple):
     stage: str
     iteration: int
     attempt: int
-    trained: int
+    newest: tuple[tuple[str, int], ...] = ()
+    config: str = ""
+
+
+def spec_of(state: State) -> Spec:
+    newest = tuple(sorted(state.newest.items()))
+    return Spec(state.workflow, state.stage, state.iteration, state.attempt, newest, state.config_sha256)
 
 
 class Line:
@@ -101,9 +108,7 @@ class Line:
         self.ask("delete", name)
 
     def prepare(self, state: State) -> Any:
-        return SimpleNamespace(
-            manifest=Spec(state.workflow, state.stage, state.iteration, state.attempt, state.trained)
-        )
+        return SimpleNamespace(manifest=spec_of(state))
 
 
 def poller_on(line: Line) -> Poller:
@@ -114,9 +119,9 @@ def poller_on(line: Line) -> Poller:
 
 PROGRAMS: dict[str, Callable[[Line], object]] = {
     "poller": lambda line: poller_on(line).step(),
-    "pause": lambda line: poller_on(line).tell("pause", ""),
-    "resume": lambda line: poller_on(line).tell("resume", ""),
-    "cancel": lambda line: poller_on(line).tell("cancel", ""),
+    "pause": lambda line: poller_on(line).tell(Order("pause", "")),
+    "resume": lambda line: poller_on(line).tell(Order("resume", "")),
+    "cancel": lambda line: poller_on(line).tell(Order("cancel", "")),
 }
 
 

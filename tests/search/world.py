@@ -12,7 +12,7 @@ from conventions.space import DataSpace
 from conventions.state import State
 from tests.doubles import APPS
 
-from .process import Spec
+from .process import Spec, spec_of
 
 SPACE = DataSpace(APPS)
 GUARD, JOB, MARK, REDUCE, REPORT, END = range(6)  # what a body does next
@@ -91,7 +91,7 @@ class Place(NamedTuple):
 
 @functools.cache
 def place_of(spec: Spec) -> Place:
-    place = SPACE.stage(spec.stage, spec.iteration, spec.trained)
+    place = SPACE.stage(spec.stage, spec.iteration)
     job = place.job("000000")
     return Place(
         root=place.root,
@@ -118,8 +118,9 @@ class View(NamedTuple):
 @functools.cache
 def view(data: bytes) -> View:
     state = unsealed(data)
-    spec = Spec(state.workflow, state.stage, state.iteration, state.attempt, state.trained)
-    return View(state, state.at, state.version, state.workflow, place_of(spec), state.at in ("converged", "exhausted"))
+    return View(
+        state, state.at, state.version, state.workflow, place_of(spec_of(state)), state.at in ("converged", "exhausted")
+    )
 
 
 def view_of(objects: Objects) -> View:
@@ -182,14 +183,9 @@ def check_write(objects: Objects, key: str, data: bytes) -> None:
 
 def check_input(objects: Objects, flow: Flow) -> None:
     """A body reads what an earlier stage made: it must be what was recorded."""
-    spec = flow.spec
-    before = {
-        "label": ("select", spec.iteration - 1),
-        "train": ("label", spec.iteration),
-        "explore": ("train", spec.trained),
-        "select": ("explore", spec.iteration),
-    }[spec.stage]
-    key = place_of(Spec("", *before, 0, 0)).product if before[1] >= 0 else ""
+    before = STAGES[STAGES.index(flow.spec.stage) - 1]
+    iteration = dict(flow.spec.newest).get(before)
+    key = "" if iteration is None else place_of(Spec("", before, iteration, 0)).product
     if objects.get(key) != objects.get(f"~used/{key}"):
         raise Violation(f"{key} is read, but is not what was recorded")
 

@@ -19,6 +19,7 @@ from conventions.errors import Conflict, DataError, EngineError, StoreError
 from conventions.names import canonical_json, sha256
 from conventions.state import State
 from statemachine.configfile import read_mapping
+from statemachine.orders import Order
 from statemachine.store import open_store
 from statemachine.store.file import FileStore
 from tests.conftest import CONFIG, Cli
@@ -316,7 +317,7 @@ def test_a_storm_of_refused_swaps(refusal: type[StoreError]) -> None:
     store = Stormy()
     poller = poller_of(store, FakeEngine(store))
     poller.record.create(first_state())
-    calls: list[Callable[[], object]] = [poller.step, lambda: poller.tell("pause", "x")]
+    calls: list[Callable[[], object]] = [poller.step, lambda: poller.tell(Order("pause", "x"))]
     for call in calls:
         with pytest.raises(StoreError):
             call()

@@ -21,7 +21,7 @@ from statemachine import beginning
 from statemachine.beginning import begin, load_data
 from statemachine.configfile import read_config
 from statemachine.record import Record
-from statemachine.runs import first_config
+from statemachine.runs import configuration
 from statemachine.store.base import Arrived
 from tests.conftest import CONFIG, STRUCTURE
 from tests.doubles import Crash, MemoryStore
@@ -141,7 +141,7 @@ def check_run(objects: dict[str, bytes]) -> State:
     store = MemoryStore()
     store.objects = objects
     state = Record(store).load().state
-    document = first_config(store, state)
+    document = configuration(store, state)
     assert sha256(document) == state.config_sha256
     name = b'"two"' if b'"two":{' in document else b'"one"'
     systems = {key.split("/")[3] for key in objects if SPACE.is_imported(key)}

@@ -17,6 +17,7 @@ from conventions.errors import DataError, StateError
 from conventions.names import MAX_ID, STAGES, canonical_json, derive_seed, format_id, parse_id, sha256, workflow_name
 from conventions.space import DataSpace, DoneKey, JobFile
 from conventions.state import State
+from statemachine.orders import Order
 from statemachine.record import Record
 from tests.conftest import Cli
 from tests.doubles import APPS, FakeEngine, MemoryStore, first_state, poller_of, run_to_end
@@ -51,7 +52,7 @@ def test_odd_words_of_an_engine_or_a_person_do_not_spoil_the_state(words: str) -
     poller.record.create(first_state())
     assert run_to_end(poller, engine).at == "failed"
     assert words[:5] in poller_of(store, engine).record.load().state.reason
-    poller.tell("resume", words)
+    poller.tell(Order("resume", words))
     state = poller_of(store, engine).record.load().state
     assert state.reason.startswith(words[:5])
     assert len(state.seal()) < 5000
@@ -89,7 +90,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "spaces": (json.dumps(json.loads(SEALED)).encode(), "not the bytes that were written"),
     "edited": (SEALED.replace(b'"version":1', b'"version":2'), "checksum"),
     "no checksum": (b'{"version":1}', "not a state document"),
-    "newer schema": (resealed(schema_version=2), "newer dpgen2-sm .*upgrade"),
+    "newer schema": (resealed(schema_version=3), "newer dpgen2-sm .*upgrade"),
     "unknown key": (resealed(more=1), "more"),
     "foreign phase": (resealed(at="relax.running"), "at: "),
     "foreign stage": (resealed(stage="relax"), "stage: "),
@@ -163,16 +164,25 @@ def test_every_command_leaves_a_damaged_state_alone(cli: Cli, prefix: Path, dama
 
 @pytest.mark.parametrize("damage", ["edited", "missing"])
 @pytest.mark.parametrize("command", ["run", "step", "pause", "cancel", "doctor"])
-def test_the_first_configuration_is_pinned(cli: Cli, prefix: Path, damage: str, command: str) -> None:
-    config = prefix / "config" / "iter" / "000000" / "config.json"
+def test_the_configuration_is_pinned(cli: Cli, prefix: Path, damage: str, command: str) -> None:
+    (config,) = (prefix / "config/run").iterdir()
     if damage == "edited":
         config.write_bytes(config.read_bytes().replace(b'"slots":2', b'"slots":3'))
     else:
         config.unlink()
+        (prefix / "config/iter/000000/config.json").unlink()
     before = snapshot(prefix)
     code, _, errors = cli(command, prefix)
-    assert code == 2 and "config/iter/000000/config.json is" in errors
+    assert code == 2 and f"config/run/{config.name} is" in errors
     assert snapshot(prefix) == before
+
+
+def test_a_run_of_an_earlier_version_has_its_configuration_elsewhere(cli: Cli, prefix: Path) -> None:
+    (config,) = (prefix / "config/run").iterdir()
+    config.unlink()
+    assert cli("step", prefix)[0] == 0
+    assert config.read_bytes() == (prefix / "config/iter/000000/config.json").read_bytes()
+    assert cli("cancel", prefix)[0] == 0
 
 
 def test_a_state_that_is_older_than_its_history(cli: Cli, prefix: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from statemachine.orders import Order
 from statemachine.runs import find_prefix, open_poller
 from tests.conftest import CONFIG, STUBS, Cli
 
@@ -118,7 +119,7 @@ def test_commands_that_do_not_fit(cli: Cli, stub_run: Path) -> None:
 def test_a_cancel_that_was_interrupted_is_brought_to_its_end(cli: Cli, stub_run: Path) -> None:
     assert cli("init", stub_run)[0] == 0
     assert cli("pause", stub_run)[0] == 0
-    open_poller(find_prefix(str(stub_run))).tell("cancel", "and then its process was killed")
+    open_poller(find_prefix(str(stub_run))).tell(Order("cancel", "and then its process was killed"))
     assert "cancelling" in cli("status", stub_run)[1]
     code, output, _ = cli("cancel", stub_run)
     assert code == 0 and "cancelled" in output

@@ -12,15 +12,16 @@ import pytest
 from conventions.names import STAGES
 from conventions.space import DataSpace
 from tests.conftest import Cli
+from tests.stage_harness import newest
 
 IAM = Path(__file__).parents[2] / "deploy/iam"
 SPACE = DataSpace({"label": "cp2k", "train": "deepmd", "explore": "lammps", "select": "model_devi"})
 SHA = "0" * 64
-PLACES = [SPACE.stage(stage, 1).job("000002") for stage in STAGES]
+PLACES = [SPACE.stage(stage, 1, newest(stage, 1)).job("000002") for stage in STAGES]
 CLAIMS = [place.claim(0) for place in PLACES]
 STATE = [SPACE.state]
 HISTORY = [SPACE.event(1), SPACE.damaged(SHA)]
-CONFIG = [SPACE.config(0), SPACE.config(1)]
+CONFIG = [SPACE.config(0), SPACE.config(1), SPACE.configuration(SHA)]
 CODE = [SPACE.package("operators", SHA), SPACE.function(SHA)]
 PROBE = [f"{SPACE.probe}/0"]
 BEGINNING = [SPACE.file(SHA, "POSCAR"), SPACE.dataset_init("a") + "/type.raw", SPACE.dataset_test("a") + "/type.raw"]

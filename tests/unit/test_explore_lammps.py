@@ -395,7 +395,8 @@ def fake_run(tmp_path: Path, modes: list[str], monkeypatch: pytest.MonkeyPatch, 
     run = ExploreRun(
         tmp_path, {"cu": [CU]}, [[group]], ["Cu"], explore={"command": f"sh {tmp_path / 'lmp.sh'}", **explore}
     )
-    product = run.place.models
+    product = run.place.newest_product("train")
+    assert product is not None
     (tmp_path / product).mkdir(parents=True)
     for number in range(4):
         (tmp_path / product / f"graph.{number:03d}.pb").write_text("model")

@@ -24,6 +24,7 @@ from statemachine.beginning import prepare
 from statemachine.configfile import read_config, read_prefix
 from statemachine.engine.local import LocalEngine
 from statemachine.machine import Observation, decide
+from statemachine.orders import Order
 from statemachine.record import Record
 from statemachine.restore import restore
 from statemachine.store import check_key
@@ -142,7 +143,7 @@ def history(data: bytes, folder: Path) -> None:
         store.put(SPACE.config(0), b"{}")
         poller = poller_of(store, FakeEngine(store))
         poller.record.create(first_state(config_sha256=sha256(b"{}")))
-        poller.tell("pause", "x")
+        poller.tell(Order("pause", "x"))
         store.put(key, data)
         try:
             Record(store).load()

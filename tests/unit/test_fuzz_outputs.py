@@ -151,7 +151,7 @@ def frames_json(data: bytes, folder: Path) -> None:
 def selected(data: bytes, folder: Path) -> None:
     (folder / "frames.extxyz").write_bytes(data)
     context: Any = type("Context", (), {"selected": folder})
-    for atoms in label_frames.frames_to_label(CONFIG, 1, context):
+    for atoms in label_frames.frames_to_label(CONFIG, label_frames.PlanParams(True), context):
         assert set(atoms.get_chemical_symbols()) <= {"Cu", "O"} and np.isfinite(atoms.positions).all()
 
 

@@ -23,6 +23,7 @@ from operators.registry import app
 from operators.workflow import StageWorkflow, build
 from statemachine.engine.local import UID_VARIABLE
 from tests.conftest import Cli
+from tests.stage_harness import newest
 
 SSH = {"hostname": "login.example.org", "username": "me", "host_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmc"}
 SLURM = {"batch_type": "Slurm", "context_type": "SSHContext", "remote_root": "/scratch/me", "remote_profile": SSH}
@@ -82,8 +83,15 @@ def test_a_misspelt_key_and_a_password_in_a_file(cli: Cli, stub_run: Path) -> No
 
 def made(settings: Hpc | None, stage: str = "explore", attempt: int = 0) -> StageWorkflow:
     apps = {"label": "cp2k", "train": "deepmd", "explore": "lammps", "select": "model_devi"}
-    facts = {"iteration": 1, "attempt": attempt, "trained": 0, "has_models": True, "explore_stage": 0, "systems": []}
-    place = DataSpace(apps).stage(stage, 1, trained=0)
+    facts = {
+        "iteration": 1,
+        "attempt": attempt,
+        "has_models": True,
+        "has_selected": True,
+        "explore_stage": 0,
+        "systems": [],
+    }
+    place = DataSpace(apps).stage(stage, 1, newest(stage, 1))
     name = f"cu-00000000-000001-{stage}-a{attempt}"
     return build(
         name, app(stage, apps[stage]), place, facts, prefix="s3://b/x", image="ours", job_image="x", hpc=settings

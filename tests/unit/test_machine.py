@@ -13,6 +13,7 @@ from conventions.names import STAGES
 from conventions.state import Convergence, IterationSummary, Policy, State
 from statemachine.engine import Phase
 from statemachine.machine import MACHINE, Action, Observation, command, decide
+from statemachine.orders import Order
 from tests.doubles import APPS, first_state
 
 
@@ -119,7 +120,7 @@ def test_the_last_iteration_is_labelled_and_trained_too() -> None:
     assert (state.at, state.final) == ("label.submitting", "exhausted")
     trained = state.model_copy(update={"at": "train.running", "stage": "train"})
     ended = decide(trained, seen(report("train", iteration=5))).state
-    assert ended.at == "exhausted" and "max_iterations" in ended.reason and ended.trained == 5
+    assert ended.at == "exhausted" and "max_iterations" in ended.reason and ended.newest["train"] == 5
 
 
 def test_nothing_to_label_and_not_accurate_ends_with_advice() -> None:
@@ -158,9 +159,9 @@ def test_a_stage_that_leaves_no_work_fails_with_a_reason() -> None:
 
 
 def test_pause_holds_submission_and_resume_releases() -> None:
-    paused = command(first_state(), "pause", "lunch")
+    paused = command(first_state(), Order("pause", "lunch"))
     assert decide(paused, Observation()).action is Action.WAIT
-    assert decide(command(paused, "resume", ""), Observation()).action is Action.SUBMIT
+    assert decide(command(paused, Order("resume", "")), Observation()).action is Action.SUBMIT
 
 
 def test_a_paused_run_still_consumes_what_runs() -> None:
@@ -169,12 +170,12 @@ def test_a_paused_run_still_consumes_what_runs() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_failed_run_is_revived_in_its_stage_with_a_new_attempt(stage: str) -> None:
-    state = command(first_state(at="failed", stage=stage, attempt=3, stalled=9), "resume", "again")
+    state = command(first_state(at="failed", stage=stage, attempt=3, stalled=9), Order("resume", "again"))
     assert (state.at, state.attempt, state.stalled) == (f"{stage}.submitting", 4, 0)
 
 
 def test_cancel_revokes_terminates_and_waits() -> None:
-    state = command(running("train"), "cancel", "enough")
+    state = command(running("train"), Order("cancel", "enough"))
     assert decide(state, Observation()).action is Action.REVOKE
     assert decide(state, Observation(revoked=True)).action is Action.TERMINATE
     assert decide(state, Observation(revoked=True, terminated=True)).action is Action.CHECK
@@ -197,7 +198,7 @@ def test_cancel_revokes_terminates_and_waits() -> None:
 )
 def test_commands_that_do_not_fit_are_refused_with_the_state(at: str, trigger: str) -> None:
     with pytest.raises(CommandRefused, match=at):
-        command(first_state(at=at, stage="train"), trigger, "")
+        command(first_state(at=at, stage="train"), Order(trigger, ""))
 
 
 def test_every_state_is_reached_and_left() -> None:

@@ -17,6 +17,7 @@ from conventions.names import STAGES, canonical_json, sha256
 from conventions.space import DataSpace
 from conventions.state import State
 from statemachine.configfile import read_prefix
+from statemachine.orders import Order
 from statemachine.record import Record
 from statemachine.restore import restore
 from statemachine.runs import open_poller
@@ -44,7 +45,7 @@ def paused(versions: int) -> MemoryStore:
     store, engine = begun()
     poller = poller_of(store, engine)
     for number in range(versions - 1):
-        poller.tell("resume" if number % 2 else "pause", str(number))
+        poller.tell(Order("resume" if number % 2 else "pause", str(number)))
     return store
 
 
@@ -137,7 +138,7 @@ def test_a_rival_that_goes_on_is_not_overwritten() -> None:
 
         def act(store: MemoryStore = store) -> None:
             restore(store)
-            poller_of(store, FakeEngine(store)).tell("cancel", "by a rival")
+            poller_of(store, FakeEngine(store)).tell(Order("cancel", "by a rival"))
 
         with pytest.raises(CommandRefused, match="somebody else"):
             restore(Rival(store, before, act))
@@ -148,7 +149,7 @@ def test_a_rival_that_goes_on_is_not_overwritten() -> None:
 def test_a_poller_that_knew_the_lost_version_loses_its_swap() -> None:
     store, engine = begun()
     poller = poller_of(store, engine)
-    poller.tell("pause", "x")
+    poller.tell(Order("pause", "x"))
     late = poller_of(store, engine)
     zombie = late.record.load(verify=False)
     lose(store, 1)
@@ -191,7 +192,7 @@ def test_holes_in_the_history_are_skipped() -> None:
     assert len(done) == 3 and "event/00000008.json was damaged" in done[0] and "version 7 again" in done[2]
     assert Record(store).load().state.version == 7
     assert {store.objects[SPACE.damaged(sha256(b"\0"))]} == {b"\0"}
-    poller_of(store, FakeEngine(store)).tell("cancel", "x")
+    poller_of(store, FakeEngine(store)).tell(Order("cancel", "x"))
     assert State.unseal(store.objects[SPACE.event(8)]).at == "cancelling"
 
 
@@ -203,7 +204,7 @@ def test_a_sound_state_takes_the_place_of_its_damaged_copy() -> None:
     assert [line.partition(" ")[0] for line in restore(store)] == [SPACE.event(5), SPACE.event(6)]
     assert store.objects[SPACE.state] == good
     assert store.objects[SPACE.event(5)] == good
-    poller_of(store, FakeEngine(store)).tell("cancel", "x")
+    poller_of(store, FakeEngine(store)).tell(Order("cancel", "x"))
     assert State.unseal(store.objects[SPACE.event(6)]).at == "cancelling"
 
 
@@ -223,7 +224,7 @@ def test_versions_that_are_not_of_this_run_are_not_chosen() -> None:
 
 def test_a_state_of_a_newer_program_is_no_damage() -> None:
     store = paused(3)
-    body = {**json.loads(store.objects[SPACE.state]), "schema_version": 2, "version": 4}
+    body = {**json.loads(store.objects[SPACE.state]), "schema_version": 3, "version": 4}
     del body["sha256"]
     newer = canonical_json({**body, "sha256": sha256(canonical_json(body))}) + b"\n"
     for key in (SPACE.state, SPACE.event(4)):
@@ -251,7 +252,7 @@ def test_nothing_whole_is_left(state: bytes | None) -> None:
 def test_another_configuration_is_not_restored_to() -> None:
     store = paused(2)
     store.objects[SPACE.state], store.objects[SPACE.config(0)] = b"x", b"y"
-    with pytest.raises(StateError, match="is not the configuration that this run began with"):
+    with pytest.raises(StateError, match="is not the configuration that the state names"):
         restore(store)
     assert store.objects[SPACE.state] == b"x"
 
@@ -322,7 +323,7 @@ def check_damages(cli: Cli, config: Path, kinds: Iterable[str]) -> int:
         assert store.get(SPACE.state).data == (good if history == "whole" else older), (damage, history)
         assert cli("doctor", prefix, "--restore")[1].endswith("there is nothing to restore\n")
         if history == "whole":
-            open_poller(prefix).tell("resume", "for the next pause")
+            open_poller(prefix).tell(Order("resume", "for the next pause"))
         tried += 1
     return tried
 

@@ -22,7 +22,7 @@ from conventions.space import DataSpace, StageSpace
 from operators import jobs, registry
 from operators.explore.lammps import LammpsConfig, run_script
 from operators.label import cp2k
-from operators.label.frames import LabelPlan, frames_to_label
+from operators.label.frames import LabelPlan, PlanParams, frames_to_label
 from operators.sums import SUMS, user_file, verify, write_sums
 from operators.train import dp_model
 from statemachine.submission import Submission
@@ -192,6 +192,7 @@ def test_training_reads_the_recorded_data_only(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path / "task")
     job = {"tests": [], "reuse": None, "start": "", "train_args": [], "compress": False}
     Path("job.json").write_text(json.dumps(job))
+    Path("input.json").write_text(json.dumps({"training": {"training_data": {"systems": ["data/iter/000000/Cu4"]}}}))
     monkeypatch.setattr(dp_model, "imported_dp", lambda: pytest.fail("it came as far as dp"))
     monkeypatch.setenv("DP_COMMAND", "dp")
     with pytest.raises(pytest.fail.Exception):
@@ -224,6 +225,9 @@ def test_only_recorded_systems_are_trained_on() -> None:
     assert found == ["init/bulk/Cu32", "iter/000000/Cu4", "iter/000001/Cu8"]
 
 
+LATER = PlanParams(has_selected=True)
+
+
 def test_frames_to_label_are_the_recorded_ones(tmp_path: Path) -> None:
     selected = tmp_path / "selected"
     selected.mkdir()
@@ -231,10 +235,10 @@ def test_frames_to_label_are_the_recorded_ones(tmp_path: Path) -> None:
     write_sums(selected)
     config: Any = registry.load_config(json.dumps(CONFIG).encode())
     ctx = LabelPlan(config=tmp_path, done=tmp_path, jobs=tmp_path, files=tmp_path, selected=selected)
-    assert [len(atoms) for atoms in frames_to_label(config, 1, ctx)] == [1]
+    assert [len(atoms) for atoms in frames_to_label(config, LATER, ctx)] == [1]
     other(selected / "frames.extxyz")
     with pytest.raises(DataError, match=r"the product of select: frames\.extxyz: .*sha256 differs"):
-        frames_to_label(config, 1, ctx)
+        frames_to_label(config, LATER, ctx)
 
 
 def selection(root: Path) -> tuple[SelectRun, list[Path]]:

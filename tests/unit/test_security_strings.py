@@ -27,6 +27,7 @@ from tests.conftest import CONFIG, STUBS
 from tests.explore_run import ExploreRun
 from tests.figures import Figures
 from tests.label_run import LabelRun, add_file
+from tests.stage_harness import newest
 
 from .test_pods import ENGINE, POD
 
@@ -98,12 +99,18 @@ def manifests(config: Any, stages: Sequence[str] = STAGES) -> str:
     """Workflows of a configuration, as they are sent."""
     place = DataSpace(config.apps)
     facts = {
-        "iteration": 1, "attempt": 0, "trained": 0, "has_models": True, "explore_stage": 0, "systems": ["init/a/Cu1"],
+        "iteration": 1, "attempt": 0, "has_models": True, "has_selected": True, "explore_stage": 0,
+        "systems": ["init/a/Cu1"],
     }  # fmt: skip
     found = []
     for stage in stages:
         settings = config.stages[stage]
-        what = (f"{config.run}-00000000-000001-{stage}-a0", app(stage, settings.app), place.stage(stage, 1), facts)
+        what = (
+            f"{config.run}-00000000-000001-{stage}-a0",
+            app(stage, settings.app),
+            place.stage(stage, 1, newest(stage, 1)),
+            facts,
+        )
         found.append(for_cluster(what, config.engine, settings, Place.parse(config.prefix)).manifest)
     return json.dumps(found)
 
@@ -149,7 +156,7 @@ def test_names_in_the_store_are_not_expanded() -> None:
         build(
             "w",
             app("train", "deepmd"),
-            DataSpace(apps).stage("train", 1),
+            DataSpace(apps).stage("train", 1, newest("train", 1)),
             {**facts, "attempt": 0},
             prefix="file:///x",
             image="i",

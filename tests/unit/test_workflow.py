@@ -16,17 +16,19 @@ from conventions.space import DataSpace, StageSpace
 from operators.registry import app
 from operators.shipping import pack, ship
 from operators.workflow import SPEC_HASH, StageWorkflow, build
+from tests.stage_harness import newest
 
 APPS = {"label": "cp2k", "train": "deepmd", "explore": "lammps", "select": "model_devi"}
 
 
 def place(stage: str) -> StageSpace:
-    return DataSpace(APPS).stage(stage, 1, trained=0)
+    return DataSpace(APPS).stage(stage, 1, newest(stage, 1))
 
 
 def made(stage: str, **changes: Any) -> StageWorkflow:
     facts = {
-        "iteration": 1, "attempt": 0, "trained": 0, "has_models": True, "explore_stage": 0, "systems": ["init/a/Cu1"],
+        "iteration": 1, "attempt": 0, "has_models": True, "has_selected": True, "explore_stage": 0,
+        "systems": ["init/a/Cu1"],
     }  # fmt: skip
     settings: dict[str, Any] = {"prefix": "file:///data/run", "key_prefix": "", "image": "img", **changes}
     return build(f"cu-00000000-000001-{stage}-a0", app(stage, APPS[stage]), place(stage), facts, **settings)
@@ -65,7 +67,7 @@ def test_keys_of_jobs_are_in_the_data_space() -> None:
     assert sources == {
         "job": "runs/cu/explore/lammps/iter/000001/job/{{item}}/in",
         "previous": "runs/cu/explore/lammps/iter/000001/job/{{item}}/out",
-        "models": "runs/cu/train/deepmd/iter/000000/product",
+        "models": "runs/cu/train/deepmd/iter/000001/product",
     }
     saved = {artifact["name"]: artifact["s3"]["key"] for artifact in templates(workflow)["job"]["outputs"]["artifacts"]}
     assert saved["done"] == "runs/cu/explore/lammps/iter/000001/done/{{inputs.parameters.job_id}}.json"

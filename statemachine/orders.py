@@ -1,0 +1,127 @@
+"""What people order beyond pause, resume and cancel: to go back (rewind), or to go on with other settings (patch).
+
+Nothing is undone. A rewind begins an iteration with a new number in the place of an earlier one: keys, workflows and
+claims of what it leaves stay apart from those of what it begins, whatever still comes late. What was made from that
+place on counts no more: it is not trained on, nor explored with; it is not deleted either.
+
+A patched configuration is for what begins after it: the next iteration, or the attempt that a person's `resume`
+or `rewind` begins. The rules of the machine (`Policy`) hold at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from conventions.errors import did_you_mean
+from conventions.names import MAX_ID, STAGES
+from conventions.state import IterationSummary, Policy, State
+
+
+@dataclass(frozen=True)
+class Order:
+    """A person's command.
+
+    Parameters
+    ----------
+    trigger
+        `pause`, `resume`, `cancel`, `rewind` or `patch`.
+    reason
+        Kept in the history.
+    iteration, stage
+        Where a rewind goes back to.
+    config_sha256, policy
+        A patch: the configuration, which is in the store, and what the machine needs of it.
+    """
+
+    trigger: str
+    reason: str = ""
+    iteration: int = 0
+    stage: str = ""
+    config_sha256: str = ""
+    policy: Policy | None = None
+
+
+def adopted(state: State) -> dict[str, Any]:
+    """The changes with which a patched configuration comes into force."""
+    return {"config_sha256": state.next_config_sha256 or state.config_sha256, "next_config_sha256": ""}
+
+
+def why_no_rewind(state: State, iteration: int, stage: str) -> str:
+    """Why a run cannot go back there; "" when it can."""
+    if stage not in STAGES:
+        return f"there is no stage {stage!r}; {did_you_mean(stage, STAGES)}"
+    places = {row.iteration: row for row in _rows(state)}
+    if iteration not in places:
+        return f"the run has come to iteration {state.iteration}"
+    row = places[iteration]
+    if stage not in row.stages and (iteration, stage) != _further(state, row):
+        done = ", ".join(row.stages) or "none any more"
+        return f"{stage} of iteration {iteration} is nothing to go back to (its stages that count: {done})"
+    if row.explore_stage >= state.policy.explore_stages:
+        return f"iteration {iteration} explored stage {row.explore_stage}; the configuration has no such stage any more"
+    return "" if state.iteration < MAX_ID else "there are no more numbers for iterations"
+
+
+def rewound(state: State, order: Order) -> dict[str, Any]:
+    """The changes of a rewind."""
+    kept = STAGES[: STAGES.index(order.stage)]
+    trail = []
+    for row in _rows(state):
+        if row.iteration >= order.iteration:
+            counts = [stage for stage in row.stages if row.iteration == order.iteration and stage in kept]
+            row = row.model_copy(update={"stages": counts, "left": True})
+        trail.append(row)
+    last_labels = order.iteration == state.iteration and order.stage in ("label", "train")
+    return {
+        "iteration": state.iteration + 1,
+        "stage": order.stage,
+        "attempt": 0,
+        "stalled": 0,
+        "finished": 0,
+        "clean": 0,
+        "explore_stage": next(row.explore_stage for row in trail if row.iteration == order.iteration),
+        "final": state.final if last_labels else "",
+        "hold": False,
+        "trail": trail,
+        "reason": order.reason,
+        **adopted(state),
+    }
+
+
+def why_no_patch(state: State, policy: Policy) -> str:
+    """Why a run cannot go on by these rules; "" when it can."""
+    if policy.apps != state.policy.apps:
+        return "the software of a stage cannot be changed"
+    if state.explore_stage >= policy.explore_stages:
+        return f"the run is in exploration stage {state.explore_stage}, which the patched configuration does not have"
+    return ""
+
+
+def patched(state: State, order: Order) -> dict[str, Any]:
+    """The changes of a patch; one that brings the present configuration back takes an earlier patch back."""
+    waiting = order.config_sha256 if order.config_sha256 != state.config_sha256 else ""
+    return {"next_config_sha256": waiting, "policy": order.policy, "reason": order.reason}
+
+
+def why_refused(state: State, order: Order) -> str:
+    """What to tell a person whose order does not fit."""
+    why = ""
+    if order.trigger == "rewind" and state.ended:
+        why = why_no_rewind(state, order.iteration, order.stage)
+    if order.trigger == "patch" and order.policy is not None:
+        why = why_no_patch(state, order.policy)
+    return why or f"the run is {state.at}" + (", paused" if state.hold else "")
+
+
+def _rows(state: State) -> list[IterationSummary]:
+    """The trail, with a row for an iteration that has not ended its first stage."""
+    if state.trail and state.trail[-1].iteration == state.iteration:
+        return list(state.trail)
+    return [*state.trail, IterationSummary(iteration=state.iteration, explore_stage=state.explore_stage)]
+
+
+def _further(state: State, row: IterationSummary) -> tuple[int, str]:
+    """Where the run is, or would have gone on to had it not ended."""
+    after = STAGES[STAGES.index(state.stage) + 1 :]
+    return state.iteration, after[0] if state.stage in row.stages and after else state.stage
