@@ -70,7 +70,7 @@ class Poller:
             if decision.action is Action.COMMIT:
                 loaded, seen = self._commit(loaded, decision.state), Observation()
             else:
-                seen = self._act(decision.action, loaded.state, seen)
+                seen = self._act(decision.action, loaded, seen)
 
     def tell(self, order: Order) -> State:
         """Carry out a person's command; raise `CommandRefused` when it does not fit."""
@@ -100,8 +100,10 @@ class Poller:
             except EngineError as error:  # a workflow too many does no harm
                 log.warning("the workflow %s could not be deleted: %s", before.workflow, error)
 
-    def _act(self, action: Action, state: State, seen: Observation) -> Observation:
-        name = state.workflow
+    def _act(self, action: Action, loaded: Loaded, seen: Observation) -> Observation:
+        state, name = loaded.state, loaded.state.workflow
+        if action in (Action.SUBMIT, Action.REVOKE, Action.TERMINATE):
+            self.record.keep(state.version, loaded.data)  # nothing is done for a version that could still be lost
         if action is Action.SUBMIT:
             self.engine.submit(self.submission.prepare(state).manifest)
             return replace(seen, submitted=True)

@@ -179,14 +179,24 @@ class Record:
             return None
 
     def keep(self, version: int, data: bytes) -> None:
-        """Write a version into the history, once. A crash before this is repaired by the next commit, or at the end."""
+        """Write a version into the history, once. Who acts on a version, replaces it or ends with it keeps it first.
+
+        Raises
+        ------
+        StateError
+            When the history has another version of this number: this one was lost with a damaged state.
+        """
         if data == self._kept:
             return
-        with contextlib.suppress(Conflict):
-            self.store.put(_SPACE.event(version), data, if_absent=True)
-            self._kept = data
+        key = _SPACE.event(version)
+        try:
+            self.store.put(key, data, if_absent=True)
+        except Conflict:
+            if self.store.get(key).data != data:
+                raise StateError(f"{_SPACE.state}: it is not the {key} of this run's history") from None
+        self._kept = data
 
     def _keep_later(self, version: int, data: bytes) -> None:
         """The state is swapped: what goes wrong now must not look as if it were not."""
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(StoreError, StateError):
             self.keep(version, data)

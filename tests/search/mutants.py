@@ -12,8 +12,10 @@ from conventions.documents import StageReport
 from conventions.errors import StoreError
 from conventions.space import StageSpace
 from conventions.state import State
+from statemachine import machine, poller
 from statemachine.engine import Phase
-from statemachine.machine import Cursor
+from statemachine.machine import Action, Cursor, Observation
+from statemachine.orders import Order
 from statemachine.poller import REVOKED, Poller
 from statemachine.record import Loaded, Record
 
@@ -31,8 +33,9 @@ class Mutant:
     ----------
     off
         Switches it off in the code under search; `world` names the rules of the workflow's own steps and the engine.
-    faults, commands, stages, pollers
-        The budget that the shortest story needs, the length of the run, and who advances it.
+    faults, commands, stages, pollers, damage
+        The budget that the shortest story needs, the length of the run, who advances it, and whether the state may be
+        damaged.
     long
         The search takes minutes.
     says
@@ -46,6 +49,7 @@ class Mutant:
     commands: int = 0
     stages: int = 1
     pollers: int = 2
+    damage: bool = False
     long: bool = False
     why: str = ""
 
@@ -55,12 +59,12 @@ def guard(name: str, answer: Any) -> Switch:
     return method(Cursor, name, answer if callable(answer) else lambda self: answer)
 
 
-def method(owner: type, name: str, instead: Any) -> Switch:
+def method(owner: Any, name: str, instead: Any) -> Switch:
     return lambda: mock.patch.object(owner, name, instead)
 
 
 _commit, _put, _keep, _take = Record.commit, Line.put, Record.keep, Poller._commit
-_enter, _report = Cursor._enter, Poller._report
+_enter, _report, _act, _rewound = Cursor._enter, Poller._report, Poller._act, machine.rewound
 
 
 def _believes_any_report(self: Cursor) -> bool:
@@ -130,6 +134,25 @@ def _skips_explore(self: Cursor, stage: str, **changes: Any) -> None:
     self.state = self.state.replace("explore", "select")
 
 
+def _acts_on_what_is_not_kept(self: Poller, action: Action, loaded: Loaded, seen: Observation) -> Observation:
+    with mock.patch.object(self.record, "keep", lambda version, data: None):
+        return _act(self, action, loaded, seen)
+
+
+def _rewinds_what_works(state: State, order: Order) -> State:
+    if order.trigger == "rewind":
+        return state.model_copy(update={**_rewound(state, order), "at": f"{order.stage}.submitting"})
+    return machine.command(state, order)
+
+
+def _rewinds_to_the_same_number(state: State, order: Order) -> dict[str, Any]:
+    return {**_rewound(state, order), "iteration": order.iteration}
+
+
+def _patches_at_once(state: State, order: Order) -> dict[str, Any]:
+    return {"config_sha256": order.config_sha256, "policy": order.policy}
+
+
 def _name_without_attempt(self: State) -> str:
     return f"{self.run}-{self.stage}"
 
@@ -161,8 +184,21 @@ MUTANTS: dict[str, Mutant] = {
         "although the run is at", method(Record, "commit", _takes_an_error_for_a_win), faults=1, stages=2, pollers=1
     ),
     "a version is kept before it is replaced": Mutant("not in the history", method(Record, "commit", _keeps_nothing)),
+    "a version is kept before it is acted on": Mutant(
+        "begins although", method(Poller, "_act", _acts_on_what_is_not_kept), faults=1, stages=2, pollers=1, damage=True
+    ),
+    # what people order
+    "only a run at rest is rewound": Mutant(
+        "may still begin", method(poller, "command", _rewinds_what_works), commands=1
+    ),
+    "a rewind takes a new number": Mutant(
+        "used twice", method(machine, "rewound", _rewinds_to_the_same_number), commands=1
+    ),
+    "a patch waits for a new name": Mutant(
+        "another specification", method(machine, "patched", _patches_at_once), commands=1
+    ),
     # names and claims
-    "a name belongs to one attempt": Mutant("begins twice", NAME_OF_ALL, faults=1),
+    "a name belongs to one attempt": Mutant("another specification", NAME_OF_ALL, faults=1),
     "a claim belongs to one attempt": Mutant("no end can be reached", CLAIM_OF_ALL, faults=1),
     "a claim that is taken stays": Mutant("still works", method(Poller, "_revoke", _revokes_over_a_claim), faults=2),
     "only a claim of one's own revokes": Mutant(
@@ -189,12 +225,12 @@ MUTANTS: dict[str, Mutant] = {
         why="it costs an attempt, which finds everything done",
     ),
     "a version is kept as soon as it is written": Mutant(
-        off=method(Record, "_keep_later", lambda self, version, data: None), faults=1,
-        why="whoever swaps next keeps it first; `doctor --restore` would find an older one",
+        off=method(Record, "_keep_later", lambda self, version, data: None), faults=1, damage=True,
+        why="whoever swaps next, or acts, keeps it first; `doctor --restore` finds an older one, and nothing is lost",
     ),
     "a state is verified by its history": Mutant(
-        off=method(Record, "verify", lambda self, loaded: None), faults=1,
-        why="nobody puts an old state back here: tests/unit/test_bad_state.py and test_restore.py do",
+        off=method(Record, "verify", lambda self, loaded: None), faults=1, damage=True,
+        why="who acts on a version, or replaces it, keeps it first, and finds another one there; this says so earlier",
     ),
     "the winner forgets, after its swap": Mutant(
         off=method(Poller, "_commit", _forgets_before_the_swap), faults=1,

@@ -8,7 +8,7 @@ its answers, and it can be copied by asking again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from types import SimpleNamespace, TracebackType
@@ -17,13 +17,18 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from conventions.errors import Conflict, Dpgen2Error, EngineError, NotFound, StoreError
-from conventions.state import State
+from conventions.names import sha256
+from conventions.state import Policy, State
 from statemachine.engine import Phase, Status
 from statemachine.orders import Order
 from statemachine.poller import Poller
 from statemachine.record import Loaded, Record
+from statemachine.restore import restore
 from statemachine.store import Blob, Entry
+from tests.doubles import APPS
 
+FIRST, PATCHED = b'{"first": 1}', b'{"patched": 1}'  # configurations
+RULES = Policy(apps=APPS, max_iterations=2, explore_stages=1, retries=dict.fromkeys(APPS, 2))
 Op = tuple[Any, ...]  # name of the call, and its arguments
 
 
@@ -105,7 +110,7 @@ class Line:
         self.ask("terminate", name)
 
     def delete(self, name: str) -> None:
-        self.ask("delete", name)
+        self.ask("remove" if "/" in name else "delete", name)  # of the store, or of the engine
 
     def prepare(self, state: State) -> Any:
         return SimpleNamespace(manifest=spec_of(state))
@@ -117,12 +122,17 @@ def poller_on(line: Line) -> Poller:
     return Poller(record, line, line)  # type: ignore[arg-type]
 
 
-PROGRAMS: dict[str, Callable[[Line], object]] = {
-    "poller": lambda line: poller_on(line).step(),
-    "pause": lambda line: poller_on(line).tell(Order("pause", "")),
-    "resume": lambda line: poller_on(line).tell(Order("resume", "")),
-    "cancel": lambda line: poller_on(line).tell(Order("cancel", "")),
-}
+def run_program(program: str, line: Line) -> None:
+    """`poller`, `restore`, or a person's order: `pause`, `rewind 0 train`, ..."""
+    trigger, *where = program.split()
+    if trigger == "poller":
+        poller_on(line).step()
+    elif trigger == "restore":
+        restore(line)  # type: ignore[arg-type]
+    elif trigger == "patch":
+        poller_on(line).tell(Order("patch", config_sha256=sha256(PATCHED), policy=RULES))
+    else:
+        poller_on(line).tell(Order(trigger, "", *([int(where[0]), where[1]] if where else [])))
 
 
 class Node(NamedTuple):
@@ -162,7 +172,7 @@ class Processes:
     def _add(self, program: str, answers: tuple[Any, ...]) -> int:
         met = STORE_TROUBLE in answers or ENGINE_TROUBLE in answers
         try:
-            PROGRAMS[program](Line(answers))
+            run_program(program, Line(answers))
         except Ask as asked:
             node, place = Node(program, answers, asked.op), (program, asked.op, _stack(asked.__traceback__))
         except Exception as error:  # an end like another: the search judges it
@@ -201,6 +211,8 @@ def _value(value: Any, present: bytes) -> Any:
         return value.model_dump_json()
     if is_dataclass(value):
         return tuple(_value(getattr(value, each.name), present) for each in fields(value))
+    if isinstance(value, (list, tuple)):
+        return tuple(_value(each, present) for each in value)
     if isinstance(value, (str, bytes, int, Enum, type(None))):
         return value
     return type(value).__name__

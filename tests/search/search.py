@@ -9,16 +9,29 @@ from typing import Any
 
 import numpy as np
 
-from conventions.errors import CommandRefused, EngineError, StoreError
-from statemachine.store import Blob, Entry
+from conventions.errors import CommandRefused, EngineError, StateError, StoreError
+from conventions.names import STAGES, sha256
+from statemachine.orders import why_no_rewind
 
-from .process import CONFLICT, ENGINE_TROUBLE, NOT_FOUND, PHASES, STORE_TROUBLE, Op, Processes, Raises, Spec
+from .process import (
+    ENGINE_TROUBLE,
+    FIRST,
+    PATCHED,
+    STORE_TROUBLE,
+    Op,
+    Raises,
+)  # fmt: skip
+from .servers import DAMAGED, IDLE, PERSON, Servers
 from .tables import Late, Move, Scenario, World
-from .workflows import Workflows
-from .world import SPACE, Flow, Sealed, Violation, check_commit, etag_of, place_of, unsealed, view_of
-
-PERSON, IDLE = 2, -1
-OTHERS = b"written by another"
+from .world import (
+    SPACE,
+    Objects,
+    Sealed,
+    Violation,
+    newest_of,
+    unsealed,
+    view_of,
+)
 
 
 @dataclass
@@ -30,12 +43,11 @@ class Found:
     ends: dict[str, int] = field(default_factory=dict)
 
 
-class Search(Workflows):
+class Search(Servers):
     """Every move from every world: of processes, of workflows, of requests that are late."""
 
     def __init__(self, scenario: Scenario) -> None:
         super().__init__(scenario)
-        self.code = Processes()
         self._settled_worlds: dict[World, World] = {}
 
     # --- processes ------------------------------------------------------------------------------------------
@@ -45,7 +57,11 @@ class Search(Workflows):
         processes = (start if self.scenario.pollers == 2 else IDLE, start, IDLE)
         budget = self.scenario.faults, self.scenario.commands
         world = World(self._of_objects({}), self._of_flows(()), processes, *budget, ())
-        return self._with(world, **{SPACE.state: Sealed(self.scenario.first.seal())})
+        objects: dict[str, Any] = {SPACE.configuration(sha256(data)): data for data in (FIRST, PATCHED)}
+        objects[SPACE.state] = Sealed(self.scenario.first.seal())
+        if self.scenario.damage:  # `init` came to its end
+            objects[SPACE.event(1)] = objects[SPACE.state]
+        return self._with(world, **objects)
 
     def moves(self, world: World) -> Iterator[Move]:
         for slot, number in enumerate(world.processes):
@@ -60,6 +76,17 @@ class Search(Workflows):
                 yield from self._accident(world._replace(faults=world.faults - 1), flow)
         for late in world.late:
             yield 0, *self._arrives(world, late)
+        if self.scenario.damage and world.faults and DAMAGED not in self.objects(world):
+            yield from self._spoiled(world._replace(faults=world.faults - 1))
+
+    def _spoiled(self, world: World) -> Iterator[Move]:
+        """What may befall the state."""
+        objects = self.objects(world)
+        self.doing = "state.json is damaged"
+        yield 1, self.doing, self._with(world, **{DAMAGED: b""})
+        if old := objects.get(SPACE.event(view_of(objects).version - 1)):
+            self.doing = "an old state.json is put back"
+            yield 1, self.doing, self._with(world, **{SPACE.state: old})
 
     def _process(self, world: World, slot: int) -> Iterator[Move]:
         node = self.code.nodes[world.processes[slot]]
@@ -68,6 +95,10 @@ class Search(Workflows):
             self.doing = f"{who} dies"
             yield 0, self.doing, self._leave(world, slot)
         assert node.op is not None
+        if node.op == ("get", SPACE.state) and DAMAGED in self.objects(world) and node.program != "restore":
+            self.doing = f"{who} reads a damaged state, and ends"
+            yield 0, self.doing, self._leave(world, slot)
+            return
         for cost, answer, then in self._call(world, slot, node.op, f"{who} {node.program} "):
             if cost <= world.faults:
                 yield cost, self.doing, self._go_on(then._replace(faults=then.faults - cost), slot, answer)
@@ -87,7 +118,7 @@ class Search(Workflows):
                 self.doing = f"{about}: an old listing, empty"
                 yield 1, (), world
             return
-        trouble = STORE_TROUBLE if name == "put" else ENGINE_TROUBLE
+        trouble = STORE_TROUBLE if name in ("put", "remove") else ENGINE_TROUBLE
         answer, then = self._write(world, slot, op)
         yield 0, answer, self._authors(then, {slot: None})
         self.doing = f"{about}: refused with an error"
@@ -138,60 +169,15 @@ class Search(Workflows):
             return world
         return self._authors(world._replace(processes=(two, one, person)), {0: 1, 1: 0})
 
-    def _doubts(self, world: World, slot: int) -> bool:
-        """Has the process just been refused a swap, and asks whether it has won all the same?"""
-        answers = self.code.nodes[world.processes[slot]].answers
-        return bool(answers) and answers[-1] in (CONFLICT, STORE_TROUBLE)
-
-    def _left(self, world: World, name: str) -> bool:
-        """The run is past this workflow: its claim is taken, and who still thinks of it wins no swap."""
-        objects = self.objects(world)
-        run = view_of(objects)
-        return f"~made/{name}" in objects and (name != run.workflow or run.over)
-
-    def _certain(self, world: World, slot: int, op: Op) -> bool:
-        """Does it not matter any more when this call is made: to its answer, to what follows, to others?"""
-        name, subject = op[:2]
-        objects = self.objects(world)
-        run = view_of(objects)
-        if name in ("status", "delete", "terminate", "submit"):
-            subject = subject.name if name == "submit" else subject
-            if name == "status" and subject == run.workflow and not world.faults:
-                return self._at_rest(world)
-            if not self._left(world, subject) or self._named(world, subject):
-                return False
-            refused = name == "submit" and self.scenario.claims and place_of(op[1]).claim in objects
-            return name != "submit" or refused
-        if subject == SPACE.state:
-            if name == "put":
-                return op[-1] != etag_of(objects[subject])  # too late for ever: versions only rise
-            answers = self.code.nodes[world.processes[slot]].answers
-            return self._doubts(world, slot) and objects[subject].author != slot and answers[-1] == CONFLICT
-        if subject.startswith(SPACE.events):
-            # What is read there matters only where a state was damaged or put back.
-            return name != "put" or subject in objects or not world.faults
-        if "/claim/" in subject:
-            return subject in objects
-        if subject.startswith((run.place.root, run.place.labels)) and not run.over:
-            return self._at_rest(world)
-        moving = (flow.place for flow in self.flows(world) if flow.moves)
-        return not any(subject.startswith((place.root, place.labels)) for place in moving)
-
-    def _at_rest(self, world: World) -> bool:
-        """Nothing works on the present stage before the next swap."""
-        objects = self.objects(world)
-        place = view_of(objects).place
-        return place.claim in objects and not any(
-            flow.moves and flow.place.root == place.root for flow in self.flows(world)
-        )
-
     def _judge(self, number: int) -> None:
         """A step that ends in an error must have met one."""
         node = self.code.nodes[number]
         met = any(answer in (STORE_TROUBLE, ENGINE_TROUBLE) for answer in node.answers)
-        fine = (CommandRefused,) if node.program != "poller" else ()
+        fine: tuple[type[Exception], ...] = (CommandRefused,) if node.program != "poller" else ()
         if met:
-            fine += (StoreError, EngineError)  # type: ignore[assignment]
+            fine += (StoreError, EngineError)
+        if self.scenario.damage:  # the state is not the one of the history
+            fine += (StateError,)
         if node.error is not None and not isinstance(node.error, fine):
             raise Violation(f"{node.program} ends with {type(node.error).__name__}: {node.error}")
 
@@ -202,81 +188,29 @@ class Search(Workflows):
         return self._authors(world._replace(processes=tuple(processes)), {slot: None})
 
     def _person(self, world: World) -> Iterator[Move]:
-        state = view_of(self.objects(world)).state
-        for trigger, cost in (("pause", 1), ("cancel", 1), ("resume", 0)):
-            fits = state.hold or state.at in ("failed", "cancelled") if trigger == "resume" else not state.ended
-            endless = trigger == "resume" and state.attempt > 5  # where no attempt can succeed
-            if fits and cost <= world.commands and not endless:
-                self.doing = f"a person begins to {trigger}"
-                processes = (*world.processes[:PERSON], self.code.start(trigger))
+        for program, cost in self._orders(self.objects(world)):
+            if cost <= world.commands:
+                self.doing = f"a person begins to {program}"
+                processes = (*world.processes[:PERSON], self.code.start(program))
                 yield cost, self.doing, world._replace(processes=processes, commands=world.commands - cost)
 
-    # --- store and engine -----------------------------------------------------------------------------------
-
-    def _read(self, world: World, slot: int, op: Op) -> Any:
-        name, subject = op
-        objects = self.objects(world)
-        if name == "status":
-            return PHASES[next((flow.phase for flow in self._named(world, subject)), "gone")]
-        if name == "list":
-            return tuple(Entry(key, len(objects[key])) for key in sorted(objects) if key.startswith(subject))
-        value = objects.get(subject)
-        if name == "head":
-            return None if value is None else Entry(subject, 1)
-        if value is None:
-            return NOT_FOUND
-        if subject == SPACE.state and self._doubts(world, slot) and value.author != slot:
-            return Blob(OTHERS, "")
-        return Blob(value.data if isinstance(value, Sealed) else value, etag_of(value))
-
-    def _write(self, world: World, author: int | None, op: Op) -> tuple[Any, World]:
-        name, *arguments = op
-        if name == "put":
-            return self._put(world, author, *arguments)
-        if name == "submit":
-            return self._submit(world, *arguments)
-        for flow in self._named(world, *arguments):
-            if name == "delete":
-                world = self._exchange(world, flow, flow._replace(phase="gone", stray=flow.works))
-            elif flow.phase == "running":
-                world = self._exchange(world, flow, flow._replace(stopping=True))
-        return None, world
-
-    def _put(
-        self, world: World, author: int | None, key: str, data: bytes, if_absent: bool, if_match: str | None
-    ) -> tuple[Any, World]:
-        objects = self.objects(world)
-        there = objects.get(key)
-        if (if_absent and there is not None) or (if_match is not None and (not there or etag_of(there) != if_match)):
-            return CONFLICT, world
-        value: Any = Sealed(data) if key.startswith(SPACE.events) else data
-        if key == SPACE.state:
-            value = Sealed(data, author)
-            present, after = view_of(objects), unsealed(data)
-            check_commit(objects, self.flows(world), present.state, after)
-            if (present.state.iteration, present.state.stage) != (after.iteration, after.stage):
-                product = present.place.product
-                world = self._with(world, **{f"~used/{product}": objects[product]})
-        return etag_of(value), self._with(world, **{key: value})
-
-    def _named(self, world: World, name: str) -> list[Flow]:
-        return [flow for flow in self.flows(world) if flow.spec.name == name and flow.phase != "gone"]
-
-    def _submit(self, world: World, spec: Spec) -> tuple[Any, World]:
-        if self._named(world, spec.name) and self.scenario.names:
-            return False, world
-        owner = self.objects(world).get(place_of(spec).claim)
-        taken = {flow.owner for flow in self.flows(world) if flow.spec == spec} | {owner}
-        uid = next(number for number in range(9) if Flow(spec, number).owner not in taken)
-        world = self._with(world, **{f"~made/{spec.name}": b""})
-        if self._certain(world, IDLE, ("submit", spec)):  # its guard will refuse it: that it was there is of no matter
-            return True, world
-        return True, world._replace(flows=self._of_flows((*self.flows(world), Flow(spec, uid))))
-
-    def _arrives(self, world: World, late: Late) -> tuple[str, World]:
-        self.doing = f"a late request arrives: {late.op[0]} {late.op[1]}"
-        rest = tuple(each for each in world.late if each != late)
-        return self.doing, self._write(world._replace(late=rest), late.author, late.op)[1]
+    def _orders(self, objects: Objects) -> Iterator[tuple[str, int]]:
+        """What a person may order now, and what it costs."""
+        state = view_of(objects).state
+        if DAMAGED in objects or newest_of(objects) != objects[SPACE.state].data:
+            yield "restore", 0
+            return
+        if (state.hold or state.at in ("failed", "cancelled")) and state.attempt <= 5:  # where no attempt can succeed
+            yield "resume", 0
+        if not state.ended:
+            yield from (("pause", 1), ("cancel", 1), (f"rewind {state.iteration} {state.stage}", 1))
+        elif self.scenario.commands:
+            for row in state.trail or [state]:
+                for stage in STAGES:
+                    if not why_no_rewind(state, row.iteration, stage):
+                        yield f"rewind {row.iteration} {stage}", 1
+        if not state.next_config_sha256 and state.config_sha256 == sha256(FIRST):
+            yield "patch", 1
 
     # --- the search -----------------------------------------------------------------------------------------
 

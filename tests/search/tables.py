@@ -20,12 +20,12 @@ class Scenario:
     first
         The state that the run begins in.
     faults, commands
-        How many accidents may happen, and how often a person pauses or cancels. Crashes of processes, their pauses
-        and a person's `resume` are free.
+        How many accidents may happen, and how often a person pauses, cancels, patches or rewinds. Crashes of
+        processes, their pauses and a person's `resume` are free.
     pollers
         How many there are, one or two.
-    pollers
-        How many there are, one or two.
+    damage
+        Is it an accident, too, that `state.json` is damaged? A person then restores it, which is free.
     accurate_after
         The first iteration whose exploration is accurate.
     claims, checksums, names
@@ -36,6 +36,7 @@ class Scenario:
     faults: int = 0
     commands: int = 0
     pollers: int = 2
+    damage: bool = False
     accurate_after: int = 0
     claims: bool = True
     checksums: bool = True
@@ -101,6 +102,11 @@ class Tables:
         if key not in self._cache:
             self._cache[key] = self._of_objects({**self.objects(world), **changes})
         return world._replace(objects=self._cache[key])
+
+    def _without(self, world: World, key: str) -> World:
+        return world._replace(
+            objects=self._of_objects({name: value for name, value in self.objects(world).items() if name != key})
+        )
 
     def _exchange(self, world: World, old: Flow, *new: Flow) -> World:
         flows = self.flows(world)

@@ -8,11 +8,13 @@ from unittest import mock
 
 import pytest
 
-from conventions.state import Policy, State
-from tests.doubles import APPS, first_state
+from conventions.names import sha256
+from conventions.state import State
+from tests.doubles import first_state
 from tests.figures import Figures
 
 from .mutants import MUTANTS, Mutant
+from .process import FIRST, RULES
 from .search import Found, Scenario, Search
 from .world import Violation
 
@@ -20,7 +22,10 @@ from .world import Violation
 @pytest.fixture(autouse=True)
 def alike() -> Iterator[None]:
     """States that differ in their histories only are the same world; a search says nothing on its way."""
-    with mock.patch("statemachine.record.sha256", lambda data: ""):
+    with (
+        mock.patch("statemachine.record.sha256", lambda data: ""),
+        mock.patch("statemachine.restore.sha256", lambda data: ""),
+    ):
         logging.disable()
         yield
         logging.disable(logging.NOTSET)
@@ -28,36 +33,42 @@ def alike() -> Iterator[None]:
 
 def first(stages: int) -> State:
     """A run of that many stages: the last training, the last labels and it, one iteration, two."""
-    policy = Policy(apps=APPS, max_iterations=2, explore_stages=1, retries=dict.fromkeys(APPS, 2))
-    state = first_state(policy=policy, nonce="", writer="", updated_at="")
+    state = first_state(policy=RULES, nonce="", writer="", updated_at="", config_sha256=sha256(FIRST))
     if stages == 1:
         return state.model_copy(update={"stage": "train", "at": "train.submitting", "final": "converged"})
     return state.model_copy(update={"final": "converged" if stages == 2 else ""})
 
 
-def searched(stages: int, faults: int, commands: int, pollers: int = 2, **rules: bool) -> Found:
-    return Search(Scenario(first(stages), faults, commands, pollers, int(stages > 4), **rules)).run()
+def searched(
+    stages: int, faults: int = 0, commands: int = 0, pollers: int = 2, damage: bool = False, **rules: bool
+) -> Found:
+    return Search(Scenario(first(stages), faults, commands, pollers, damage, int(stages > 4), **rules)).run()
 
 
 @pytest.mark.parametrize(
-    ("stages", "faults", "commands", "pollers"),
+    ("stages", "faults", "commands", "pollers", "damage"),
     [
-        (1, 1, 0, 2),
-        (1, 0, 1, 2),
-        (9, 0, 0, 2),
-        pytest.param(1, 2, 0, 1, marks=pytest.mark.slow),
-        pytest.param(4, 1, 0, 1, marks=pytest.mark.slow),
-        pytest.param(2, 0, 1, 2, marks=pytest.mark.slow),
-        pytest.param(1, 2, 0, 2, marks=pytest.mark.search),
-        pytest.param(1, 1, 1, 2, marks=pytest.mark.search),
+        (1, 1, 0, 2, False),
+        (1, 0, 1, 2, False),
+        (1, 1, 0, 1, True),
+        (9, 0, 0, 2, False),
+        pytest.param(1, 2, 0, 1, False, marks=pytest.mark.slow),
+        pytest.param(1, 0, 2, 2, False, marks=pytest.mark.slow),
+        pytest.param(1, 1, 0, 2, True, marks=pytest.mark.slow),
+        pytest.param(1, 2, 0, 1, True, marks=pytest.mark.slow),
+        pytest.param(2, 0, 1, 2, False, marks=pytest.mark.slow),
+        pytest.param(4, 1, 0, 1, False, marks=pytest.mark.slow),
+        pytest.param(1, 2, 0, 2, False, marks=pytest.mark.search),
+        pytest.param(1, 1, 1, 2, False, marks=pytest.mark.search),
+        pytest.param(1, 1, 1, 1, True, marks=pytest.mark.search),
     ],
 )
 def test_nothing_is_lost_and_nothing_is_done_twice(
-    figure: Figures, stages: int, faults: int, commands: int, pollers: int
+    figure: Figures, stages: int, faults: int, commands: int, pollers: int, damage: bool
 ) -> None:
-    found = searched(stages, faults, commands, pollers)
+    found = searched(stages, faults, commands, pollers, damage)
     assert set(found.ends) >= {"train.submitting", "train.running", "converged"}
-    what = f"stages {stages}, accidents {faults}, commands {commands}, pollers {pollers}"
+    what = f"stages {stages}, accidents {faults}{' or damage' * damage}, commands {commands}, pollers {pollers}"
     figure(f"search: worlds ({what})", found.worlds, exact=False)
     figure(f"search: moves between them ({what})", found.moves, exact=False)
 
@@ -67,7 +78,7 @@ def seen(rule: str) -> str:
     mutant = MUTANTS[rule]
     try:
         with mutant.off():
-            searched(mutant.stages, mutant.faults, mutant.commands, mutant.pollers, **mutant.world)
+            searched(mutant.stages, mutant.faults, mutant.commands, mutant.pollers, mutant.damage, **mutant.world)
     except Violation as violation:
         print(f"without the rule {rule!r}:{violation}")
         return str(violation)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from conventions.documents import JobCounts, StageReport
-from conventions.names import STAGES
+from conventions.names import STAGES, sha256
 from conventions.space import DataSpace
 from conventions.state import State
 from tests.doubles import APPS
@@ -110,6 +110,7 @@ class View(NamedTuple):
     state: State
     at: str
     version: int
+    etag: str
     workflow: str
     place: Place
     over: bool  # done for good: nothing is submitted any more, by no command
@@ -118,13 +119,21 @@ class View(NamedTuple):
 @functools.cache
 def view(data: bytes) -> View:
     state = unsealed(data)
-    return View(
-        state, state.at, state.version, state.workflow, place_of(spec_of(state)), state.at in ("converged", "exhausted")
-    )
+    etag, over = f"v{state.version} {sha256(data)[:8]}", state.at in ("converged", "exhausted")
+    return View(state, state.at, state.version, etag, state.workflow, place_of(spec_of(state)), over)
 
 
 def view_of(objects: Objects) -> View:
     return view(objects[SPACE.state].data)
+
+
+def newest_of(objects: Objects) -> bytes:
+    """The newest version that there is: of the state, or of a history that has gone on since it was put back."""
+    version = view_of(objects).version
+    while SPACE.event(version + 1) in objects:
+        version += 1
+    data: bytes = objects.get(SPACE.event(version), objects[SPACE.state]).data
+    return data
 
 
 def forget() -> None:
@@ -134,7 +143,7 @@ def forget() -> None:
 
 
 def etag_of(value: Any) -> str:
-    return f"v{view(value.data).version}" if isinstance(value, Sealed) else value.decode("latin-1")
+    return view(value.data).etag if isinstance(value, Sealed) else value.decode("latin-1")
 
 
 @functools.cache
@@ -163,7 +172,7 @@ def report_of(spec: Spec, tag: bytes, complete: bool, good: bool) -> bytes:
 
 def check_begins(objects: Objects, flows: tuple[Flow, ...], flow: Flow) -> None:
     """A body is about to begin its work."""
-    state = view_of(objects).state
+    state = view(newest_of(objects)).state
     here = (flow.spec.stage, flow.spec.iteration, flow.spec.attempt)
     begun = objects.get(f"~begun/{flow.spec.name}")
     if begun is not None and begun != flow.owner:
@@ -202,6 +211,9 @@ def check_commit(objects: Objects, flows: tuple[Flow, ...], before: State, after
         _check_same_attempt(objects, flows, before, after)
         return
     _check_at_rest(objects, flows, before)
+    if where[0][:2] != where[1][:2] and before.ended:  # rewound: what is to be read is there
+        _check_counted(objects, after)
+        return
     if where[0][:2] == where[1][:2]:
         if after.attempt != before.attempt + 1:
             raise Violation(f"attempt {before.attempt} is followed by {after.attempt}")
@@ -220,9 +232,18 @@ def _check_same_attempt(objects: Objects, flows: tuple[Flow, ...], before: State
         _check_at_rest(objects, flows, before)
     if after.at in ("converged", "exhausted"):
         _check_complete(objects, before)
+        _check_counted(objects, after)
         for key in [key for key in objects if key.startswith("~used/")]:
             if objects.get(key[len("~used/") :]) != objects[key]:
                 raise Violation(f"{key[len('~used/') :]} is not at the end what it was when it was used")
+
+
+def _check_counted(objects: Objects, state: State) -> None:
+    """The products of all stages that count are there."""
+    for row in state.trail:
+        for stage in row.stages:
+            if place_of(Spec("", stage, row.iteration, 0)).product not in objects:
+                raise Violation(f"{stage} of {row.iteration} counts, and its product is not there")
 
 
 def _check_at_rest(objects: Objects, flows: tuple[Flow, ...], state: State) -> None:

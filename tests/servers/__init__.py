@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -58,6 +59,7 @@ def free_port() -> int:
 def environment(**more: str) -> dict[str, str]:
     """This environment without what would send a client elsewhere, and with the servers' credentials."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    kept["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # the servers are from PyPI
     return {**kept, "AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, **more}
 
 
