@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import md5
@@ -30,7 +31,8 @@ INJECT = Path(__file__).parent / "inject"
 COMMAND = [sys.executable, "-c", "from statemachine.cli import main; main()"]
 _VOLATILE = {"nonce", "writer", "updated_at", "previous_sha256", "run_uid"}
 _RANDOM = re.compile(r"\.part-[0-9]+-[0-9]+-|(?<=\.new-)\w+|(?<=claim/\.[0-9]\.)[0-9]+")
-_ELSEWHERE = {"report.json": ["attempt"], "config.json": ["engine", "prefix"]}
+_ELSEWHERE = defaultdict(list, {"report.json": ["attempt"], "config.json": ["engine", "prefix"]})
+_CONFIGURATIONS = DataSpace({}).configuration("").removesuffix(".json")
 _OF_ATTEMPTS = {"version", "attempt", "stalled", "finished", "reason", "config_sha256"}
 
 
@@ -51,9 +53,11 @@ class Seen:
         """Without what tells how many attempts it took and where it ran, and without the ledger."""
         data = {}
         for key, value in self.data.items():
-            leave = _ELSEWHERE.get(key.rpartition("/")[2], [])
+            by_content = key.startswith(_CONFIGURATIONS)
+            leave = _ELSEWHERE["config.json" if by_content else key.rpartition("/")[2]]
             document = json.loads(value) if leave else {}
-            data[key] = canonical_json({k: v for k, v in document.items() if k not in leave}) if leave else value
+            kept = canonical_json({k: v for k, v in document.items() if k not in leave}) if leave else value
+            data[f"{_CONFIGURATIONS}{sha256(kept)}" if by_content else key] = kept
         state = {key: value for key, value in self.state.items() if key not in _OF_ATTEMPTS}
         return replace(self, state=state, data=data, executions={})
 

@@ -25,6 +25,8 @@ BY_STEPS = ("init", *["step"] * 5)  # one a stage, and the one that ends the run
 INIT, LABEL, TRAIN, SELECT, END = 0, 1, 2, 4, 5  # numbers of the commands, by what they begin
 BY_A_PERSON = ("init", "step", "pause", "cancel", "resume")
 PAUSE, CANCEL, RESUME = 2, 3, 4
+CHANGED = ("init", "step", "patch patched.yaml", "rewind run.yaml --iter 0 --stage label", "resume")
+PATCH, REWIND = 2, 3
 WORKERS, STRETCH = 2, 10
 _runs = itertools.count()
 
@@ -35,7 +37,7 @@ class Undisturbed:
     def __init__(self, scene: Scene, server: ForkServer, on: str = "files", commands: Sequence[str] = BY_STEPS) -> None:
         self.scene, self.server, self.on = scene, server, on
         self.worlds: set[str] = set()  # that somebody has gone on from
-        self.commands = [(command, "run.yaml") for command in commands]
+        self.commands = [tuple(words.split()) if " " in words else (words, "run.yaml") for words in commands]
         self.effects: list[list[str]] = []
         self.seen: dict[tuple[str, bool], Seen] = {}
         for number in range(len(self.commands)):
@@ -96,7 +98,7 @@ class Undisturbed:
         """Repeat the command, and go on until the rest is known."""
         command = self.commands[number]
         code, output = self.run(command)
-        done_already = code == 2 and f"cannot {command[0]}: the run is" in output
+        done_already = code == 2 and f"cannot {command[0]}: " in output
         assert (code == 0 or done_already) and "Traceback" not in output, f"{what}: {output}"
         self.scene.wait()
         seen = self.scene.look()
@@ -199,6 +201,19 @@ def test_what_a_person_says_killed_at_every_other_effect(
     for number, at in points:
         run.kill_command(number, at)
     figure("real processes: kill points of pause, cancel, resume on file://", len(points), exact=False)
+
+
+@pytest.mark.slow
+def test_patch_and_rewind_killed_at_every_effect(tmp_path: Path, forkserver: ForkServer, figure: Figures) -> None:
+    """The rewind has a workflow to cancel first."""
+    scene = Scene(tmp_path)
+    patched = (tmp_path / "run.yaml").read_text().replace("retries: 2", "retries: 3")
+    (tmp_path / "patched.yaml").write_text(patched)
+    run = Undisturbed(scene, forkserver, commands=CHANGED)
+    points = points_of(run, PATCH, REWIND)
+    for number, at in points:
+        run.kill_command(number, at)
+    figure("real processes: kill points of patch and rewind on file://", len(points), exact=False)
 
 
 @pytest.mark.slow
