@@ -106,8 +106,8 @@ def restore(store: Store) -> list[str]:
         _swap(store, blob, good)
         done.append(
             f"{_SPACE.state} {why}; it is version {good.number} again ({good.state.at}, iteration "
-            f"{good.state.iteration}, of {good.state.updated_at}). What a person commanded after that (pause, resume, "
-            "cancel) has to be commanded again"
+            f"{good.state.iteration}, of {good.state.updated_at}). What a person commanded after that (pause, patch, "
+            "rewind, ...) has to be commanded again"
         )
     return done or [f"{_SPACE.state} is sound: version {good.number}; there is nothing to restore"]
 

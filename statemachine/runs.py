@@ -90,17 +90,18 @@ def configuration(store: Store, state: State, newest: bool = False) -> bytes:
     """
     wanted = (newest and state.next_config_sha256) or state.config_sha256
     space = state.place.space
-    try:
-        key = space.configuration(wanted)
-        data = store.get(key).data
-    except NotFound:  # of a run of an earlier version, which kept its only one there
+    named = space.configuration(wanted)
+    # The other two: of a run of an earlier version, or where it was deleted.
+    for key in (named, space.config(state.iteration), space.config(0)):
         try:
-            data = store.get(space.config(0)).data
+            data = store.get(key).data
         except NotFound:
-            raise StateError(f"{store.at(key)} is missing: restore it; nothing was changed") from None
-    if sha256(data) != wanted:
-        raise StateError(f"{store.at(key)} is not the configuration that the state names; nothing was changed")
-    return data
+            continue
+        if sha256(data) == wanted:
+            return data
+        if key == named:
+            raise StateError(f"{store.at(key)} is not the configuration that the state names; nothing was changed")
+    raise StateError(f"{store.at(named)} is missing: restore it; nothing was changed")
 
 
 def open_poller(prefix: str, on_commit: Listener | None = None) -> Poller:

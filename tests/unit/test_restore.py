@@ -251,7 +251,7 @@ def test_nothing_whole_is_left(state: bytes | None) -> None:
 
 def test_another_configuration_is_not_restored_to() -> None:
     store = paused(2)
-    store.objects[SPACE.state], store.objects[SPACE.config(0)] = b"x", b"y"
+    store.objects[SPACE.state], store.objects[SPACE.configuration(sha256(FIRST_CONFIG))] = b"x", b"y"
     with pytest.raises(StateError, match="is not the configuration that the state names"):
         restore(store)
     assert store.objects[SPACE.state] == b"x"
