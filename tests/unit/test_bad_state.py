@@ -137,7 +137,8 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-COMMANDS = ("run", "resume", "step", "status", "pause", "cancel", "logs", "plan", "doctor", "daemon")
+REWIND = "rewind --iter 0 --stage label"
+COMMANDS = ("run", "resume", "step", "status", "pause", "cancel", REWIND, "logs", "plan", "doctor", "daemon")
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "checksum": lambda data: data.replace(b"stub", b"stab"),
     "half": lambda data: data[: len(data) // 2],
@@ -154,7 +155,7 @@ def test_every_command_leaves_a_damaged_state_alone(cli: Cli, prefix: Path, dama
     else:
         state.write_bytes(DAMAGE[damage](state.read_bytes()))
     before = snapshot(prefix)
-    code, output, errors = cli(command, prefix)
+    code, output, errors = cli(*command.split(), prefix)
     assert (code, output) == (2, "")
     assert errors.startswith("error: ") and len(errors.splitlines()) == 1
     assert "`dpgen2-sm doctor RUN --restore` brings the last good version back" in errors

@@ -17,7 +17,8 @@ from statemachine.runs import find_prefix, open_poller
 from tests.conftest import CONFIG, STUBS, Cli
 
 COMMAND = [sys.executable, "-c", "from statemachine.cli import main; main()"]
-ON_A_RUN = ("run", "resume", "step", "status", "pause", "cancel", "logs", "plan", "doctor", "daemon")
+REWIND = "rewind --iter 0 --stage label"
+ON_A_RUN = ("run", "resume", "step", "status", "pause", "cancel", REWIND, "logs", "plan", "doctor", "daemon")
 
 
 def start(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
@@ -56,7 +57,7 @@ def test_a_target_that_is_no_run(cli: Cli, stub_run: Path, monkeypatch: pytest.M
     monkeypatch.chdir(stub_run.parent)
     before = sorted(stub_run.parent.rglob("*"))
     for command in ON_A_RUN:
-        code, output, errors = cli(command, target)
+        code, output, errors = cli(*command.split(), target)
         assert (code, output) == (2, ""), (command, errors)
         assert errors.startswith("error: ") and len(errors.splitlines()) == 1
         assert re.search(TARGETS[target], errors), errors
@@ -69,7 +70,8 @@ def test_a_target_that_is_no_run(cli: Cli, stub_run: Path, monkeypatch: pytest.M
         (), ("foo",), ("status",), ("status", "a", "b"), ("status", "--foo", "a"), ("daemon",),
         ("run", "--interval", "nan", "a"), ("run", "--interval", "0", "a"), ("daemon", "--interval", "1e308", "a"),
         ("run", "--interval", "x", "a"), ("logs", "--job", "-1", "a"), ("logs", "--iter", "-1", "a"),
-        ("logs", "--job", "x", "a"), ("validate", "."), ("init", "nofile"),
+        ("logs", "--job", "x", "a"), ("validate", "."), ("init", "nofile"), ("patch", "nofile"), ("rewind", "a"),
+        ("rewind", "--iter", "-1", "--stage", "label", "a"), ("rewind", "--iter", "x", "--stage", "label", "a"),
     ],
 )  # fmt: skip
 def test_usage_errors(cli: Cli, arguments: tuple[str, ...]) -> None:

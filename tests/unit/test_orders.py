@@ -268,6 +268,28 @@ def test_a_patch_needs_a_run(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_patch_that_cannot_be_read_writes_nothing(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
+    assert cli("init", stub_run)[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    for changes, named in (
+        ({"explore": {"taskss": 3}}, "did you mean 'tasks'"),
+        ({"structures": {"start": {"files": "none.xyz"}}}, "none.xyz"),
+        ({"structures": {"start": {"files": "run.yaml", "format": "vasp"}}}, "ASE cannot read"),
+    ):
+        whole = stub_run.read_text()
+        edit(stub_run, **changes)
+        code, output, errors = cli("patch", stub_run)
+        assert (code, output) == (2, "") and named in errors
+        stub_run.write_text(whole)
+    state = tmp_path / "out/state.json"
+    state.write_bytes(state.read_bytes()[:-9])
+    edit(stub_run, explore={"tasks": 4})
+    code, _, errors = cli("patch", stub_run)
+    assert code == 2 and "doctor RUN --restore" in errors
+    state.write_bytes(before[state])
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
 # --- states of schema_version 1 ---------------------------------------------------------------------------------
 
 
