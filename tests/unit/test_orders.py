@@ -99,8 +99,10 @@ def test_a_converged_run_goes_on_with_more_stages() -> None:
 
 def test_the_last_labels_can_be_trained_on_again() -> None:
     last = first_state(at="converged", stage="train", iteration=3, final="converged")
-    last = last.model_copy(update={"trail": [IterationSummary(iteration=3, stages=["label", "train"])]})
+    before = IterationSummary(iteration=2, stages=list(STAGES))
+    last = last.model_copy(update={"trail": [before, IterationSummary(iteration=3, stages=["label", "train"])]})
     assert rewind(last, 3, "train").final == "converged"
+    assert rewind(last, 2, "train").final == "", "it explores again"
     assert rewind(last, 3, "explore").final == "", "it was the last training, from which the run would have gone on"
 
 
@@ -110,12 +112,12 @@ def test_the_last_labels_can_be_trained_on_again() -> None:
         (7, "train", "has come to iteration 2"),
         (1, "trian", "did you mean 'train'"),
         (2, "label", "nothing to go back to.*explore, select"),
-        (0, "label", "explored stage 3"),
+        (0, "label", "explored stage 1"),
     ],
 )
 def test_a_rewind_that_leads_nowhere_is_refused(iteration: int, stage: str, why: str) -> None:
     trail = [
-        IterationSummary(iteration=0, explore_stage=3, stages=list(STAGES)),
+        IterationSummary(iteration=0, explore_stage=1, stages=list(STAGES)),
         IterationSummary(iteration=1, stages=list(STAGES)),
         IterationSummary(iteration=2, stages=["explore", "select"]),
     ]
