@@ -117,6 +117,10 @@ class Init(Strict):
     test: dict[Name, LabelledData] = Field({}, description="Independent test data: measured on, never trained on.")
 
 
+# How jobs are run: none of these goes into their inputs.
+HOW = ("command", "setup", "retries", "ratio_failed", "image", "pod", "hpc")
+
+
 class StageConfig(Strict):
     """What all stages have in common."""
 
@@ -176,6 +180,11 @@ class RunConfig(Document):
     @property
     def stages(self) -> dict[str, StageConfig]:
         return {"label": self.label, "train": self.train, "explore": self.explore, "select": self.select}
+
+    def work(self) -> dict[str, Any]:
+        """What the inputs of jobs are made from: the same for configurations that differ in how jobs are run only."""
+        left_out = {"engine": True, "max_iterations": True, "convergence": True}
+        return self.model_dump(mode="json", exclude={**left_out, **{stage: set(HOW) for stage in self.stages}})
 
     def policy(self, explore_stages: int) -> Policy:
         """The part that the machine needs."""

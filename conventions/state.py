@@ -13,6 +13,7 @@ from .space import DataSpace, StageSpace, check_name
 
 ENDED = ("converged", "exhausted", "failed", "cancelled")
 _TRAINED = {"rmse_f", "train_rmse_f"}
+_FINAL = r"^(converged|exhausted|)$"
 _SHA256 = r"^([0-9a-f]{64})?$"
 _PHASE = r"^((label|train|explore|select)\.(submitting|running)|cancelling|converged|exhausted|failed|cancelled)$"
 
@@ -60,6 +61,16 @@ class IterationSummary(Strict):
     figures: dict[str, float] = Field(default_factory=dict, description="What the stages reported.")
     stages: list[Stage] = Field([], description="Stages that were done here, and whose products count.")
     left: bool = Field(False, description="A rewind left this iteration; a later one stands in its place.")
+    clean: int = Field(0, ge=0, description="Accurate iterations in a row before this one.")
+    final: str = Field("", pattern=_FINAL, description="It only labels what was chosen last, and trains on it.")
+
+
+class Goal(Strict):
+    """Where a rewind goes, once what works has stopped."""
+
+    iteration: int = Field(ge=0)
+    stage: Stage
+    reason: str
 
 
 class State(Document):
@@ -86,13 +97,15 @@ class State(Document):
     finished: int = Field(0, ge=0, description="Jobs of this stage known to be finished.")
     explore_stage: int = Field(0, ge=0)
     clean: int = Field(0, ge=0, description="Accurate iterations in a row.")
-    final: str = Field("", pattern=r"^(converged|exhausted|)$", description="Set while the last labels are trained.")
+    final: str = Field("", pattern=_FINAL, description="Set while the last labels are trained.")
     hold: bool = Field(False, description="Paused: nothing new is submitted.")
     reason: str = ""
     config_sha256: str = Field("", pattern=_SHA256, description="Of the configuration of the present attempt.")
-    next_config_sha256: str = Field(
-        "", pattern=_SHA256, description="Of the patched one, for the next iteration or resumed attempt."
+    next_config_sha256: str = Field("", pattern=_SHA256, description="Of the patched one, for the next iteration.")
+    next_keeps_sha256: str = Field(
+        "", pattern=_SHA256, description="Of a configuration whose jobs are the patched one's, too: see `resume`."
     )
+    goal: Goal | None = Field(None, description="Set while a run that is rewound is stopped.")
     policy: Policy
     trail: list[IterationSummary] = Field(default_factory=list)
 
@@ -170,6 +183,9 @@ def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
         return stage != "train" or bool(row["iteration"] == body["trained"] or _TRAINED & set(row["figures"]))
 
     trail = [{**row, "stages": [stage for stage in STAGES if done(stage, row)]} for row in body["trail"]]
+    for row in trail[-1:]:
+        if row["iteration"] == body["iteration"]:
+            row |= {"clean": body["clean"], "final": body["final"]}
     rest = {key: value for key, value in body.items() if key != "trained"}
     return {**rest, "schema_version": 2, "trail": trail}
 

@@ -34,8 +34,8 @@ TICKS```
 ## What people do
 
 `pause` and the `resume` of a paused run change a flag, `patch` (allowed everywhere) the configuration to
-come; they leave the state as it is. `rewind` begins an iteration with a new number, in the place of the one that is
-named.
+come; they leave the state as it is. `rewind`, also of a run that works, begins an
+iteration with a new number when nothing works any more.
 
 ```mermaid
 COMMANDS```

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conventions.errors import Dpgen2Error
+from conventions.errors import Dpgen2Error, NoRun
 from operators.registry import app, known
 
 from .race import Progress, race
@@ -45,6 +46,9 @@ def examine(target: str | None) -> Iterator[Check]:
                 needed = not settings.setup and settings.hpc is None
                 yield _program(program, f"{stage}/{settings.app}", needed)
     yield _tried("store", lambda: _prove(store))
+    with contextlib.suppress(NoRun):
+        state = Record(store).load().state
+        yield _tried("configuration", lambda: f"{len(configuration(store, state, newest=True)):,} bytes")
     yield _tried("engine", lambda: open_engine(config.engine, store, "doctor").check())
 
 

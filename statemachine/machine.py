@@ -10,54 +10,20 @@ the claim, so that it can never begin later, and asks about it again before it a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Any
 
 from transitions import Machine, MachineError
 
-from conventions.documents import StageReport
 from conventions.errors import CommandRefused
 from conventions.names import STAGES
-from conventions.state import ENDED, IterationSummary, State
+from conventions.state import ENDED, Goal, IterationSummary, State
 
 from .engine.base import Phase
-from .orders import Order, adopted, patched, rewound, why_no_patch, why_no_rewind, why_refused
+from .observation import Action, Decision, Observation
+from .orders import Order, adopted, new_row, patched, rewound, why_no_patch, why_no_rewind, why_refused
 
-
-class Action(Enum):
-    """What the poller must do next."""
-
-    WAIT = auto()  # nothing until something happens outside
-    COMMIT = auto()  # swap the state
-    SUBMIT = auto()  # submit the workflow of the present attempt
-    CHECK = auto()  # ask the engine about the workflow
-    LOOK = auto()  # read the report and list the completion markers
-    REVOKE = auto()  # take the claim of the attempt, so that its workflow can never begin
-    TERMINATE = auto()  # stop the workflow
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What the poller has seen in this step. None means: not looked yet."""
-
-    phase: Phase | None = None
-    checks: int = 0
-    message: str = ""
-    looked: bool = False
-    report: StageReport | None = None
-    finished: int = 0
-    submitted: bool = False
-    revoked: bool | None = None
-    terminated: bool = False
-
-
-@dataclass(frozen=True)
-class Decision:
-    action: Action
-    state: State
-
-
-NOTHING = Order("")
+NOTHING, UNSEEN = Order(""), Observation()
+STOP = "stop_to_go_back"
 
 
 @dataclass
@@ -65,13 +31,15 @@ class Cursor:
     """The model that `transitions` moves: guards read it, effects write `changes` and `action`."""
 
     doc: State
-    seen: Observation = Observation()
+    seen: Observation = UNSEEN
     action: Action = Action.WAIT
     changes: dict[str, Any] = field(default_factory=dict)
     order: Order = NOTHING
 
     def __post_init__(self) -> None:
         self.state = self.doc.at
+        if self.doc.goal and self.order is NOTHING:
+            self.order = Order("rewind", self.doc.goal.reason, self.doc.goal.iteration, self.doc.goal.stage)
 
     # --- guards -------------------------------------------------------------------------------------------
 
@@ -132,6 +100,9 @@ class Cursor:
 
     def unterminated(self) -> bool:
         return not self.seen.terminated
+
+    def going_back(self) -> bool:
+        return self.doc.goal is not None
 
     def may_rewind(self) -> bool:
         return not why_no_rewind(self.doc, self.order.iteration, self.order.stage)
@@ -208,7 +179,12 @@ class Cursor:
 
     def revive(self) -> None:
         attempt = {"attempt": self.doc.attempt + 1, "stalled": 0}
-        self._change(**attempt, hold=False, reason=self.order.reason, **adopted(self.doc))
+        config = adopted(self.doc) if self.doc.next_keeps_sha256 == self.doc.config_sha256 else {}
+        self._change(**attempt, hold=False, reason=self.order.reason, **config)
+
+    def stop_to_go_back(self) -> None:
+        order = self.order
+        self._change(goal=Goal(iteration=order.iteration, stage=order.stage, reason=order.reason), reason=order.reason)  # type: ignore[arg-type]
 
     def go_back(self) -> None:
         self._change(**rewound(self.doc, self.order))
@@ -217,7 +193,7 @@ class Cursor:
         self._change(**patched(self.doc, self.order))
 
     def note(self) -> None:
-        self._change(reason=self.order.reason)
+        self._change(reason=self.order.reason, goal=None)
 
     # --- helpers ------------------------------------------------------------------------------------------
 
@@ -231,9 +207,7 @@ class Cursor:
     def _trail(self) -> list[IterationSummary]:
         """The iteration table with this stage's figures."""
         report, doc, trail = self.seen.report, self.doc, list(self.doc.trail)
-        row = IterationSummary(iteration=doc.iteration, explore_stage=doc.explore_stage)
-        if trail and trail[-1].iteration == doc.iteration:
-            row = trail.pop()
+        row = trail.pop() if trail and trail[-1].iteration == doc.iteration else new_row(doc)
         figures = {**row.figures, **(report.summary if report else {})}
         return [*trail, row.model_copy(update={"figures": figures, "stages": [*row.stages, doc.stage]})]
 
@@ -350,7 +324,14 @@ def _rows() -> list[dict[str, Any]]:
         tick("cancelling", None, ["unterminated"], "ask_terminate"),
         tick("cancelling", None, ["unchecked"], "ask_check"),
         tick("cancelling", None, ["alive"]),
+        *(tick("cancelling", f"{stage}.submitting", [f"to_{stage}", "may_rewind"], "go_back") for stage in STAGES),
         tick("cancelling", "cancelled", [], "note"),
+        {"trigger": "cancel", "source": "cancelling", "dest": None, "conditions": "going_back", "after": "note"},
+    ]
+    rows += [
+        {"trigger": "rewind", "source": source, "dest": "cancelling", "conditions": "may_rewind", "after": STOP}
+        for source in STATES
+        if source not in ENDED
     ]
     rows += [tick(source, None, []) for source in ENDED]
     rows += [

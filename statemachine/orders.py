@@ -4,8 +4,9 @@ Nothing is undone. A rewind begins an iteration with a new number in the place o
 claims of what it leaves stay apart from those of what it begins, whatever still comes late. What was made from that
 place on counts no more: it is not trained on, nor explored with; it is not deleted either.
 
-A patched configuration is for what begins after it: the next iteration, or the attempt that a person's `resume`
-or `rewind` begins. The rules of the machine (`Policy`) hold at once.
+A patched configuration is for what begins after it: the next iteration, or the one that a rewind begins. Within an
+iteration all attempts plan the same jobs; so `resume` adopts it only where it changes nothing but how jobs are run.
+The rules of the machine (`Policy`) hold at once.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Order:
         Where a rewind goes back to.
     config_sha256, policy
         A patch: the configuration, which is in the store, and what the machine needs of it.
+    keeps_sha256
+        A patch that changes only how jobs are run: the configuration whose jobs it would plan, too.
     """
 
     trigger: str
@@ -39,12 +42,14 @@ class Order:
     iteration: int = 0
     stage: str = ""
     config_sha256: str = ""
+    keeps_sha256: str = ""
     policy: Policy | None = None
 
 
 def adopted(state: State) -> dict[str, Any]:
     """The changes with which a patched configuration comes into force."""
-    return {"config_sha256": state.next_config_sha256 or state.config_sha256, "next_config_sha256": ""}
+    newest = state.next_config_sha256 or state.config_sha256
+    return {"config_sha256": newest, "next_config_sha256": "", "next_keeps_sha256": ""}
 
 
 def why_no_rewind(state: State, iteration: int, stage: str) -> str:
@@ -56,7 +61,7 @@ def why_no_rewind(state: State, iteration: int, stage: str) -> str:
         return f"the run has come to iteration {state.iteration}"
     row = places[iteration]
     if stage not in row.stages and (iteration, stage) != _further(state, row):
-        done = ", ".join(row.stages) or "none any more"
+        done = ", ".join(row.stages) or "none"
         return f"{stage} of iteration {iteration} is nothing to go back to (its stages that count: {done})"
     if row.explore_stage >= state.policy.explore_stages:
         return f"iteration {iteration} explored stage {row.explore_stage}; the configuration has no such stage any more"
@@ -67,22 +72,24 @@ def rewound(state: State, order: Order) -> dict[str, Any]:
     """The changes of a rewind."""
     kept = STAGES[: STAGES.index(order.stage)]
     trail = []
+    place = IterationSummary(iteration=order.iteration)
     for row in _rows(state):
+        place = row if row.iteration == order.iteration else place
         if row.iteration >= order.iteration:
             counts = [stage for stage in row.stages if row.iteration == order.iteration and stage in kept]
             row = row.model_copy(update={"stages": counts, "left": True})
         trail.append(row)
-    last_labels = order.iteration == state.iteration and order.stage in ("label", "train")
     return {
         "iteration": state.iteration + 1,
         "stage": order.stage,
         "attempt": 0,
         "stalled": 0,
         "finished": 0,
-        "clean": 0,
-        "explore_stage": next(row.explore_stage for row in trail if row.iteration == order.iteration),
-        "final": state.final if last_labels else "",
+        "clean": place.clean,
+        "explore_stage": place.explore_stage,
+        "final": place.final if order.stage in ("label", "train") else "",
         "hold": False,
+        "goal": None,
         "trail": trail,
         "reason": order.reason,
         **adopted(state),
@@ -100,14 +107,19 @@ def why_no_patch(state: State, policy: Policy) -> str:
 
 def patched(state: State, order: Order) -> dict[str, Any]:
     """The changes of a patch; one that brings the present configuration back takes an earlier patch back."""
-    waiting = order.config_sha256 if order.config_sha256 != state.config_sha256 else ""
-    return {"next_config_sha256": waiting, "policy": order.policy, "reason": order.reason}
+    waits = order.config_sha256 != state.config_sha256
+    return {
+        "next_config_sha256": order.config_sha256 if waits else "",
+        "next_keeps_sha256": order.keeps_sha256 if waits else "",
+        "policy": order.policy,
+        "reason": order.reason,
+    }
 
 
 def why_refused(state: State, order: Order) -> str:
     """What to tell a person whose order does not fit."""
     why = ""
-    if order.trigger == "rewind" and state.ended:
+    if order.trigger == "rewind":
         why = why_no_rewind(state, order.iteration, order.stage)
     if order.trigger == "patch" and order.policy is not None:
         why = why_no_patch(state, order.policy)
@@ -118,7 +130,14 @@ def _rows(state: State) -> list[IterationSummary]:
     """The trail, with a row for an iteration that has not ended its first stage."""
     if state.trail and state.trail[-1].iteration == state.iteration:
         return list(state.trail)
-    return [*state.trail, IterationSummary(iteration=state.iteration, explore_stage=state.explore_stage)]
+    return [*state.trail, new_row(state)]
+
+
+def new_row(state: State) -> IterationSummary:
+    """The row of an iteration that has ended no stage yet."""
+    return IterationSummary(
+        iteration=state.iteration, explore_stage=state.explore_stage, clean=state.clean, final=state.final
+    )
 
 
 def _further(state: State, row: IterationSummary) -> tuple[int, str]:

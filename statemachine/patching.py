@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from conventions.config import RunConfig
-from conventions.errors import CommandRefused
+from conventions.errors import CommandRefused, StateError
 from conventions.names import sha256
 from conventions.state import State
 from operators.registry import app, load_config
 
 from .beginning import check_structures, prepare
-from .orders import Order
-from .runs import configuration, open_poller
+from .orders import Order, why_no_patch
+from .poller import tell
+from .record import Record
+from .runs import configuration
+from .store import open_store
 
 # What a run is made of: keys, models and data depend on it, or a workflow would be looked for in another place.
 FIXED = ("run", "prefix", "type_map", "init")
@@ -26,6 +29,8 @@ FIXED_OF_ENGINE = ("type", "server", "namespace", "repository")
 
 def patch(config: RunConfig, base: Path, reason: str) -> State:
     """Let a run go on by another configuration.
+
+    One that the state names already, and that was deleted or damaged in the store, is put there again.
 
     Parameters
     ----------
@@ -42,21 +47,36 @@ def patch(config: RunConfig, base: Path, reason: str) -> State:
         When something differs that a run cannot change, or nothing does.
     """
     stored, objects = prepare(config, base)
-    poller = open_poller(stored.prefix)
-    state = poller.record.load().state
-    before = load_config(configuration(poller.store, state, newest=True))
-    if before == stored:
+    document = stored.dump()
+    digest = sha256(document)
+    store = open_store(stored.prefix)
+    record = Record(store)
+    state = record.load().state
+    whole = _is_whole(store, state, digest)
+    if whole and digest == (state.next_config_sha256 or state.config_sha256):
         raise CommandRefused("cannot patch: the run has this configuration already")
+    before = stored if digest == state.config_sha256 else load_config(configuration(store, state))
     if changed := [name for name, value in _fixed(stored).items() if _fixed(before).get(name) != value]:
         raise CommandRefused(
             f"cannot patch: {', '.join(changed)} of a run cannot be changed; begin another one, with another prefix"
         )
-    check_structures(stored, objects)
-    document = stored.dump()
-    for key, data in {**objects, state.place.space.configuration(sha256(document)): document}.items():
-        poller.store.put(key, data)
     policy = stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore))
-    return poller.tell(Order("patch", reason, config_sha256=sha256(document), policy=policy))
+    if why := why_no_patch(state, policy):  # before anything is written for it
+        raise CommandRefused(f"cannot patch: {why}")
+    check_structures(stored, objects)
+    for key, data in {**objects, state.place.space.configuration(digest): document}.items():
+        store.put(key, data)
+    keeps = state.config_sha256 if stored.work() == before.work() else ""
+    return tell(record, Order("patch", reason, config_sha256=digest, keeps_sha256=keeps, policy=policy))[1]
+
+
+def _is_whole(store: Any, state: State, digest: str) -> bool:
+    """Is the configuration in the store, where the state names it?"""
+    named = state.model_copy(update={"config_sha256": digest})
+    try:
+        return digest in (state.config_sha256, state.next_config_sha256) and bool(configuration(store, named))
+    except StateError:
+        return False
 
 
 def _fixed(config: Any) -> dict[str, Any]:

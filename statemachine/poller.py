@@ -15,7 +15,8 @@ from conventions.space import DoneKey
 from conventions.state import State
 
 from .engine.base import Engine, Status
-from .machine import Action, Observation, command, decide
+from .machine import command, decide
+from .observation import Action, Observation
 from .orders import Order
 from .record import Loaded, Record
 from .submission import Submission
@@ -23,6 +24,15 @@ from .submission import Submission
 REVOKED = b"revoked"
 log = logging.getLogger("dpgen2-sm")
 Listener = Callable[[State], None]
+
+
+def tell(record: Record, order: Order) -> tuple[State, State]:
+    """Commit a person's order; return the states before and after it. What it stops, the poller stops."""
+    while True:
+        loaded = record.load()
+        committed = record.commit(loaded, command(loaded.state, order))
+        if committed is not None:
+            return loaded.state, committed.state
 
 
 class Poller:
@@ -55,11 +65,13 @@ class Poller:
         self.on_commit = on_commit or (lambda state: None)
         self.status: Status | None = None
 
-    def step(self) -> State:
-        """Advance as far as is possible now; return the state that it ended in."""
+    def step(self, while_at: str = "") -> State:
+        """Advance as far as is possible now, or while the run is at one state; return the state that it ended in."""
         loaded, seen = self._loaded or self.record.load(verify=False), Observation()
         self._loaded = None
         while True:
+            if while_at and loaded.state.at != while_at:
+                return loaded.state
             decision = decide(loaded.state, seen)
             if decision.action is not Action.CHECK and not (decision.action is Action.WAIT and seen.checks):
                 self.record.verify(loaded)  # an idle tick, which only asks the engine, needs not
@@ -75,13 +87,10 @@ class Poller:
     def tell(self, order: Order) -> State:
         """Carry out a person's command; raise `CommandRefused` when it does not fit."""
         self._loaded = None
-        while True:
-            loaded = self.record.load()
-            committed = self.record.commit(loaded, command(loaded.state, order))
-            if committed is not None:
-                self._forget(loaded.state, committed.state)
-                self.on_commit(committed.state)
-                return committed.state
+        before, after = tell(self.record, order)
+        self._forget(before, after)
+        self.on_commit(after)
+        return after
 
     def _commit(self, before: Loaded, after: State) -> Loaded:
         """Swap the state; the winner forgets the workflow that it has consumed. A loser acts no further."""

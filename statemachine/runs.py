@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .poller import Listener, Poller
 
 
+PUT_BACK = "`dpgen2-sm patch CONFIG`, with that configuration, puts it back; nothing was changed"
+
+
 def prefix_url(text: str, base: Path) -> str:
     """A prefix as a URL; a plain path is a folder, relative to `base`."""
     if "://" in text or ":" in text.partition("/")[0]:
@@ -100,8 +103,8 @@ def configuration(store: Store, state: State, newest: bool = False) -> bytes:
         if sha256(data) == wanted:
             return data
         if key == named:
-            raise StateError(f"{store.at(key)} is not the configuration that the state names; nothing was changed")
-    raise StateError(f"{store.at(named)} is missing: restore it; nothing was changed")
+            raise StateError(f"{store.at(key)} is not the configuration that the state names; {PUT_BACK}")
+    raise StateError(f"{store.at(named)} is missing; {PUT_BACK}")
 
 
 def open_poller(prefix: str, on_commit: Listener | None = None) -> Poller:

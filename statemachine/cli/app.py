@@ -112,14 +112,16 @@ def resume(target: Target, interval: Interval = 0.5) -> None:
     Jobs that have finished are not run again.
     """
     from statemachine.orders import Order
-    from statemachine.runs import find_prefix, open_poller
+    from statemachine.runs import configuration, find_prefix, open_poller
 
     prefix = find_prefix(target)
     poller = open_poller(prefix)
     state = poller.record.load().state
     if state.at == "cancelling":
-        state = orders.cancelled(poller)
+        state = orders.stopped(poller)
     if state.hold or state.at in ("failed", "cancelled"):
+        if state.next_keeps_sha256:
+            configuration(poller.store, state, newest=True)  # the one that comes into force is there
         poller.tell(Order("resume", "resumed by a person"))
     _follow(prefix, interval)
 

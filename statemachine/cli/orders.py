@@ -31,10 +31,18 @@ def cancel(target: Target, reason: Reason = "cancelled by a person") -> None:
 
     Everything that was finished is kept; `resume` goes on with a new attempt.
     """
+    from conventions.errors import CommandRefused
     from statemachine.cli.show import print_state
+    from statemachine.orders import Order
     from statemachine.runs import find_prefix, open_poller
 
-    print_state(cancelled(open_poller(find_prefix(target)), reason))
+    poller = open_poller(find_prefix(target))
+    try:
+        poller.tell(Order("cancel", reason))
+    except CommandRefused:
+        if poller.record.load().state.at != "cancelling":  # a cancel that was interrupted is brought to its end
+            raise
+    print_state(stopped(poller))
 
 
 def rewind(
@@ -45,46 +53,43 @@ def rewind(
 ) -> None:
     """Go back to a stage of an earlier iteration, and on from there.
 
-    A run that has not ended is cancelled first. The run goes on in an iteration with a new number, in the place of
-    the one named; a patched configuration comes into force. Nothing is deleted, but what was made from that stage on
-    counts no more: its labels are not trained on. `resume`, `step` or a daemon then takes the run up.
+    What works is stopped first. The run goes on in an iteration with a new number, in the place of the one named; a
+    patched configuration comes into force. Nothing is deleted, but what was made from that stage on counts no more: its
+    labels are not trained on. `resume`, `step` or a daemon then takes the run up.
     """
-    from conventions.errors import CommandRefused
     from statemachine.cli.show import print_state
-    from statemachine.orders import Order, why_no_rewind
-    from statemachine.runs import find_prefix, open_poller
+    from statemachine.orders import Order
+    from statemachine.runs import configuration, find_prefix, open_poller
 
     poller = open_poller(find_prefix(target))
-    state = poller.record.load().state
-    if why := why_no_rewind(state, iteration, stage):  # before the run is cancelled for it
-        raise CommandRefused(f"cannot rewind: {why}")
-    if not state.ended:
-        cancelled(poller, reason)
-    print_state(poller.tell(Order("rewind", reason, iteration, stage)))
+    configuration(poller.store, poller.record.load().state, newest=True)  # the one that comes into force is there
+    poller.tell(Order("rewind", reason, iteration, stage))
+    print_state(stopped(poller))
 
 
 def patch(config: ConfigFile, reason: Reason = "patched by a person") -> None:
     """Change the configuration of a run to that of the file.
 
-    The next iteration goes by it, or the attempt that `resume` or `rewind` begins; a workflow that is there is left
-    alone. retries, max_iterations, convergence and the number of exploration stages hold at once. What a run is made of
-    (run, prefix, type_map, init, the stages' apps, where the engine is) cannot be changed.
+    The next iteration goes by it, or the one that `rewind` begins; a workflow that is there is left alone. One that
+    changes nothing but how jobs are run (command, setup, retries, ratio_failed, image, pod, hpc, engine) also comes
+    with the attempt that `resume` begins after a failure or a cancel. retries, max_iterations, convergence and the
+    number of exploration stages hold at once. What a run is made of (run, prefix, type_map, init, the stages' apps,
+    where the engine is) cannot be changed.
     """
-    from statemachine.cli.show import print_state
+    from statemachine.cli.show import print_state, waiting
     from statemachine.configfile import read_config
     from statemachine.patching import patch
 
-    print_state(patch(read_config(config), config.parent, reason))
+    state = patch(read_config(config), config.parent, reason)
+    print_state(state)
+    if text := waiting(state):
+        typer.echo(text)
 
 
-def cancelled(poller: Poller, reason: str = "") -> State:
-    """Cancel a run, unless that was begun already; the state when all that it stops has stopped."""
-    from statemachine.orders import Order
-
-    if poller.record.load().state.at != "cancelling":
-        poller.tell(Order("cancel", reason))
-    state = poller.step()
+def stopped(poller: Poller) -> State:
+    """The state when all that a cancel, or a rewind, stops has stopped."""
+    state = poller.step(while_at="cancelling")
     while state.at == "cancelling":
         time.sleep(0.2)
-        state = poller.step()
+        state = poller.step(while_at="cancelling")
     return state

@@ -38,7 +38,7 @@ def status_of(prefix: str) -> dict[str, Any]:
         "version": state.version,
         "updated_at": state.updated_at,
         "reason": state.reason,
-        "patched": state.next_config_sha256 != "",
+        "patched": waiting(state),
         "iterations": iteration_rows(state),
     }
     if state.at.endswith(".running"):
@@ -81,12 +81,24 @@ def headline(found: dict[str, Any]) -> str:
     text = "  ".join(parts)
     text += "\n" + typer.style(f"{found['prefix']}  (version {found['version']}, {found['updated_at']})", dim=True)
     if found["patched"]:
-        text += "\na patched configuration waits for the next iteration, or for `resume` after a failure or a cancel"
+        text += f"\n{found['patched']}"
     if found["reason"] and found["reason"] != "submitted":
         text += f"\n{found['reason']}"
     if message := found.get("workflow", {}).get("message"):
         text += f"\n{message}"
     return text
+
+
+def waiting(state: State) -> str:
+    """What a patched configuration waits for; "" when there is none."""
+    if not state.next_config_sha256:
+        return ""
+    places = ["`dpgen2-sm rewind`"]
+    if state.at not in ("converged", "exhausted"):
+        places.insert(0, "the next iteration")
+        if state.next_keeps_sha256 == state.config_sha256:
+            places.append("`resume` after a failure or a cancel")
+    return f"a patched configuration waits for {', or '.join(places)}"
 
 
 def iteration_rows(state: State) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from ase import Atoms
 from ase.calculators.emt import EMT
 
 from conventions.space import DataSpace
+from operators.sums import sha256_of
 from statemachine.engine.local import UID_VARIABLE
 from tests.conftest import STUBS
 from tests.e2e.engines import need
@@ -91,6 +92,11 @@ class Campaign:
 
     def train_log(self, iteration: int, job_id: str) -> str:
         return (self.at(self.space.stage("train", iteration).job(job_id).job_log) / "task.000000.log").read_text()
+
+    def trained_on(self, iteration: int) -> list[str]:
+        folder = self.at(self.space.stage("train", iteration).job("000000").job_in)
+        document = json.loads((folder / "task.000000/input.json").read_text())
+        return list(document["training"]["training_data"]["systems"])
 
     def markers(self) -> dict[str, tuple[int, bytes]]:
         """Completion markers of all jobs: when they were written, and what they say."""
@@ -165,10 +171,7 @@ def test_the_campaign_ends_with_models_of_all_its_data(campaign: Campaign) -> No
         "graph.000.pb",
         "graph.001.pb",
     ]
-    systems = json.loads(
-        (campaign.at(campaign.space.stage("train", 1).job("000000").job_in) / "task.000000/input.json").read_text()
-    )["training"]["training_data"]["systems"]
-    assert systems == ["data/iter/000000/Cu32", "data/iter/000001/Cu32"]
+    assert campaign.trained_on(1) == ["data/iter/000000/Cu32", "data/iter/000001/Cu32"]
 
 
 def test_every_selected_frame_is_the_one_that_the_manifest_names(campaign: Campaign) -> None:
@@ -261,6 +264,22 @@ def test_no_finished_job_runs_again(campaign: Campaign, killed: Killed) -> None:
     jobs = killed.campaign.space.stage("train", 1)
     assert set(after) - set(killed.before) == {jobs.job("000001").job_done}
     assert set(after) == set(campaign.markers())
+
+
+def test_a_rewound_run_goes_on_by_its_patch_from_what_counts(killed: Killed) -> None:
+    campaign, config = killed.campaign, killed.campaign.root / "run.yaml"
+    before, model = campaign.markers(), sha256_of(campaign.product("train", 1) / "graph.000.pb")
+    config.write_text(config.read_text().replace(f"numb_steps: {list(STEPS)}", "numb_steps: 60"))
+    for words in (("patch", "run.yaml"), ("rewind", "out", "--iter", "0", "--stage", "train")):
+        code, output = campaign.finish(*words)
+        assert code == 0, output
+    code, output = campaign.finish("resume", "out")
+    assert code == EXHAUSTED, output
+    assert campaign.trained_on(2) == ["data/iter/000000/Cu32"]
+    assert campaign.trained_on(3) == ["data/iter/000000/Cu32", "data/iter/000003/Cu32"]
+    assert len(np.loadtxt(campaign.product("train", 2) / "lcurve.000.out")) == 3  # steps 0, 50 and 60
+    assert {name: campaign.markers()[name] for name in before} == before
+    assert sha256_of(campaign.product("train", 1) / "graph.000.pb") == model
 
 
 CP2K_CONFIG = """\

@@ -188,7 +188,7 @@ MUTANTS: dict[str, Mutant] = {
         "begins although", method(Poller, "_act", _acts_on_what_is_not_kept), faults=1, stages=2, pollers=1, damage=True
     ),
     # what people order
-    "only a run at rest is rewound": Mutant(
+    "what works is stopped before a rewind": Mutant(
         "may still begin", method(poller, "command", _rewinds_what_works), commands=1
     ),
     "a rewind takes a new number": Mutant(

@@ -130,7 +130,7 @@ def run_program(program: str, line: Line) -> None:
     elif trigger == "restore":
         restore(line)  # type: ignore[arg-type]
     elif trigger == "patch":
-        poller_on(line).tell(Order("patch", config_sha256=sha256(PATCHED), policy=RULES))
+        poller_on(line).tell(Order("patch", config_sha256=sha256(PATCHED), keeps_sha256=sha256(FIRST), policy=RULES))
     else:
         poller_on(line).tell(Order(trigger, "", *([int(where[0]), where[1]] if where else [])))
 

@@ -9,7 +9,7 @@ from statemachine.store import Blob, Entry
 from .process import CONFLICT, NOT_FOUND, PHASES, STORE_TROUBLE, Op, Processes, Spec
 from .tables import Late, Scenario, World
 from .workflows import Workflows
-from .world import SPACE, Flow, Sealed, Violation, check_commit, etag_of, newest_of, place_of, unsealed, view_of
+from .world import SPACE, Flow, Sealed, Violation, check_commit, etag_of, newest_of, place_of, unsealed, view, view_of
 
 PERSON, IDLE = 2, -1
 DAMAGED = "~damaged"
@@ -75,15 +75,14 @@ class Servers(Workflows):
         world = self._with(self._without(world, DAMAGED), **{SPACE.state: value})
         if put_back:
             return etag_of(value), world
-        before, product, by = present.state, present.place.product, b"%d" % after.version
+        before, product = present.state, present.place.product
         check_commit(objects, self.flows(world), before, after)
-        for used in [key[4:] for key in objects if key.startswith("~by/") and objects[key] == by]:
-            world = self._without(self._without(world, f"~by/{used}"), f"~used/{used}")  # by a version that was lost
         moved = (before.iteration, before.stage) != (after.iteration, after.stage)
-        if not before.ended and (moved or after.at in ("converged", "exhausted")):
-            if f"~by/{product}" in self.objects(world):
+        if not (before.ended or before.goal) and (moved or after.at in ("converged", "exhausted")):
+            user = objects.get(f"~by/{product}")  # the version that used it; it does not count where it was lost
+            if user is not None and user == objects.get(SPACE.event(view(user.data).version)):
                 raise Violation(f"{product} is used twice")
-            world = self._with(world, **{f"~used/{product}": objects[product], f"~by/{product}": by})
+            world = self._with(world, **{f"~used/{product}": objects[product], f"~by/{product}": Sealed(data)})
         return etag_of(value), world
 
     def _named(self, world: World, name: str) -> list[Flow]:

@@ -211,7 +211,7 @@ def check_commit(objects: Objects, flows: tuple[Flow, ...], before: State, after
         _check_same_attempt(objects, flows, before, after)
         return
     _check_at_rest(objects, flows, before)
-    if where[0][:2] != where[1][:2] and before.ended:  # rewound: what is to be read is there
+    if where[0][:2] != where[1][:2] and (before.ended or before.goal):  # rewound: what is to be read is there
         _check_counted(objects, after)
         return
     if where[0][:2] == where[1][:2]:

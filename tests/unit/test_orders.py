@@ -12,8 +12,10 @@ import yaml
 from conventions.errors import CommandRefused
 from conventions.names import STAGES, canonical_json, sha256
 from conventions.space import DataSpace
-from conventions.state import IterationSummary, Policy, State
-from statemachine.machine import command
+from conventions.state import Convergence, Goal, IterationSummary, Policy, State
+from statemachine.engine import Phase
+from statemachine.machine import command, decide
+from statemachine.observation import Action, Observation
 from statemachine.orders import Order, adopted, why_no_rewind
 from statemachine.store import open_store
 from statemachine.submission import Submission
@@ -32,8 +34,8 @@ def rewind(state: State, iteration: int, stage: str) -> State:
     return command(state, Order("rewind", "again", iteration, stage))
 
 
-def patch(state: State, config: str = NEW, **changes: Any) -> State:
-    return command(state, Order("patch", "better", config_sha256=config, policy=policy(**changes)))
+def patch(state: State, config: str = NEW, keeps: str = "", **changes: Any) -> State:
+    return command(state, Order("patch", "better", config_sha256=config, keeps_sha256=keeps, policy=policy(**changes)))
 
 
 def ended(**changes: Any) -> tuple[MemoryStore, FakeEngine, State]:
@@ -101,6 +103,7 @@ def test_the_last_labels_can_be_trained_on_again() -> None:
     last = first_state(at="converged", stage="train", iteration=3, final="converged")
     before = IterationSummary(iteration=2, stages=list(STAGES))
     last = last.model_copy(update={"trail": [before, IterationSummary(iteration=3, stages=["label", "train"])]})
+    last = last.model_copy(update={"trail": [last.trail[0], last.trail[1].model_copy(update={"final": "converged"})]})
     assert rewind(last, 3, "train").final == "converged"
     assert rewind(last, 2, "train").final == "", "it explores again"
     assert rewind(last, 3, "explore").final == "", "it was the last training, from which the run would have gone on"
@@ -126,10 +129,56 @@ def test_a_rewind_that_leads_nowhere_is_refused(iteration: int, stage: str, why:
         rewind(state, iteration, stage)
 
 
+def test_the_last_labels_of_the_last_labels() -> None:
+    """A place has what it had when it was gone to the first time."""
+    store, engine, end = ended(accurate_after=99)
+    poller = poller_of(store, engine)
+    assert (end.at, end.final, end.iteration) == ("exhausted", "exhausted", 5)
+    for stage in ("train", "label"):
+        state = poller.tell(Order("rewind", "", 5, stage))
+        assert (state.final, state.round) == ("exhausted", 5)
+        assert run_to_end(poller, engine).at == "exhausted"
+    assert not any("-explore-" in body for body in engine.bodies if "-000006-" in body or "-000007-" in body)
+
+
+def test_a_rewind_counts_the_clean_iterations_before_its_place() -> None:
+    rules = policy(convergence=Convergence(clean_iterations=2), max_iterations=3)
+    store, engine = MemoryStore(), FakeEngine(MemoryStore(), accurate_after=1)
+    engine.store = store
+    store.objects["state.json"] = first_state(policy=rules).seal()
+    poller = poller_of(store, engine)
+    assert run_to_end(poller, engine).iteration == 2
+    assert poller.tell(Order("rewind", "", 2, "explore")).clean == 1
+    assert run_to_end(poller, engine).at == "converged"
+
+
 @pytest.mark.parametrize("at", ["train.submitting", "train.running", "cancelling"])
-def test_only_a_run_at_rest_is_rewound(at: str) -> None:
-    with pytest.raises(CommandRefused, match=f"cannot rewind: the run is {at}"):
-        rewind(first_state(at=at, stage="train"), 0, "train")
+def test_what_works_is_stopped_before_a_rewind(at: str) -> None:
+    state = rewind(first_state(at=at, stage="train", hold=True), 0, "train")
+    assert (state.at, state.goal) == ("cancelling", Goal(iteration=0, stage="train", reason="again"))
+    assert state.workflow == first_state(stage="train").workflow
+    assert decide(state, Observation()).action is Action.REVOKE
+    dead = Observation(revoked=True, terminated=True, phase=Phase.gone, checks=1)
+    gone_back = decide(state, dead).state
+    assert (gone_back.at, gone_back.iteration, gone_back.goal, gone_back.hold) == ("train.submitting", 1, None, False)
+    assert gone_back.reason == "again"
+
+
+def test_a_rewind_that_is_under_way_can_be_cancelled_or_sent_elsewhere() -> None:
+    state = rewind(first_state(at="train.running", stage="train", trail=[row(0, "label")]), 0, "train")
+    assert rewind(state, 0, "label").goal == Goal(iteration=0, stage="label", reason="again")
+    cancelled = command(state, Order("cancel", "after all not"))
+    assert (cancelled.at, cancelled.goal) == ("cancelling", None)
+    with pytest.raises(CommandRefused, match="cannot cancel: the run is cancelling"):
+        command(cancelled, Order("cancel", ""))
+
+
+def test_a_place_that_a_patch_has_taken_away_meanwhile() -> None:
+    trail = [IterationSummary(iteration=0, explore_stage=1, stages=list(STAGES))]
+    state = first_state(at="label.running", iteration=1, trail=trail, policy=policy(explore_stages=2))
+    state = patch(rewind(state, 0, "select"), explore_stages=1)
+    dead = Observation(revoked=True, terminated=True, phase=Phase.gone, checks=1)
+    assert decide(state, dead).state.at == "cancelled"
 
 
 # --- patch ----------------------------------------------------------------------------------------------------
@@ -156,10 +205,12 @@ def test_a_patched_configuration_comes_with_the_next_iteration() -> None:
     assert {(state.iteration > 0, state.config_sha256) for state in versions} == {(False, OLD), (True, NEW)}
 
 
-def test_a_patched_configuration_comes_with_a_resumed_attempt() -> None:
-    waiting = patch(first_state(at="failed", stage="label", config_sha256=OLD))
+@pytest.mark.parametrize(("keeps", "config"), [(OLD, NEW), ("", OLD), ("c" * 64, OLD)])
+def test_a_resumed_attempt_plans_the_same_jobs(keeps: str, config: str) -> None:
+    waiting = patch(first_state(at="failed", stage="label", config_sha256=OLD), keeps=keeps)
     state = command(waiting, Order("resume", "corrected"))
-    assert (state.attempt, state.config_sha256, state.next_config_sha256) == (1, NEW, "")
+    assert (state.attempt, state.config_sha256) == (1, config)
+    assert state.next_config_sha256 == (NEW if config == OLD else "")
 
 
 def test_a_pause_is_no_new_attempt() -> None:
@@ -170,7 +221,7 @@ def test_a_pause_is_no_new_attempt() -> None:
 
 def test_the_last_patch_counts_and_can_be_taken_back() -> None:
     state = patch(patch(first_state(config_sha256=OLD), "c" * 64), NEW)
-    assert adopted(state) == {"config_sha256": NEW, "next_config_sha256": ""}
+    assert adopted(state) == {"config_sha256": NEW, "next_config_sha256": "", "next_keeps_sha256": ""}
     assert patch(state, OLD).next_config_sha256 == ""
 
 
@@ -200,8 +251,10 @@ def test_a_failed_stage_goes_on_by_a_patched_configuration(cli: Cli, stub_run: P
     edit(stub_run, explore={"setup": []})
     code, _, errors = cli("run", stub_run)
     assert code == 2 and "differs in: explore" in errors and "dpgen2-sm patch" in errors
-    assert cli("patch", stub_run)[:2] == (0, "stub: iteration 0, failed (patched by a person)\n")
-    assert "a patched configuration waits" in cli("status", stub_run)[1]
+    code, output, _ = cli("patch", stub_run)
+    first, second = output.splitlines()
+    assert (code, first) == (0, "stub: iteration 0, failed (patched by a person)")
+    assert second in cli("status", stub_run)[1] and second.endswith("or `resume` after a failure or a cancel")
     assert cli("patch", stub_run)[0] == 2, "it has that configuration already"
     assert cli("resume", stub_run)[0] == 0
     for path, then in done.items():
@@ -228,7 +281,45 @@ def test_labels_that_a_rewind_left_are_not_trained_on(cli: Cli, stub_run: Path, 
     assert len([line for line in output.splitlines() if line.endswith("left by a rewind")]) == 3
 
 
-def test_a_run_that_works_is_cancelled_before_it_is_rewound(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
+def test_other_jobs_wait_for_another_iteration(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
+    """Two tasks of one job, and then three of three: attempts of one iteration would mix them."""
+    edit(stub_run, label={"setup": [f"[ ! -e {tmp_path}/broken ] || exit 9"], "retries": 0, "group_size": 2})
+    (tmp_path / "broken").touch()
+    assert cli("run", stub_run)[0] == 1
+    (tmp_path / "broken").unlink()
+    edit(stub_run, label={"tasks": 3, "group_size": 1})
+    assert "`dpgen2-sm rewind`\n" in cli("patch", stub_run)[1], "no `resume`"
+    assert cli("resume", stub_run)[0] == 0
+    done = [tmp_path / f"out/label/stub/iter/{iteration}/done" for iteration in ("000000", "000001")]
+    assert [len(list(folder.iterdir())) for folder in done] == [1, 3]
+
+
+def test_a_configuration_that_was_lost_is_put_back(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
+    assert cli("init", stub_run)[0] == 0
+    first = stub_run.read_text()
+    edit(stub_run, explore={"tasks": 4})
+    assert cli("patch", stub_run)[0] == 0
+    state = State.unseal((tmp_path / "out/state.json").read_bytes())
+    waiting = tmp_path / f"out/config/run/{state.next_config_sha256}.json"
+    whole = waiting.read_bytes()
+    waiting.write_bytes(b"edited")
+    assert "NO  configuration" in cli("doctor", tmp_path / "out")[1]
+    code, _, errors = cli("rewind", tmp_path / "out", "--iter", "0", "--stage", "label")
+    assert code == 2 and "`dpgen2-sm patch CONFIG`" in errors
+    assert (tmp_path / "out/state.json").read_bytes() == state.seal()
+    assert cli("patch", stub_run)[0] == 0
+    assert waiting.read_bytes() == whole
+    waiting.unlink()
+    stub_run.write_text(first)
+    assert cli("patch", stub_run)[0] == 0, "it can be taken back, too"
+    present = tmp_path / f"out/config/run/{state.config_sha256}.json"
+    present.write_bytes(b"edited")
+    assert cli("step", tmp_path / "out")[0] == 2
+    assert cli("patch", stub_run)[0] == 0
+    assert cli("run", stub_run)[0] == 0
+
+
+def test_a_run_that_works_is_stopped_before_it_is_rewound(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
     edit(stub_run, label={"setup": ["sleep 60"]})
     assert cli("init", stub_run)[0] == 0
     assert "label.running" in cli("step", stub_run)[1]
@@ -239,7 +330,7 @@ def test_a_run_that_works_is_cancelled_before_it_is_rewound(cli: Cli, stub_run: 
     assert "iteration 1, label.submitting" in cli("rewind", stub_run, "--iter", "0", "--stage", "label")[1]
     assert cli("resume", stub_run)[0] == 0
     versions = [State.unseal(path.read_bytes()) for path in sorted((tmp_path / "out/event").iterdir())]
-    assert [state.at for state in versions][3:6] == ["cancelling", "cancelled", "label.submitting"]
+    assert [state.at for state in versions][3:5] == ["cancelling", "label.submitting"]
 
 
 @pytest.mark.parametrize(
@@ -298,15 +389,20 @@ def test_a_patch_that_cannot_be_read_writes_nothing(cli: Cli, stub_run: Path, tm
 def version_1(state: State, trained: int) -> bytes:
     """The state as the first version of the format had it."""
     body = {**state.model_dump(mode="json"), "schema_version": 1, "trained": trained}
-    del body["next_config_sha256"]
+    for name in ("next_config_sha256", "next_keeps_sha256", "goal"):
+        del body[name]
     for row in body["trail"]:
-        del row["stages"], row["left"]
+        for name in ("stages", "left", "clean", "final"):
+            del row[name]
     return canonical_json({**body, "sha256": sha256(canonical_json(body))}) + b"\n"
 
 
 def row(iteration: int, *stages: str) -> IterationSummary:
     figures = {"label": "labelled", "train": "train_rmse_f", "explore": "trajectories", "select": "accurate"}
     return IterationSummary(iteration=iteration, stages=list(stages), figures={figures[each]: 1.0 for each in stages})  # type: ignore[arg-type]
+
+
+LAST_LABELS = row(2, "label", "train").model_copy(update={"final": "converged"})
 
 
 @pytest.mark.parametrize(
@@ -320,7 +416,7 @@ def row(iteration: int, *stages: str) -> IterationSummary:
         ({"stage": "select", "at": "converged", "iteration": 0, "trail": [row(0, *STAGES[1:])]}, 0),
         (
             {"stage": "train", "at": "converged", "iteration": 2, "final": "converged"}
-            | {"trail": [row(0, *STAGES), row(1, *STAGES[2:]), row(2, "label", "train")]},
+            | {"trail": [row(0, *STAGES), row(1, *STAGES[2:]), LAST_LABELS]},
             2,
         ),
     ],
