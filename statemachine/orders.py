@@ -88,7 +88,6 @@ def rewound(state: State, order: Order) -> dict[str, Any]:
         "clean": place.clean,
         "explore_stage": place.explore_stage,
         "final": place.final if order.stage in ("label", "train") else "",
-        "hold": False,
         "goal": None,
         "trail": trail,
         "reason": order.reason,

@@ -160,7 +160,7 @@ def test_what_works_is_stopped_before_a_rewind(at: str) -> None:
     assert decide(state, Observation()).action is Action.REVOKE
     dead = Observation(revoked=True, terminated=True, phase=Phase.gone, checks=1)
     gone_back = decide(state, dead).state
-    assert (gone_back.at, gone_back.iteration, gone_back.goal, gone_back.hold) == ("train.submitting", 1, None, False)
+    assert (gone_back.at, gone_back.iteration, gone_back.goal, gone_back.hold) == ("train.submitting", 1, None, True)
     assert gone_back.reason == "again"
 
 
