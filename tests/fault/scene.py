@@ -215,7 +215,7 @@ def _lasting(state: State) -> dict[str, Any]:
 def check_history(contents: dict[str, bytes], state: State) -> None:
     """Every version is there and names the one before; only the newest may be missing, until the next step."""
     space = DataSpace({})
-    data = {int(Path(key).stem): value for key, value in contents.items() if key.startswith(f"{space.events}/")}
+    data = {number: value for key, value in contents.items() if (number := space.version(key)) is not None}
     if state.at not in ("converged", "exhausted"):
         data.setdefault(state.version, contents[space.state])
     assert sorted(data) == list(range(1, state.version + 1))
