@@ -8,6 +8,7 @@ No two of these runs are alike; what must hold of every one is looked up in what
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 import time
@@ -115,6 +116,8 @@ def judge(scene: Scene, again: int) -> None:
     check_history(contents, last)
     space = last.place.space
     states = [State.unseal(contents[space.event(version)]) for version in range(1, last.version + 1)]
+    names = [name for name, _ in itertools.groupby(state.workflow for state in states)]
+    assert len(names) == len(set(names)), "a run comes back to no workflow that it has left"
     configs: dict[str, str] = {}
     for state in states:
         assert configs.setdefault(state.workflow, state.config_sha256) == state.config_sha256, state.workflow
