@@ -268,6 +268,7 @@ class ForgetsNames(LocalEngine):
     def submit(self, manifest: dict[str, Any]) -> bool:
         folder = self._folder(manifest["metadata"]["name"])
         if folder.exists():
+            self.wait(manifest["metadata"]["name"], 60)  # or it might be caught before it has done anything
             folder.rename(folder.with_name(f".forgotten-{len(list(folder.parent.iterdir()))}"))
         return super().submit(manifest)
 
