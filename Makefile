@@ -26,8 +26,8 @@ test-servers: $(VENV)/.dev ## Ceph, Slurm, the double of Argo, the image (Debian
 test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k
 	$(BIN)/pytest -m engines
 
-soak: $(VENV)/.dev ## daemons and workflows killed at random: make soak SECONDS=3600 SEED=7
-	SOAK_SECONDS=$(or $(SECONDS),600) SOAK_SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/fault/test_soak.py
+soak: $(VENV)/.dev ## kills, orders and damages at random: make soak SECONDS=3600 SEED=7
+	SOAK_SECONDS=$(or $(SECONDS),600) SOAK_SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/fault/test_soak.py tests/fault/test_soak_orders.py
 
 figures: $(VENV)/.dev ## the tests that tell figures write them into docs/reliability.md
 	$(BIN)/pytest -n 2 --dist worksteal -m "not engines and not search" --figures
