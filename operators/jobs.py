@@ -28,6 +28,8 @@ Content = str | bytes | Path
 # A stage is one workflow: above this many pods its status outgrows what Kubernetes stores of one object.
 MAX_JOBS = 2000
 _LARGEST_MARKER = 64 << 20  # bytes: some 400,000 files
+# Of TensorFlow, on machines where nothing is wrong; it speaks of failures and of round-off errors.
+_NOISE = ("libcudart", "implib-gen", "oneDNN custom operations")
 _SPOILED = 74  # a task's code where what it left is not what it recorded
 
 
@@ -212,7 +214,7 @@ def telling_line(log: Path, longest: int = 300) -> str:
             lines = [line.strip() for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
     except OSError:
         return "there is no log"
-    lines = [line for line in lines if "libcudart" not in line and "implib-gen" not in line]
+    lines = [line for line in lines if not any(noise in line for noise in _NOISE)]
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
     errors = [line for line in lines if "error" in line.lower() or "abort" in line.lower()]
     found = raised[-1:] or errors[:1] or lines[-1:] or ["the log is empty"]
