@@ -18,7 +18,7 @@ implib-gen: libcudart.so.12: failed to load library 'libcudart.so.12' via callba
 @pytest.mark.parametrize(
     ("log", "line"),
     [
-        ("graph.002.pb\nERROR: cannot open graph.002.pb\nLast command: pair_style\n", "ERROR: cannot open graph.002.pb"),
+        ("1\nERROR: cannot open graph.002.pb\nLast command: pair_style\n", "ERROR: cannot open graph.002.pb"),
         ("step 1\nTraceback:\n  x\nValueError: no forces\nexit 1\n", "ValueError: no forces"),
         ("one\nKilled\n", "Killed"),
         ("", "the log is empty"),
