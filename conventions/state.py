@@ -70,7 +70,6 @@ class Goal(Strict):
 
     iteration: int = Field(ge=0)
     stage: Stage
-    reason: str
 
 
 class State(Document):

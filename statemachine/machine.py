@@ -39,7 +39,7 @@ class Cursor:
     def __post_init__(self) -> None:
         self.state = self.doc.at
         if self.doc.goal and self.order is NOTHING:
-            self.order = Order("rewind", self.doc.goal.reason, self.doc.goal.iteration, self.doc.goal.stage)
+            self.order = Order("rewind", self.doc.reason, self.doc.goal.iteration, self.doc.goal.stage)
 
     # --- guards -------------------------------------------------------------------------------------------
 
@@ -183,8 +183,8 @@ class Cursor:
         self._change(**attempt, hold=False, reason=self.order.reason, **config)
 
     def stop_to_go_back(self) -> None:
-        order = self.order
-        self._change(goal=Goal(iteration=order.iteration, stage=order.stage, reason=order.reason), reason=order.reason)  # type: ignore[arg-type]
+        goal = Goal(iteration=self.order.iteration, stage=self.order.stage)  # type: ignore[arg-type]
+        self._change(goal=goal, reason=self.order.reason)
 
     def go_back(self) -> None:
         self._change(**rewound(self.doc, self.order))

@@ -155,7 +155,7 @@ def test_a_rewind_counts_the_clean_iterations_before_its_place() -> None:
 @pytest.mark.parametrize("at", ["train.submitting", "train.running", "cancelling"])
 def test_what_works_is_stopped_before_a_rewind(at: str) -> None:
     state = rewind(first_state(at=at, stage="train", hold=True), 0, "train")
-    assert (state.at, state.goal) == ("cancelling", Goal(iteration=0, stage="train", reason="again"))
+    assert (state.at, state.goal) == ("cancelling", Goal(iteration=0, stage="train"))
     assert state.workflow == first_state(stage="train").workflow
     assert decide(state, Observation()).action is Action.REVOKE
     dead = Observation(revoked=True, terminated=True, phase=Phase.gone, checks=1)
@@ -166,7 +166,7 @@ def test_what_works_is_stopped_before_a_rewind(at: str) -> None:
 
 def test_a_rewind_that_is_under_way_can_be_cancelled_or_sent_elsewhere() -> None:
     state = rewind(first_state(at="train.running", stage="train", trail=[row(0, "label")]), 0, "train")
-    assert rewind(state, 0, "label").goal == Goal(iteration=0, stage="label", reason="again")
+    assert rewind(state, 0, "label").goal == Goal(iteration=0, stage="label")
     cancelled = command(state, Order("cancel", "after all not"))
     assert (cancelled.at, cancelled.goal) == ("cancelling", None)
     with pytest.raises(CommandRefused, match="cannot cancel: the run is cancelling"):
@@ -327,7 +327,9 @@ def test_a_run_that_works_is_stopped_before_it_is_rewound(cli: Cli, stub_run: Pa
     assert cli("patch", stub_run)[0] == 0
     assert cli("rewind", stub_run, "--iter", "0", "--stage", "select")[0] == 2
     assert "label.running" in cli("status", stub_run)[1], "a rewind that is refused cancels nothing"
-    assert "iteration 1, label.submitting" in cli("rewind", stub_run, "--iter", "0", "--stage", "label")[1]
+    strange = "\udcff{{workflow.uid}}" + "x" * 9000
+    code, output, _ = cli("rewind", stub_run, "--iter", "0", "--stage", "label", "--reason", strange)
+    assert code == 0 and "iteration 1, label.submitting (?{{workflow.uid}}xxx" in output
     assert cli("resume", stub_run)[0] == 0
     versions = [State.unseal(path.read_bytes()) for path in sorted((tmp_path / "out/event").iterdir())]
     assert [state.at for state in versions][3:5] == ["cancelling", "label.submitting"]
