@@ -23,7 +23,6 @@ from .observation import Action, Decision, Observation
 from .orders import Order, adopted, new_row, patched, rewound, why_no_patch, why_no_rewind, why_refused
 
 NOTHING, UNSEEN = Order(""), Observation()
-STOP = "stop_to_go_back"
 
 
 @dataclass
@@ -329,7 +328,13 @@ def _rows() -> list[dict[str, Any]]:
         {"trigger": "cancel", "source": "cancelling", "dest": None, "conditions": "going_back", "after": "note"},
     ]
     rows += [
-        {"trigger": "rewind", "source": source, "dest": "cancelling", "conditions": "may_rewind", "after": STOP}
+        {
+            "trigger": "rewind",
+            "source": source,
+            "dest": "cancelling",
+            "conditions": "may_rewind",
+            "after": "stop_to_go_back",
+        }
         for source in STATES
         if source not in ENDED
     ]

@@ -71,10 +71,9 @@ def why_no_rewind(state: State, iteration: int, stage: str) -> str:
 def rewound(state: State, order: Order) -> dict[str, Any]:
     """The changes of a rewind."""
     kept = STAGES[: STAGES.index(order.stage)]
-    trail = []
-    place = IterationSummary(iteration=order.iteration)
-    for row in _rows(state):
-        place = row if row.iteration == order.iteration else place
+    rows, trail = _rows(state), []
+    place = next(row for row in rows if row.iteration == order.iteration)
+    for row in rows:
         if row.iteration >= order.iteration:
             counts = [stage for stage in row.stages if row.iteration == order.iteration and stage in kept]
             row = row.model_copy(update={"stages": counts, "left": True})

@@ -20,7 +20,7 @@ from .orders import Order, why_no_patch
 from .poller import tell
 from .record import Record
 from .runs import configuration
-from .store import open_store
+from .store import Store, open_store
 
 # What a run is made of: keys, models and data depend on it, or a workflow would be looked for in another place.
 FIXED = ("run", "prefix", "type_map", "init")
@@ -70,7 +70,7 @@ def patch(config: RunConfig, base: Path, reason: str) -> State:
     return tell(record, Order("patch", reason, config_sha256=digest, keeps_sha256=keeps, policy=policy))[1]
 
 
-def _is_whole(store: Any, state: State, digest: str) -> bool:
+def _is_whole(store: Store, state: State, digest: str) -> bool:
     """Is the configuration in the store, where the state names it?"""
     named = state.model_copy(update={"config_sha256": digest})
     try:

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import md5
@@ -31,7 +30,7 @@ INJECT = Path(__file__).parent / "inject"
 COMMAND = [sys.executable, "-c", "from statemachine.cli import main; main()"]
 _VOLATILE = {"nonce", "writer", "updated_at", "previous_sha256", "run_uid"}
 _RANDOM = re.compile(r"\.part-[0-9]+-[0-9]+-|(?<=\.new-)\w+|(?<=claim/\.[0-9]\.)[0-9]+")
-_ELSEWHERE = defaultdict(list, {"report.json": ["attempt"], "config.json": ["engine", "prefix"]})
+_ELSEWHERE = {"report.json": ["attempt"], "config.json": ["engine", "prefix"]}
 _CONFIGURATIONS = DataSpace({}).configuration("").removesuffix(".json")
 _OF_ATTEMPTS = {"version", "attempt", "stalled", "finished", "reason", "config_sha256"}
 
@@ -54,7 +53,7 @@ class Seen:
         data = {}
         for key, value in self.data.items():
             by_content = key.startswith(_CONFIGURATIONS)
-            leave = _ELSEWHERE["config.json" if by_content else key.rpartition("/")[2]]
+            leave = _ELSEWHERE.get("config.json" if by_content else key.rpartition("/")[2], [])
             document = json.loads(value) if leave else {}
             kept = canonical_json({k: v for k, v in document.items() if k not in leave}) if leave else value
             data[f"{_CONFIGURATIONS}{sha256(kept)}" if by_content else key] = kept

@@ -135,13 +135,13 @@ class Servers(Workflows):
             return name != "submit" or refused
         if subject == SPACE.state:
             if name == "put":  # is it too late for ever? Versions only rise, unless one is lost
-                kept = SPACE.event(run.version) in objects or not self._may_go_back(world)
+                kept = SPACE.event(run.version) in objects or not self.scenario.damage
                 return DAMAGED not in objects and op[-1] != etag_of(objects[subject]) and kept
             answers = self.code.nodes[world.processes[slot]].answers
             return self._doubts(world, slot) and objects[subject].author != slot and answers[-1] == CONFLICT
         if subject.startswith(SPACE.events):
             # What is read there matters only where a state was damaged or put back.
-            if self._may_go_back(world):
+            if self.scenario.damage:
                 return False
             return name != "put" or subject in objects or not world.faults
         if "/claim/" in subject:
@@ -150,10 +150,6 @@ class Servers(Workflows):
             return self._at_rest(world)
         moving = (flow.place for flow in self.flows(world) if flow.moves)
         return not any(subject.startswith((place.root, place.labels)) for place in moving)
-
-    def _may_go_back(self, world: World) -> bool:
-        """Was the state damaged, or may it be: so that a version may be lost, and made anew otherwise?"""
-        return self.scenario.damage
 
     def _at_rest(self, world: World) -> bool:
         """Nothing works on the present stage before the next swap."""
