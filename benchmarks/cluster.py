@@ -52,9 +52,9 @@ def build() -> tuple[float, int]:
 def main() -> None:
     import botocore.httpsession
 
-    from statemachine.beginning import begin
-    from statemachine.configfile import read_config
-    from statemachine.runs import open_poller
+    from statemachine.run.begin import begin
+    from statemachine.run.config_file import read_config
+    from statemachine.run.opening import open_poller
     from tests import servers
     from tests.argo_double.server import ArgoDouble
     from tests.conftest import CONFIG, STRUCTURE

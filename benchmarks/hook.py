@@ -48,8 +48,8 @@ def submitted(prefix: Path, after: int) -> tuple[int, float]:
 
 
 def main() -> None:
-    from operators.poke import send
-    from statemachine.runs import open_poller
+    from operators.pod.hint import send
+    from statemachine.run.opening import open_poller
 
     sys.path.insert(0, str(STUBS))
     with tempfile.TemporaryDirectory(prefix="dpgen2-sm-hook-") as name:

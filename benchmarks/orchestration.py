@@ -59,7 +59,7 @@ def machine_cpu() -> float:
 
 def xargs(prefix: Path, work: Path) -> tuple[float, float]:
     """Wall and CPU time of the same job scripts under `xargs -P 2`, on the inputs that the campaign left."""
-    script = files("operators").joinpath("job.sh")
+    script = files("operators.pod").joinpath("job.sh")
     jobs = sorted(prefix.glob("*/stub/iter/000000/job/*/in"))
     line = (
         f'd={work}/$(echo "$1" | tr / _); mkdir -p "$d"; JOB_ID=000000 JOB_JOB="$1" JOB_PREVIOUS=/nonexistent '
@@ -74,10 +74,10 @@ def xargs(prefix: Path, work: Path) -> tuple[float, float]:
 def idle_requests(folder: Path) -> int:
     """Store requests of a step while a workflow runs."""
     from statemachine.engine import Phase, Status
-    from statemachine.poller import Poller
-    from statemachine.record import Record
+    from statemachine.run.poller import Poller
+    from statemachine.run.record import Record
+    from statemachine.run.submission import Submission
     from statemachine.store import open_store
-    from statemachine.submission import Submission
 
     store = open_store(f"file://{folder}")
     count = 0

@@ -6,15 +6,15 @@ No field here holds a secret. Credentials are named (a Kubernetes Secret and its
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from . import __version__
-from .documents import Strict
+from conventions import __version__
+from conventions.documents import Strict
+from conventions.endpoint import check_endpoint
+from conventions.secrets import looks_like_key
 
 
 def no_template(text: str) -> str:
@@ -43,31 +43,6 @@ def refuse_secret_names(field: str, names: Iterable[str], instead: str) -> None:
             raise ValueError(
                 f"{field}: {name} looks like a secret, and a configuration is copied to the store; {instead}"
             )
-
-
-def looks_like_key(name: str) -> bool:
-    """Does a variable's name say that its value is a secret?"""
-    return bool(re.search(r"(TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$)", name.upper()))
-
-
-def check_endpoint(text: str) -> str:
-    """An address of a server: http(s)://host[:port], with neither credentials nor a cloud's metadata service in it."""
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise ValueError(f"{text!r} is not a URL") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{text!r}: a server's address is https://host[:port] (or http://)")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("credentials do not belong into an address; they come from the environment or a Secret")
-    if parts.query or parts.fragment or port == 0 or not text.isprintable() or set(text) & set(" {}$`\\\"'<>"):
-        raise ValueError(
-            f"{text!r}: a server's address is https://host[:port], without query, fragment, port 0 or odd characters"
-        )
-    if parts.hostname.startswith("169.254.") or parts.hostname in ("fd00:ec2::254", "metadata.google.internal"):
-        raise ValueError(f"{text!r} is a cloud's metadata service, not a server")
-    return text.rstrip("/")
 
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import quote, unquote
+
+from conventions.secrets import SHORTEST, forms, named_secrets
 
 # What a line may carry beside its message; given to logging as `extra`.
 FIELDS = ("event", "run", "prefix", "iteration", "stage", "at", "attempt", "version")
 
-
-SHORTEST = 8  # what names and forms suggest is a secret from this length on
 LEAST = 4  # a shorter value would be found in innocent words, whoever calls it a secret
 # What gives access for a while although nobody set it: signatures, and tokens in headers; and passwords in addresses.
 _PASSING = [
@@ -24,8 +22,6 @@ _PASSING = [
     (re.compile(r"((?:bearer|x-amz-security-token)\W+(?:b['\"])?)[\w.~+/=-]{16,}", re.IGNORECASE), r"\1***"),
     (re.compile(r"(://)[^/\s:@'\"]*:[^/\s@'\"]*@"), r"\1***@"),
 ]
-
-_PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 
 
 class Redactor(logging.Filter):
@@ -83,15 +79,6 @@ class _OfProcess(Redactor):
 known = _OfProcess()
 
 
-def named_secrets(environ: Mapping[str, str]) -> list[str]:
-    """The values of variables whose names say that they are secrets, and the passwords in addresses (HTTPS_PROXY)."""
-    from conventions.cluster import looks_like_key
-
-    named = [value for name, value in environ.items() if looks_like_key(name)]
-    passwords = [password for value in environ.values() for password in _PASSWORD.findall(value)]
-    return [value for value in (*named, *passwords, *map(unquote, passwords)) if len(value) >= SHORTEST]
-
-
 def guard() -> None:
     """From now on no record of any logger holds a secret, whoever writes it and at whatever level.
 
@@ -111,20 +98,6 @@ class _Clean:
         record = self._make(*args, **kwargs)
         known.filter(record)
         return record
-
-
-def forms(secret: str) -> set[str]:
-    """A secret as it is, and as URLs, JSON, hexadecimal and base64 hold it."""
-    data = os.fsencode(secret)
-    plain = {secret, quote(data, safe=""), json.dumps(secret)[1:-1], data.hex()}
-    return plain | {text for encode in (base64.b64encode, base64.urlsafe_b64encode) for text in _base64(data, encode)}
-
-
-def _base64(data: bytes, encode: Callable[[bytes], bytes]) -> Iterator[str]:
-    """What base64 of a text shows of `data` in it, wherever it begins: `user:password` too."""
-    for before, hidden in enumerate((0, 2, 3)):
-        text = encode(bytes(before) + data).decode()
-        yield text[hidden:] if not text.endswith("=") else text.rstrip("=")[hidden:-1]
 
 
 class JsonLines(logging.Formatter):

@@ -13,8 +13,8 @@ from conventions.documents import JobCounts, StageReport
 from conventions.errors import Conflict, NotFound
 from conventions.state import Policy, State
 from statemachine.engine import Phase, Status
-from statemachine.poller import Poller
-from statemachine.record import Record
+from statemachine.run.poller import Poller
+from statemachine.run.record import Record
 from statemachine.store import Blob, Entry, check_key
 from statemachine.store.base import Arrived
 

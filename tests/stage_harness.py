@@ -37,7 +37,7 @@ def run_job(app: App, place: StageSpace, root: Path, job_id: str) -> int:
     env = {
         f"JOB_{name.upper()}": str(root / (mark.at(at) or "nonexistent")) for name, mark in artifacts(app.job).items()
     }
-    script = str(files("operators").joinpath("job.sh"))
+    script = str(files("operators.pod").joinpath("job.sh"))
     return subprocess.run(
         ["sh", script], env={**os.environ, "OMP_NUM_THREADS": "1", **env, "JOB_ID": job_id}
     ).returncode

@@ -1,1 +1,1 @@
-"""The explore stage: one file a software."""
+"""The stage `explore`: molecular dynamics with the committee. One file a software, and what reads its outputs."""

@@ -21,17 +21,7 @@ from operators.core import App, Planned, Reduced, ReduceParams
 from operators.jobs import Script, Task, pack, write_jobs
 from operators.registry import load_config
 
-from .frames import (
-    FRAMES,
-    Label,
-    LabelPlan,
-    LabelReduce,
-    PlanParams,
-    batches,
-    collect,
-    dump_frames,
-    frames_to_label,
-)
+from .frames import FRAMES, Label, LabelPlan, LabelReduce, PlanParams, batches, collect, dump_frames, frames_to_label
 
 if TYPE_CHECKING:
     from ase import Atoms

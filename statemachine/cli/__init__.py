@@ -1,50 +1,8 @@
-"""The command line `dpgen2-sm`."""
+"""The command line `dpgen2-sm`: what people type, and what they are shown.
 
-from __future__ import annotations
+What may enter: arguments, help, tables, bars, exit codes. What a command does belongs to `run`, `daemon` or `store`.
+"""
 
-import io
-import os
-import signal
-import sys
-from typing import NoReturn
+from .entry import main
 
-from conventions.errors import Dpgen2Error
-from statemachine.logs import guard, known
-
-INTERRUPTED = """
-interrupted: nothing is lost. Workflows that were submitted go on; `dpgen2-sm resume` follows the run again, \
-`dpgen2-sm cancel` stops it."""
-
-
-class Terminated(BaseException):
-    """SIGTERM came: from a batch system, a container's end, a person."""
-
-
-def _terminated(number: int, frame: object) -> NoReturn:
-    raise Terminated
-
-
-def main() -> None:
-    """Run the command line; a known error is a line on stderr and an exit code, never a traceback."""
-    # Looking for pydantic plugins reads the metadata of every installed package, at each start.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name still shows the rest
-    signal.signal(signal.SIGTERM, _terminated)
-    guard()
-    try:
-        from .app import app
-
-        app()
-    except Dpgen2Error as error:
-        print("\n".join(f"error: {line}" for line in known.redact(str(error)).splitlines()), file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, Terminated) as ending:
-        print(INTERRUPTED, file=sys.stderr)
-        sys.exit(143 if isinstance(ending, Terminated) else 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
-    except OSError as error:  # a full disk, no permission: the machine's, not the program's
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+__all__ = ["main"]

@@ -14,12 +14,11 @@ import typer
 from conventions import __version__
 
 from . import orders
+from .ending import EXIT_CODES, Terminated, exit_code
 from .options import AsJson, ConfigFile, Interval, Target
 
 if TYPE_CHECKING:
     from conventions.state import State
-
-EXIT_CODES = {"converged": 0, "exhausted": 3, "failed": 1, "cancelled": 4}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,8 +64,8 @@ def validate(config: ConfigFile) -> None:
 
     Every file that it names is read: structures, labelled data, templates.
     """
-    from statemachine.beginning import check_structures, load_data, prepare
-    from statemachine.configfile import read_config
+    from statemachine.run.begin import check_structures, load_data, prepare
+    from statemachine.run.config_file import read_config
 
     checked = read_config(config)
     stored, objects = prepare(checked, config.parent)
@@ -96,7 +95,7 @@ def run(target: Target, interval: Interval = 0.5) -> None:
 
     A configuration file begins the run if there is none yet.
     """
-    from statemachine.runs import config_file, find_prefix
+    from statemachine.run.opening import config_file, find_prefix
 
     config = config_file(target)
     if config is not None:
@@ -111,8 +110,9 @@ def resume(target: Target, interval: Interval = 0.5) -> None:
     A paused run is released; a failed or cancelled one begins a new attempt of the stage it stopped in.
     Jobs that have finished are not run again.
     """
-    from statemachine.orders import Order
-    from statemachine.runs import configuration, find_prefix, open_poller
+    from statemachine.machine.orders import Order
+    from statemachine.run.configuration import configuration
+    from statemachine.run.opening import find_prefix, open_poller
 
     prefix = find_prefix(target)
     poller = open_poller(prefix)
@@ -130,7 +130,7 @@ def resume(target: Target, interval: Interval = 0.5) -> None:
 def step(target: Target, as_json: AsJson = False) -> None:
     """Advance a run as far as possible now: for cron."""
     from statemachine.cli.show import print_state
-    from statemachine.runs import find_prefix, open_poller
+    from statemachine.run.opening import find_prefix, open_poller
 
     state = open_poller(find_prefix(target)).step()
     print_state(state, as_json)
@@ -157,18 +157,18 @@ def daemon(
 
     --listen offers /healthz and /readyz for probes, /metrics for Prometheus, and /hook: a POST there makes the daemon
     look at its runs at once, and not only at the next interval. A hint must be signed with the key in DPGEN2_HOOK_KEY
-    (or in the file that DPGEN2_HOOK_KEY_FILE names): `dpgen2-sm poke` does that. Senders that cannot sign, such as S3
+    (or in the file that DPGEN2_HOOK_KEY_FILE names): `dpgen2-sm notify` does that. Senders that cannot sign, such as S3
     bucket notifications, may send `Authorization: Bearer` with DPGEN2_HOOK_TOKEN, if that is set. What a hint says is
     never read. Without key and token there are no hooks.
     """
-    from statemachine.daemon import serve
-    from statemachine.runs import find_prefix
+    from statemachine.daemon.serve import serve
+    from statemachine.run.opening import find_prefix
 
     serve([find_prefix(target) for target in targets], interval, listen, log_format is LogFormat.json, stay)
 
 
 @app.command()
-def poke(
+def notify(
     url: Annotated[str, typer.Argument(metavar="URL", help="The daemon's hook: http://127.0.0.1:8080/hook")],
 ) -> None:
     """Wake a daemon: it looks at its runs now.
@@ -178,10 +178,10 @@ def poke(
 
     Exit codes: 0 the daemon took it, 1 it did not or cannot be reached, 2 no key or no usable URL.
     """
-    from conventions.cluster import check_endpoint
+    from conventions.endpoint import check_endpoint
     from conventions.errors import ConfigError
-    from operators.poke import send
-    from statemachine.hook import keys_from
+    from operators.pod.hint import send
+    from statemachine.daemon.hints import keys_from
 
     key = keys_from(os.environ).key
     if not key:
@@ -280,7 +280,7 @@ def doctor(
     its place, and what was damaged is kept under event/damaged/. A state that is sound is left as it is.
     """
     from statemachine.cli.show import print_checks
-    from statemachine.doctor import examine, race_check, restore_state
+    from statemachine.run.doctor import examine, race_check, restore_state
 
     for option, asked in (("--race", race), ("--restore", restore)):
         if asked and target is None:
@@ -303,16 +303,15 @@ def doctor(
 
 
 def _begin(config: Path) -> State:
-    from statemachine.beginning import begin
     from statemachine.cli.follow import beginning
-    from statemachine.configfile import read_config
+    from statemachine.run.begin import begin
+    from statemachine.run.config_file import read_config
 
     with beginning() as progress:
         return begin(read_config(config), config.parent, progress)
 
 
 def _follow(prefix: str, interval: float) -> None:
-    from statemachine.cli import Terminated
     from statemachine.cli.follow import follow
 
     try:
@@ -323,11 +322,11 @@ def _follow(prefix: str, interval: float) -> None:
             f"`dpgen2-sm resume {prefix}`, or stop it with `dpgen2-sm cancel {prefix}`",
             err=True,
         )
-        raise typer.Exit(143 if isinstance(ending, Terminated) else 130) from None
+        raise typer.Exit(exit_code(ending)) from None
     raise typer.Exit(EXIT_CODES[state.at])
 
 
 def _prefix(target: str) -> str:
-    from statemachine.runs import find_prefix
+    from statemachine.run.opening import find_prefix
 
     return find_prefix(target)

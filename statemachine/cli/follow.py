@@ -22,8 +22,8 @@ from rich.progress import (
 from rich.text import Text
 
 from conventions.state import ENDED, State
-from statemachine.poller import Poller
-from statemachine.runs import open_poller
+from statemachine.run.opening import open_poller
+from statemachine.run.poller import Poller
 
 from .show import COLUMNS, headline, iteration_line, iteration_rows, iteration_table, status_of, table_line
 

@@ -11,7 +11,7 @@ from .options import ConfigFile, Reason, Target
 
 if TYPE_CHECKING:
     from conventions.state import State
-    from statemachine.poller import Poller
+    from statemachine.run.poller import Poller
 
 
 def pause(target: Target, reason: Reason = "paused by a person") -> None:
@@ -20,8 +20,8 @@ def pause(target: Target, reason: Reason = "paused by a person") -> None:
     A workflow that runs is left to end.
     """
     from statemachine.cli.show import print_state
-    from statemachine.orders import Order
-    from statemachine.runs import find_prefix, open_poller
+    from statemachine.machine.orders import Order
+    from statemachine.run.opening import find_prefix, open_poller
 
     print_state(open_poller(find_prefix(target)).tell(Order("pause", reason)))
 
@@ -33,8 +33,8 @@ def cancel(target: Target, reason: Reason = "cancelled by a person") -> None:
     """
     from conventions.errors import CommandRefused
     from statemachine.cli.show import print_state
-    from statemachine.orders import Order
-    from statemachine.runs import find_prefix, open_poller
+    from statemachine.machine.orders import Order
+    from statemachine.run.opening import find_prefix, open_poller
 
     poller = open_poller(find_prefix(target))
     try:
@@ -58,8 +58,9 @@ def rewind(
     labels are not trained on. `resume`, `step` or a daemon then takes the run up.
     """
     from statemachine.cli.show import print_state
-    from statemachine.orders import Order
-    from statemachine.runs import configuration, find_prefix, open_poller
+    from statemachine.machine.orders import Order
+    from statemachine.run.configuration import configuration
+    from statemachine.run.opening import find_prefix, open_poller
 
     poller = open_poller(find_prefix(target))
     configuration(poller.store, poller.record.load().state, newest=True)  # the one that comes into force is there
@@ -77,8 +78,8 @@ def patch(config: ConfigFile, reason: Reason = "patched by a person") -> None:
     where the engine is) cannot be changed.
     """
     from statemachine.cli.show import print_state, waiting
-    from statemachine.configfile import read_config
-    from statemachine.patching import patch
+    from statemachine.run.config_file import read_config
+    from statemachine.run.patch import patch
 
     state = patch(read_config(config), config.parent, reason)
     print_state(state)

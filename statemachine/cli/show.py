@@ -14,8 +14,8 @@ from conventions.names import STAGES
 from conventions.space import DataSpace, JobFile
 from conventions.state import State
 from statemachine.engine import Phase, Status
-from statemachine.record import Record
-from statemachine.runs import engine_of
+from statemachine.run.opening import engine_of
+from statemachine.run.record import Record
 from statemachine.store import Store, open_store
 
 COLOURS = {"converged": "green", "exhausted": "yellow", "failed": "red", "cancelled": "red"}
@@ -171,7 +171,7 @@ def print_logs(prefix: str, stage: str | None, iteration: int | None, job: int |
 
 
 def print_plan(prefix: str, as_json: bool) -> None:
-    from statemachine.preview import preview
+    from statemachine.run.preview import preview
 
     found = preview(prefix)
     if as_json:

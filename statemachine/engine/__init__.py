@@ -1,5 +1,11 @@
-"""Workflow engines behind one small protocol."""
+"""Where workflows run: one protocol (`base`), one file an engine, one contract test for all.
 
-from .base import Engine, Phase, Status
+What may enter: starting, watching and stopping workflows. Nothing that reads or changes a run's state.
+"""
 
-__all__ = ["Engine", "Phase", "Status"]
+from statemachine.machine import Phase
+
+from .base import Engine, Status
+from .opening import open_engine
+
+__all__ = ["Engine", "Phase", "Status", "open_engine"]

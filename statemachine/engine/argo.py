@@ -10,12 +10,13 @@ from typing import Any
 
 from conventions.cluster import ArgoConfig
 from conventions.errors import EngineError, NotFound
-from operators.pods import STEP_LABEL
-from operators.workflow import SPEC_HASH
+from operators.workflow.builder import SPEC_HASH
+from operators.workflow.pods import STEP_LABEL
+from statemachine.machine import Phase
 
 from .argo_client import AlreadyExists, ArgoClient
-from .base import Phase, Status, name_taken
-from .gate import refuse_secrets
+from .base import Status, name_taken
+from .secret_scan import refuse_secrets
 
 # Never `status.nodes`: that is megabytes for a large stage.
 _STATUS = "metadata.name,metadata.uid,metadata.annotations,status.phase,status.progress,status.message"

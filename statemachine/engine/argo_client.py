@@ -16,7 +16,8 @@ from typing import Any
 
 import httpx
 
-from conventions.cluster import ArgoConfig, check_endpoint
+from conventions.cluster import ArgoConfig
+from conventions.endpoint import check_endpoint
 from conventions.errors import ConfigError, EngineError, NotFound
 from statemachine.logs import known
 

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Protocol
 
 from conventions.errors import NameTaken
-
-
-class Phase(Enum):
-    """What an engine says of a workflow. Only `running` means that it may still write."""
-
-    running = "running"
-    succeeded = "succeeded"
-    failed = "failed"
-    gone = "gone"
+from statemachine.machine import Phase
 
 
 @dataclass(frozen=True)

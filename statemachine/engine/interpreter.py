@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from conventions.errors import Dpgen2Error
+from statemachine.machine import Phase
 from statemachine.store import Store, open_store
 
-from .base import Phase, Status
+from .base import Status
 
 _VARIABLE = re.compile(r"\{\{([^{}]+)\}\}")
 

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from conventions.errors import EngineError
-from operators.workflow import SPEC_HASH
+from operators.workflow.builder import SPEC_HASH
+from statemachine.machine import Phase
 
-from .base import Phase, Status, name_taken
+from .base import Status, name_taken
 
 UID_VARIABLE = "DPGEN2_WORKFLOW_UID"
 

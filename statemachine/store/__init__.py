@@ -1,5 +1,9 @@
-"""Object stores behind one small protocol."""
+"""Where a run's objects are kept: one protocol (`base`), one file a store, one contract test for all.
 
-from .base import Blob, Entry, Store, check_key, open_store
+What may enter: ways to keep and move objects, and checks of a store. Nothing that knows what an object means.
+"""
 
-__all__ = ["Blob", "Entry", "Store", "check_key", "open_store"]
+from .base import Blob, Entry, Store, check_key
+from .opening import open_store, prefix_url
+
+__all__ = ["Blob", "Entry", "Store", "check_key", "open_store", "prefix_url"]

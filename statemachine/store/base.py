@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from conventions.errors import ConfigError, StoreError
+from conventions.errors import StoreError
 
 
 @dataclass(frozen=True)
@@ -102,17 +102,3 @@ def files_below(path: Path, key: str) -> list[Path]:
         return [path]
     found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
     return sorted(file for file in found if stat.S_ISREG(file.lstat().st_mode))
-
-
-def open_store(url: str) -> Store:
-    """The store of a prefix: `file:///absolute/path` or `s3://bucket/path`."""
-    scheme = url.partition("://")[0] if "://" in url else ""
-    if scheme == "file":
-        from .file import FileStore
-
-        return FileStore(url)
-    if scheme == "s3":
-        from .s3 import S3Store
-
-        return S3Store(url)
-    raise ConfigError(f"prefix {url!r}: use file:///absolute/path, or s3://bucket/path")

@@ -13,7 +13,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from conventions.errors import Conflict, NotFound, StoreError
-from operators.s3 import Place, credentials, explain, md5, put_if, status_of
+from operators.pod.s3 import Place, credentials, explain, md5, put_if, status_of
 from statemachine.logs import known
 
 from . import transfer

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
 from conventions.errors import StoreError
-from operators.s3 import THREADS, md5
+from operators.pod.s3 import THREADS, md5
 
 T = TypeVar("T")
 R = TypeVar("R")

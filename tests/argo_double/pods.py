@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
-from statemachine.engine.base import Phase
+from statemachine.engine import Phase
 from statemachine.engine.interpreter import Interpreter
 from statemachine.store import Store
 

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from conventions.errors import NameTaken
-from operators.s3 import Place
+from operators.pod.s3 import Place
 from statemachine.engine import Phase
 from statemachine.engine.local import LocalEngine
 

@@ -9,7 +9,7 @@ import pytest
 
 from conventions.errors import NameTaken
 from conventions.names import canonical_json, sha256
-from operators.workflow import SPEC_HASH
+from operators.workflow.builder import SPEC_HASH
 from statemachine.engine import Engine, Phase, Status
 from statemachine.store import Store
 

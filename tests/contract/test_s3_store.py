@@ -12,7 +12,7 @@ import pytest
 
 from conventions.errors import ConfigError, Conflict, StoreError
 from statemachine.store import Store, open_store, transfer
-from statemachine.store.proof import prove
+from statemachine.store.probe import prove
 from tests import servers
 from tests.e2e.engines import need
 

@@ -65,12 +65,8 @@ def serve() -> None:
     import boto3  # noqa: F401
     import dflow  # noqa: F401
 
-    import statemachine.beginning
-    import statemachine.cli.app
-    import statemachine.cli.follow
-    import statemachine.store.file
-    import statemachine.store.s3
-    import statemachine.submission  # noqa: F401
+    import statemachine.run.begin
+    import statemachine.run.submission  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

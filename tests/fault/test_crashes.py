@@ -7,7 +7,7 @@ import pytest
 from conventions.space import DataSpace
 from conventions.state import State
 from statemachine.engine import Phase
-from statemachine.orders import Order
+from statemachine.machine.orders import Order
 from tests.doubles import Crash, Crashing, FakeEngine, MemoryStore, first_state, poller_of, run_to_end
 
 

@@ -14,10 +14,10 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from operators.poke import send
-from statemachine.beginning import begin
-from statemachine.configfile import read_config
-from statemachine.runs import open_poller
+from operators.pod.hint import send
+from statemachine.run.begin import begin
+from statemachine.run.config_file import read_config
+from statemachine.run.opening import open_poller
 from statemachine.store.file import FileStore
 from tests.conftest import STUBS
 

@@ -12,7 +12,7 @@ import pytest
 
 from conventions.names import STAGES
 from statemachine.engine.local import UID_VARIABLE
-from statemachine.runs import open_poller
+from statemachine.run.opening import open_poller
 from statemachine.store.file import FileStore
 from tests.conftest import STUBS
 

@@ -10,10 +10,10 @@ import pytest
 
 from conventions.errors import CommandRefused, Conflict, StoreError
 from conventions.space import DataSpace
-from operators.claim import ClaimContext, ClaimParams, claim
-from operators.s3 import create_object
-from statemachine.poller import REVOKED
-from statemachine.record import Record
+from operators.pod.claim import ClaimContext, ClaimParams, claim
+from operators.pod.s3 import create_object
+from statemachine.run.poller import REVOKED
+from statemachine.run.record import Record
 from statemachine.store import Store, open_store
 from tests.doubles import FakeEngine, first_state, poller_of
 from tests.servers import Server

@@ -24,10 +24,10 @@ from conventions.cluster import ArgoConfig
 from conventions.errors import Dpgen2Error
 from conventions.space import DataSpace
 from conventions.state import State
-from operators.poke import signed
+from operators.pod.hint import signed
 from statemachine import logs
+from statemachine.daemon.hints import keys_from
 from statemachine.engine.argo_client import ArgoClient
-from statemachine.hook import keys_from
 from statemachine.store import open_store
 from tests import servers
 from tests.argo_double.server import NAMESPACE, ArgoDouble
@@ -220,7 +220,7 @@ def test_a_campaign_gives_no_secret_away(scene: Scene, figure: Figures) -> None:
     daemon.terminate()
     assert scene.finish(daemon) == 0, scene.printed[-1]
     scene.printed += [("served", text) for text in served]
-    assert scene.run("poke", hook, DPGEN2_HOOK_KEY=SECRETS["hook key"]) == 1, "nobody listens any more"
+    assert scene.run("notify", hook, DPGEN2_HOOK_KEY=SECRETS["hook key"]) == 1, "nobody listens any more"
     scene.double.token = SECRETS["token in the environment"]
     for command in ("status", "plan", "logs", "doctor", "step", "resume", "run"):
         scene.run(command, scene.prefix, **token)

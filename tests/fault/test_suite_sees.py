@@ -22,12 +22,12 @@ from conventions.errors import ConfigError, NotFound
 from conventions.state import State
 from statemachine.engine import Phase, Status
 from statemachine.engine.local import LocalEngine
-from statemachine.poller import Poller
-from statemachine.race import race
-from statemachine.record import Record
+from statemachine.run.poller import Poller
+from statemachine.run.record import Record
 from statemachine.store import Blob, Entry, open_store
 from statemachine.store.file import FileStore
-from statemachine.store.proof import prove
+from statemachine.store.probe import prove
+from statemachine.store.race import race
 from tests import servers
 from tests.contract.engine_contract import EngineContract
 from tests.contract.store_contract import StoreContract

@@ -12,12 +12,14 @@ from conventions.documents import StageReport
 from conventions.errors import StoreError
 from conventions.space import StageSpace
 from conventions.state import State
-from statemachine import machine, poller
 from statemachine.engine import Phase
-from statemachine.machine import Action, Cursor, Observation
-from statemachine.orders import Order
-from statemachine.poller import REVOKED, Poller
-from statemachine.record import Loaded, Record
+from statemachine.machine import cursor, transitions
+from statemachine.machine.cursor import Cursor
+from statemachine.machine.orders import Order
+from statemachine.machine.transitions import Action, Observation
+from statemachine.run import poller
+from statemachine.run.poller import REVOKED, Poller
+from statemachine.run.record import Loaded, Record
 
 from .process import Line
 from .world import SPACE
@@ -64,7 +66,7 @@ def method(owner: Any, name: str, instead: Any) -> Switch:
 
 
 _commit, _put, _keep, _take = Record.commit, Line.put, Record.keep, Poller._commit
-_enter, _report, _act, _rewound = Cursor._enter, Poller._report, Poller._act, machine.rewound
+_enter, _report, _act, _rewound = Cursor._enter, Poller._report, Poller._act, cursor.rewound
 
 
 def _believes_any_report(self: Cursor) -> bool:
@@ -142,7 +144,7 @@ def _acts_on_what_is_not_kept(self: Poller, action: Action, loaded: Loaded, seen
 def _rewinds_what_works(state: State, order: Order) -> State:
     if order.trigger == "rewind":
         return state.model_copy(update={**_rewound(state, order), "at": f"{order.stage}.submitting"})
-    return machine.command(state, order)
+    return transitions.command(state, order)
 
 
 def _rewinds_to_the_same_number(state: State, order: Order) -> dict[str, Any]:
@@ -192,10 +194,10 @@ MUTANTS: dict[str, Mutant] = {
         "may still begin", method(poller, "command", _rewinds_what_works), commands=1
     ),
     "a rewind takes a new number": Mutant(
-        "used twice", method(machine, "rewound", _rewinds_to_the_same_number), commands=1
+        "used twice", method(cursor, "rewound", _rewinds_to_the_same_number), commands=1
     ),
     "a patch waits for a new name": Mutant(
-        "another specification", method(machine, "patched", _patches_at_once), commands=1
+        "another specification", method(cursor, "patched", _patches_at_once), commands=1
     ),
     # names and claims
     "a name belongs to one attempt": Mutant("another specification", NAME_OF_ALL, faults=1),

@@ -20,10 +20,10 @@ from conventions.errors import Conflict, Dpgen2Error, EngineError, NotFound, Sto
 from conventions.names import sha256
 from conventions.state import Policy, State
 from statemachine.engine import Phase, Status
-from statemachine.orders import Order
-from statemachine.poller import Poller
-from statemachine.record import Loaded, Record
-from statemachine.restore import restore
+from statemachine.machine.orders import Order
+from statemachine.run.poller import Poller
+from statemachine.run.record import Loaded, Record
+from statemachine.run.restore import restore
 from statemachine.store import Blob, Entry
 from tests.doubles import APPS
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from conventions.errors import CommandRefused, EngineError, StateError, StoreError
 from conventions.names import STAGES, sha256
-from statemachine.orders import why_no_rewind
+from statemachine.machine.orders import why_no_rewind
 
 from .process import (
     ENGINE_TROUBLE,

@@ -23,8 +23,8 @@ from .world import Violation
 def alike() -> Iterator[None]:
     """States that differ in their histories only are the same world; a search says nothing on its way."""
     with (
-        mock.patch("statemachine.record.sha256", lambda data: ""),
-        mock.patch("statemachine.restore.sha256", lambda data: ""),
+        mock.patch("statemachine.run.record.sha256", lambda data: ""),
+        mock.patch("statemachine.run.restore.sha256", lambda data: ""),
     ):
         logging.disable()
         yield

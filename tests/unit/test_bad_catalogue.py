@@ -18,8 +18,8 @@ from botocore.awsrequest import AWSResponse
 from conventions.errors import Conflict, DataError, EngineError, StoreError
 from conventions.names import canonical_json, sha256
 from conventions.state import State
-from statemachine.configfile import read_mapping
-from statemachine.orders import Order
+from statemachine.machine.orders import Order
+from statemachine.run.config_file import read_mapping
 from statemachine.store import open_store
 from statemachine.store.file import FileStore
 from tests.conftest import CONFIG, Cli
@@ -127,9 +127,9 @@ CATALOGUE: dict[int, tuple[str, ...]] = {
          "reason: workflows are asked for by name only"),
     63: (HERE.format("test_refusals_of_a_store"), HERE.format("test_a_storm_of_refused_swaps"),
          "contract/test_s3_store.py::test_what_is_wrong_is_said_in_a_line"),
-    64: ("unit/test_hook.py::test_what_is_not_signed_by_the_key_is_refused",
-         "unit/test_hook.py::test_a_replay_is_refused",
-         "unit/test_hook.py::test_a_hint_of_another_time_is_refused", "unit/test_web.py::test_the_body_is_small",
+    64: ("unit/test_hints.py::test_what_is_not_signed_by_the_key_is_refused",
+         "unit/test_hints.py::test_a_replay_is_refused",
+         "unit/test_hints.py::test_a_hint_of_another_time_is_refused", "unit/test_web.py::test_the_body_is_small",
          "unit/test_web.py::test_slow_clients_keep_nobody_out"),
 }  # fmt: skip
 TESTS = Path(__file__).parents[1]

@@ -17,11 +17,11 @@ from conventions.errors import CommandRefused
 from conventions.names import sha256
 from conventions.space import DataSpace
 from conventions.state import State
-from statemachine import beginning
-from statemachine.beginning import begin, load_data
-from statemachine.configfile import read_config
-from statemachine.record import Record
-from statemachine.runs import configuration
+from statemachine.run import begin as beginning
+from statemachine.run.begin import begin, load_data
+from statemachine.run.config_file import read_config
+from statemachine.run.configuration import configuration
+from statemachine.run.record import Record
 from statemachine.store.base import Arrived
 from tests.conftest import CONFIG, STRUCTURE
 from tests.doubles import Crash, MemoryStore

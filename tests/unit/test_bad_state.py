@@ -17,8 +17,8 @@ from conventions.errors import DataError, StateError
 from conventions.names import MAX_ID, STAGES, canonical_json, derive_seed, format_id, parse_id, sha256, workflow_name
 from conventions.space import DataSpace, DoneKey, JobFile
 from conventions.state import State
-from statemachine.orders import Order
-from statemachine.record import Record
+from statemachine.machine.orders import Order
+from statemachine.run.record import Record
 from tests.conftest import Cli
 from tests.doubles import APPS, FakeEngine, MemoryStore, first_state, poller_of, run_to_end
 
@@ -117,8 +117,8 @@ def test_refused(case: str) -> None:
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run that has just begun; its test copies it."""
-    from statemachine.beginning import begin
-    from statemachine.configfile import read_config
+    from statemachine.run.begin import begin
+    from statemachine.run.config_file import read_config
     from tests.conftest import CONFIG, STRUCTURE
 
     base = tmp_path_factory.mktemp("begun")

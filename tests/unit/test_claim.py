@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conventions.errors import ConfigError, Conflict
-from operators.claim import ClaimContext, ClaimParams, claim
+from operators.pod.claim import ClaimContext, ClaimParams, claim
 from statemachine.store import open_store
 from statemachine.store.file import FileStore
 from tests import servers
@@ -46,7 +46,7 @@ def test_other_prefixes_are_refused() -> None:
 
 def test_a_claim_in_a_folder_needs_the_standard_library_only(tmp_path: Path) -> None:
     code = (
-        "import sys; from operators.claim import *; "
+        "import sys; from operators.pod.claim import *; "
         f"claim(ClaimParams({FileStore.of(tmp_path).url!r}, 'claim/0', 'uid'), ClaimContext()); "
         "print({'boto3', 'pydantic'} & set(sys.modules))"
     )

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from statemachine.orders import Order
-from statemachine.runs import find_prefix, open_poller
+from statemachine.machine.orders import Order
+from statemachine.run.opening import find_prefix, open_poller
 from tests.conftest import CONFIG, STUBS, Cli
 
 COMMAND = [sys.executable, "-c", "from statemachine.cli import main; main()"]

@@ -12,8 +12,8 @@ import pytest
 
 from conventions.errors import ConfigError, NoRun, StateError, StoreError
 from conventions.state import State
-from statemachine import daemon as module
-from statemachine.daemon import Daemon
+from statemachine.daemon import run as module
+from statemachine.daemon.daemon import Daemon
 from statemachine.engine import Phase, Status
 from statemachine.logs import JsonLines, Redactor
 from tests.doubles import MemoryStore, first_state
@@ -267,7 +267,7 @@ def test_a_wall_clock_that_is_set_back_holds_up_no_look(
     now = [0.0]
     daemon = make(interval=10, clock=lambda: now[0])
     with daemon._changed:
-        daemon._changed.wait_for(lambda: all(run.pace.due == 10 and run.begun is None for run in daemon.runs), 20)
+        daemon._changed.wait_for(lambda: all(run.schedule.due == 10 and run.begun is None for run in daemon.runs), 20)
     daemon.catch_up()
     now[0] = 12
     daemon.catch_up()

@@ -22,7 +22,8 @@ from packaging.version import Version
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
-from conventions.cluster import ArgoConfig, looks_like_key
+from conventions.cluster import ArgoConfig
+from conventions.secrets import looks_like_key
 from statemachine.cli.app import app
 
 ROOT = Path(__file__).parents[2]
@@ -191,7 +192,7 @@ def test_variables_are_those_that_the_code_reads() -> None:
     )
     unknown = {(where, key) for where, key in variables() if key not in FOREIGN and f'"{key}"' not in code}
     assert unknown == set()
-    web = (ROOT / "statemachine/web.py").read_text("utf-8")
+    web = (ROOT / "statemachine/daemon/web.py").read_text("utf-8")
     (container,) = dict(templates(overlay("daemon")))["dpgen2-sm"]["containers"]
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert f'"{container[probe]["httpGet"]["path"]}"' in web

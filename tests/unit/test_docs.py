@@ -14,8 +14,8 @@ import typer.main
 
 from operators import registry
 from statemachine.cli.app import EXIT_CODES, app
-from statemachine.configfile import read_config
-from statemachine.machine import MACHINE, STATES
+from statemachine.machine.transitions import STATES, machine
+from statemachine.run.config_file import read_config
 from tests.label_run import LabelRun
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def test_the_diagram_is_up_to_date() -> None:
 def test_the_diagram_shows_every_state() -> None:
     text = (ROOT / "docs" / "machine.md").read_text("utf-8")
     first = text.partition("```mermaid")[2].partition("```")[0]
-    assert set(re.findall(r'state "(.*?)"', first)) == set(STATES) == set(MACHINE.states)
+    assert set(re.findall(r'state "(.*?)"', first)) == set(STATES) == set(machine().states)
 
 
 def test_commands_and_options_exist(page: Path) -> None:
@@ -79,9 +79,16 @@ def test_the_module_tree_is_whole() -> None:
     tree = next(block for block in blocks(ROOT / "README.md", "") if block.startswith("conventions/    names"))
     words = set(re.findall(r"[a-z_0-9]+", tree))
     paths = [path for floor in ("conventions", "statemachine") for path in (ROOT / floor).rglob("*.py")]
-    paths += (ROOT / "operators").glob("*.py")
+    paths += [path for room in (".", "workflow", "pod") for path in (ROOT / "operators" / room).glob("*.py")]
     names = {path.stem for path in paths} - {"__init__"}
     assert names | set(re.findall(r"\w+", " ".join(registry.APPS))) <= words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    """A path in backticks, below one of the packages or the tests."""
+    for path in re.findall(r"`((?:conventions|operators|statemachine|tests)/[\w./]*\w)/?`", page.read_text("utf-8")):
+        assert (ROOT / path).exists(), path
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])

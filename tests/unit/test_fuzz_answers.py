@@ -16,13 +16,13 @@ from botocore.parsers import ResponseParserError
 
 from conventions.cluster import ArgoConfig
 from conventions.errors import EngineError, NotFound
-from operators.poke import NONCE, SIGNATURE, TIMESTAMP, sign
-from operators.workflow import SPEC_HASH
+from operators.pod.hint import NONCE, SIGNATURE, TIMESTAMP, sign
+from operators.workflow.builder import SPEC_HASH
+from statemachine.daemon.hints import Keys, Nonces, Refused, verify
+from statemachine.daemon.web import Server
 from statemachine.engine import Status
 from statemachine.engine.argo import ArgoEngine
-from statemachine.hook import Keys, Nonces, Refused, verify
 from statemachine.store.listing import _PAGE, _parse
-from statemachine.web import Server
 from tests.figures import Figures
 from tests.mutations import LONG, Parser, check
 from tests.unit.test_web import FakeDaemon

@@ -16,17 +16,17 @@ from conventions.errors import ConfigError, DataError, Dpgen2Error, EngineError,
 from conventions.names import canonical_json, sha256
 from conventions.space import DataSpace, JobFile
 from conventions.state import State
-from operators.claim import ClaimContext, ClaimParams, claim
 from operators.explore.lammps_input import fit_template, revise
 from operators.label.cp2k_input import fill, read_template
-from operators.workflow import SPEC_HASH
-from statemachine.beginning import prepare
-from statemachine.configfile import read_config, read_prefix
+from operators.pod.claim import ClaimContext, ClaimParams, claim
+from operators.workflow.builder import SPEC_HASH
 from statemachine.engine.local import LocalEngine
-from statemachine.machine import Observation, decide
-from statemachine.orders import Order
-from statemachine.record import Record
-from statemachine.restore import restore
+from statemachine.machine.orders import Order
+from statemachine.machine.transitions import Observation, decide
+from statemachine.run.begin import prepare
+from statemachine.run.config_file import read_config, read_prefix
+from statemachine.run.record import Record
+from statemachine.run.restore import restore
 from statemachine.store import check_key
 from tests.conftest import CONFIG, STRUCTURE
 from tests.doubles import APPS, FakeEngine, MemoryStore, first_state, poller_of

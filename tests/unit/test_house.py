@@ -63,6 +63,74 @@ def test_imports_point_down_only() -> None:
         assert not imported(path) & {*above, "tests"}, name(path)
 
 
+def arrows(path: Path) -> set[str]:
+    """Files of ours that a file imports, wherever it does: at the top, in a function, under TYPE_CHECKING."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {file for alias in node.names if (file := file_of(alias.name))}
+        elif isinstance(node, ast.ImportFrom):
+            above = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join((*above, *([node.module] if node.module else [])))
+            targets = (file_of(f"{module}.{alias.name}") or file_of(module) for alias in node.names)
+            found |= {file for file in targets if file}
+    return found - {name(path)}
+
+
+def file_of(module: str) -> str | None:
+    """The file of a module of ours; None where there is none."""
+    place = ROOT.joinpath(*module.split("."))
+    files = (place.with_suffix(".py"), place / "__init__.py")
+    return next((name(file) for file in files if module.split(".")[0] in FLOORS and file.is_file()), None)
+
+
+def test_there_are_no_circles() -> None:
+    """Files on a circle cannot be read one after the other: what closes it is in the wrong room."""
+    graph = {name(path): arrows(path) for path in modules()}
+    while free := {file for file, below in graph.items() if not below & set(graph)}:
+        graph = {file: below for file, below in graph.items() if file not in free}
+    assert graph == {}
+
+
+ROOMS = {  # what a room of statemachine may import of the others
+    "machine": set(),
+    "store": {"logs.py"},
+    "engine": {"machine", "store", "logs.py"},
+    "run": {"machine", "store", "engine", "logs.py"},
+    "daemon": {"machine", "store", "engine", "run", "logs.py"},
+    "cli": {"machine", "store", "engine", "run", "daemon", "logs.py"},
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_point_down_only(room: str) -> None:
+    paths = (ROOT / "statemachine" / room).rglob("*.py")
+    found = {file.split("/")[1] for path in paths for file in arrows(path) if file.startswith("statemachine/")}
+    assert found - {room, "__init__.py"} <= ROOMS[room]
+
+
+def test_every_folder_says_what_lives_there() -> None:
+    folders = [path for floor in FLOORS for path in (ROOT / floor).rglob("*") if list(path.glob("*.py"))]
+    for folder in [*folders, *(ROOT / floor for floor in FLOORS)]:
+        assert len((ast.get_docstring(tree(folder / "__init__.py")) or "").split()) > 8, name(folder)
+    rooms = {path.name for path in (ROOT / "statemachine").iterdir() if (path / "__init__.py").exists()}
+    assert rooms == set(ROOMS)
+
+
+def test_the_pod_needs_the_standard_library_and_boto3_only() -> None:
+    for path in (ROOT / "operators" / "pod").glob("*.py"):
+        allowed = {
+            "boto3",
+            "botocore",
+            "conventions",
+            "operators",
+            *(["dpdispatcher", "paramiko"] if "batch" in path.name else []),
+        }
+        assert imported(path) - set(sys.stdlib_module_names) <= allowed, name(path)
+        ours = {file for file in arrows(path) if not file.startswith("operators/pod/")}
+        assert ours <= {"conventions/errors.py", "conventions/endpoint.py"}, name(path)
+
+
 def test_conventions_need_pydantic_only() -> None:
     for path in (ROOT / "conventions").glob("*.py"):
         assert imported(path) - set(sys.stdlib_module_names) <= {"conventions", "pydantic"}, name(path)

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from conventions.hpc import Hpc
 from conventions.space import DataSpace
-from operators import hpc_job
+from operators.pod import batch_waiter
 from operators.registry import app
-from operators.workflow import StageWorkflow, build
+from operators.workflow.builder import StageWorkflow, build
 from statemachine.engine.local import UID_VARIABLE
 from tests.conftest import Cli
 from tests.stage_harness import newest
@@ -142,9 +142,9 @@ def test_the_manifest_is_valid_and_mounts_the_key_for_its_owner() -> None:
 
 def test_what_a_batch_job_inherits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"AWS_SECRET_ACCESS_KEY": "x", "PATH": "p", UID_VARIABLE: "u"})
-    hpc_job.clean_environment("Shell")
+    batch_waiter.clean_environment("Shell")
     assert os.environ == {"PATH": "p", UID_VARIABLE: "u"}
-    hpc_job.clean_environment("Slurm")
+    batch_waiter.clean_environment("Slurm")
     assert os.environ == {"PATH": "p"}
 
 
@@ -253,5 +253,5 @@ def test_a_host_with_another_key_gets_nothing(
     ):
         monkeypatch.setattr(paramiko, "Transport", original)
         with pytest.raises(error, match=words):
-            hpc_job.check_host_keys("127.0.0.1", port, host_key)
+            batch_waiter.check_host_keys("127.0.0.1", port, host_key)
             SSHSession("127.0.0.1", "me", port=port)

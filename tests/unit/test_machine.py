@@ -12,8 +12,8 @@ from conventions.errors import CommandRefused
 from conventions.names import STAGES
 from conventions.state import Convergence, IterationSummary, Policy, State
 from statemachine.engine import Phase
-from statemachine.machine import MACHINE, Action, Observation, command, decide
-from statemachine.orders import Order
+from statemachine.machine.orders import Order
+from statemachine.machine.transitions import Action, Observation, command, decide, machine
 from tests.doubles import APPS, first_state
 
 
@@ -202,9 +202,9 @@ def test_commands_that_do_not_fit_are_refused_with_the_state(at: str, trigger: s
 
 
 def test_every_state_is_reached_and_left() -> None:
-    rows = [row for event in MACHINE.events.values() for group in event.transitions.values() for row in group]
+    rows = [row for event in machine().events.values() for group in event.transitions.values() for row in group]
     edges = {(row.source, row.dest or row.source) for row in rows}
     reached = {"label.submitting"}
     while more := {dest for source, dest in edges if source in reached} - reached:
         reached |= more
-    assert reached == set(MACHINE.states)
+    assert reached == set(machine().states)

@@ -14,11 +14,11 @@ from conventions.names import STAGES, canonical_json, sha256
 from conventions.space import DataSpace
 from conventions.state import Convergence, Goal, IterationSummary, Policy, State
 from statemachine.engine import Phase
-from statemachine.machine import command, decide
-from statemachine.observation import Action, Observation
-from statemachine.orders import Order, adopted, why_no_rewind
+from statemachine.machine.observation import Action, Observation
+from statemachine.machine.orders import Order, adopted, why_no_rewind
+from statemachine.machine.transitions import command, decide
+from statemachine.run.submission import Submission
 from statemachine.store import open_store
-from statemachine.submission import Submission
 from tests.conftest import Cli
 from tests.doubles import APPS, FakeEngine, MemoryStore, first_state, poller_of, run_to_end
 

@@ -15,11 +15,11 @@ from conventions.cluster import ArgoConfig
 from conventions.config import StageConfig
 from conventions.names import STAGES
 from operators.jobs import MAX_JOBS, pack
-from operators.pods import STEP_LABEL
+from operators.pod.s3 import Place
 from operators.registry import app
-from operators.s3 import Place
-from operators.workflow import SPEC_HASH, StageWorkflow
-from statemachine.submission import for_cluster
+from operators.workflow.builder import SPEC_HASH, StageWorkflow
+from operators.workflow.pods import STEP_LABEL
+from statemachine.run.submission import for_cluster
 from tests.argo_double.rules import validate
 
 from .test_workflow import APPS, place
@@ -139,7 +139,7 @@ def test_a_persons_variables_do_not_move_our_places() -> None:
 
 def test_a_hint_that_cannot_be_sent_holds_up_no_run() -> None:
     """A workflow's own deadline is not for its exit handler, which a missing Secret would keep waiting for ever."""
-    assert 0 < template(dressed(), "poke")["activeDeadlineSeconds"] <= 600
+    assert 0 < template(dressed(), "notify")["activeDeadlineSeconds"] <= 600
 
 
 def test_jobs_without_an_image_use_the_engines() -> None:
@@ -157,7 +157,7 @@ def test_only_guard_and_poke_get_keys_and_only_by_name() -> None:
     assert found == {
         ("guard", "AWS_ACCESS_KEY_ID"): KEYS["access_key"],
         ("guard", "AWS_SECRET_ACCESS_KEY"): KEYS["secret_key"],
-        ("poke", "DPGEN2_HOOK_KEY"): {"name": "hook", "key": "key"},
+        ("notify", "DPGEN2_HOOK_KEY"): {"name": "hook", "key": "key"},
     }
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from conventions.errors import Conflict, StoreError
-from statemachine import race as module
-from statemachine.doctor import race_check
-from statemachine.race import race
+from statemachine.run.doctor import race_check
 from statemachine.store import Blob, open_store
+from statemachine.store import race as module
 from statemachine.store.file import FileStore
-from statemachine.store.proof import prove
+from statemachine.store.probe import prove
+from statemachine.store.race import race
 from tests import servers
 from tests.conftest import Cli
 from tests.e2e.engines import need
@@ -80,12 +80,14 @@ def test_answers_that_are_missing_are_no_fault(tmp_path: Path) -> None:
 
 
 def test_the_doctor_races_on_demand(stub_run: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statemachine.doctor.race", lambda store, progress: race(store, progress, rounds=2, swaps=1))
+    monkeypatch.setattr(
+        "statemachine.run.doctor.race", lambda store, progress: race(store, progress, rounds=2, swaps=1)
+    )
     monkeypatch.setattr("shutil.which", lambda program, path: f"/bin/{program}")
     code, output, _ = cli("doctor", stub_run, "--race", "--json")
     assert code == 0 and json.loads(output)[-1]["what"] == "race"
     broken = lambda store, progress: race(Careless.of(tmp_path / "x"), progress, writers=2, rounds=2, swaps=1)  # noqa: E731
-    monkeypatch.setattr("statemachine.doctor.race", broken)
+    monkeypatch.setattr("statemachine.run.doctor.race", broken)
     code, output, _ = cli("doctor", stub_run, "--race")
     assert code == 1 and "2 with more than one winner" in output and "not atomic" in output
     code, _, errors = cli("doctor", "--race")
@@ -102,7 +104,7 @@ class Refusing(FileStore):
 
 
 def test_there_is_no_race_where_nobody_can_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statemachine.doctor.open_store", lambda url: Refusing(url))
+    monkeypatch.setattr("statemachine.run.doctor.open_store", lambda url: Refusing(url))
     check = race_check(str(tmp_path), lambda done, total: None)
     assert not check.good and "refuses to replace what has not changed" in check.detail
 

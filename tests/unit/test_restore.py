@@ -16,11 +16,11 @@ from conventions.errors import CommandRefused, Conflict, NoRun, StateError, Stor
 from conventions.names import STAGES, canonical_json, sha256
 from conventions.space import DataSpace
 from conventions.state import State
-from statemachine.configfile import read_prefix
-from statemachine.orders import Order
-from statemachine.record import Record
-from statemachine.restore import restore
-from statemachine.runs import open_poller
+from statemachine.machine.orders import Order
+from statemachine.run.config_file import read_prefix
+from statemachine.run.opening import open_poller
+from statemachine.run.record import Record
+from statemachine.run.restore import restore
 from statemachine.store import Store, open_store
 from tests.conftest import Cli
 from tests.doubles import Crash, Crashing, FakeEngine, MemoryStore, first_state, poller_of, run_to_end

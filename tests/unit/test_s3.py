@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from conventions.errors import ConfigError, StoreError
-from operators.s3 import Place
-from statemachine.runs import prefix_url
+from operators.pod.s3 import Place
 from statemachine.store import open_store
+from statemachine.store.opening import prefix_url
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_typing_error_is_explained() -> None:
 def test_naming_a_prefix_pays_for_no_client() -> None:
     """Also `validate` and tab completion name it."""
     code = (
-        "import sys; from pathlib import Path; from statemachine.runs import prefix_url; "
+        "import sys; from pathlib import Path; from statemachine.store import prefix_url; "
         "prefix_url('s3://bucket/run', Path()); print('boto3' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

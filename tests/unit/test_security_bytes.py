@@ -25,7 +25,7 @@ from operators.label import cp2k
 from operators.label.frames import LabelPlan, PlanParams, frames_to_label
 from operators.sums import SUMS, user_file, verify, write_sums
 from operators.train import dp_model
-from statemachine.submission import Submission
+from statemachine.run.submission import Submission
 from tests.doubles import MemoryStore, first_state
 from tests.label_run import add_file
 from tests.select_run import STUBS, SelectRun, deviations, dump
@@ -131,7 +131,9 @@ class Job:
         places = {"JOB": "in", "PREVIOUS": "store", "OUT": "place/out", "LOG": "place/log", "DONE": "place/done"}
         env = {f"JOB_{name}": str(self.root / place) for name, place in places.items()}
         more = {"JOB_ID": "000000", "LEDGER": str(self.root / "ledger"), "FAIL": str(self.root / "fail")}
-        code = subprocess.run(["sh", str(files("operators") / "job.sh")], env={**os.environ, **env, **more}).returncode
+        code = subprocess.run(
+            ["sh", str(files("operators.pod") / "job.sh")], env={**os.environ, **env, **more}
+        ).returncode
         return code, json.loads((self.root / "place/done").read_text())
 
     def publish(self) -> None:

@@ -20,15 +20,15 @@ import pytest
 from conventions.config import LabelledData
 from conventions.errors import ConfigError, DataError, NotFound, StoreError
 from conventions.space import DataSpace
-from operators import workflow
-from operators.claim import claim
-from operators.runner import load
+from operators.pod.claim import claim
+from operators.pod.runner import load
 from operators.select.duplicates import dataset_keys
 from operators.select.pool import load_scores
-from operators.shipping import ship
 from operators.structures import _read
-from statemachine.beginning import load_data
-from statemachine.configfile import read_config
+from operators.workflow import builder as workflow
+from operators.workflow.shipping import ship
+from statemachine.run.begin import load_data
+from statemachine.run.config_file import read_config
 from statemachine.store import Store, open_store
 from statemachine.store.file import FileStore
 from tests import servers
@@ -45,9 +45,9 @@ FORBIDDEN = {
     "yaml.unsafe_load", "tarfile", "shutil.unpack_archive", "tempfile.mktemp", "joblib", "torch.load",
 }  # fmt: skip
 ALLOWED = {
-    ("operators/shipping.py", "zipfile"): "packs our own code; nothing is unpacked",
+    ("operators/workflow/shipping.py", "zipfile"): "packs our own code; nothing is unpacked",
     ("operators/select/pool.py", "zipfile"): "the name of an exception of np.load",
-    ("statemachine/configfile.py", "yaml.load"): "the method of a ruamel.yaml.YAML(typ='safe')",
+    ("statemachine/run/config_file.py", "yaml.load"): "the method of a ruamel.yaml.YAML(typ='safe')",
 }
 
 

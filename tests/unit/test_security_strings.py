@@ -18,11 +18,11 @@ from ase.build import bulk
 from conventions.errors import ConfigError, DataError, Dpgen2Error
 from conventions.names import STAGES
 from conventions.space import DataSpace
+from operators.pod.s3 import Place
 from operators.registry import app, load_config
-from operators.s3 import Place
-from operators.workflow import build
+from operators.workflow.builder import build
+from statemachine.run.submission import for_cluster
 from statemachine.store.file import FileStore
-from statemachine.submission import for_cluster
 from tests.conftest import CONFIG, STUBS
 from tests.explore_run import ExploreRun
 from tests.figures import Figures
@@ -242,7 +242,7 @@ def test_the_wrapper_takes_names_as_they_are(tmp_path: Path) -> None:
     spots = {"JOB": "in", "PREVIOUS": "none", "OUT": "place/out", "LOG": "place/log", "DONE": "place/done"}
     env = {f"JOB_{name}": str(root / spot) for name, spot in spots.items()}
     done = subprocess.run(
-        ["sh", str(files("operators") / "job.sh")], cwd=root, env={**os.environ, **env, "JOB_ID": "000000"}
+        ["sh", str(files("operators.pod") / "job.sh")], cwd=root, env={**os.environ, **env, "JOB_ID": "000000"}
     )
     assert list(tmp_path.rglob("canary")) == []
     assert sorted(path.name for path in (root / "place/out/task.000000").iterdir()) == sorted(outputs)

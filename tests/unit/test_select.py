@@ -18,7 +18,7 @@ from conventions.errors import ConfigError, DataError
 from operators.select import score
 from operators.select.dump import parse_frame
 from operators.select.model_devi import check
-from operators.shipping import pack
+from operators.workflow.shipping import pack
 from tests.select_run import SelectRun, config, deviations, dump, frame, recorded
 from tests.stage_harness import record
 

@@ -14,10 +14,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from conventions.errors import ConfigError
-from operators.poke import NONCE, SIGNATURE, TIMESTAMP, sign, signed
-from statemachine import web
-from statemachine.hook import Keys
-from statemachine.web import BODY, CONNECTIONS, Server, address
+from operators.pod.hint import NONCE, SIGNATURE, TIMESTAMP, sign, signed
+from statemachine.daemon import web
+from statemachine.daemon.hints import Keys
+from statemachine.daemon.web import BODY, CONNECTIONS, Server, address
 from tests.conftest import Cli
 from tests.doubles import first_state
 
@@ -211,15 +211,15 @@ def test_without_a_key_there_are_no_hooks(server: Server, daemon: FakeDaemon, mo
 
 def test_dpgen2_sm_poke(server: Server, daemon: FakeDaemon, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     hook = f"{server.url}/hook"
-    assert cli("poke", hook)[0] == 2
+    assert cli("notify", hook)[0] == 2
     monkeypatch.setenv("DPGEN2_HOOK_KEY", KEY)
-    assert cli("poke", hook) == (0, "the daemon looks now\n", "")
+    assert cli("notify", hook) == (0, "the daemon looks now\n", "")
     assert daemon.hints == 1
-    assert cli("poke", "ftp://host/hook")[0] == cli("poke", "http://user:pw@host/hook")[0] == 2
-    code, _, errors = cli("poke", server.url)
+    assert cli("notify", "ftp://host/hook")[0] == cli("notify", "http://user:pw@host/hook")[0] == 2
+    code, _, errors = cli("notify", server.url)
     assert code == 1 and "404: hints go to /hook" in errors
     monkeypatch.setenv("DPGEN2_HOOK_KEY", "K" * 32)
-    code, _, errors = cli("poke", hook)
+    code, _, errors = cli("notify", hook)
     assert code == 1 and "403" in errors and "K" * 32 not in errors
 
 
@@ -229,7 +229,7 @@ def test_a_redirect_is_not_followed(cli: Cli, monkeypatch: pytest.MonkeyPatch, s
 
     monkeypatch.setattr(web._Handler, "do_POST", elsewhere)
     monkeypatch.setenv("DPGEN2_HOOK_KEY", KEY)
-    code, _, errors = cli("poke", f"{server.url}/hook")
+    code, _, errors = cli("notify", f"{server.url}/hook")
     assert code == 1 and "answered 307" in errors
 
 

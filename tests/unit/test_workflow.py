@@ -14,8 +14,8 @@ import pytest
 from conventions.names import STAGES, sha256
 from conventions.space import DataSpace, StageSpace
 from operators.registry import app
-from operators.shipping import pack, ship
-from operators.workflow import SPEC_HASH, StageWorkflow, build
+from operators.workflow.builder import SPEC_HASH, StageWorkflow, build
+from operators.workflow.shipping import pack, ship
 from tests.stage_harness import newest
 
 APPS = {"label": "cp2k", "train": "deepmd", "explore": "lammps", "select": "model_devi"}
@@ -107,7 +107,7 @@ def run_shipped(tmp_path: Path, function: bytes, packages: dict[str, Path]) -> s
 
 
 def shipped_claim(tmp_path: Path) -> tuple[bytes, dict[str, Path]]:
-    from operators.claim import claim
+    from operators.pod.claim import claim
 
     shipped = ship(claim, DataSpace(APPS))
     paths = {}

@@ -1,0 +1,149 @@
+"""A stage's manifest for a cluster: what its pods ask of Kubernetes, and where Argo finds the artifacts.
+
+The builder's manifest says what is done; this says where. Nothing here is a secret: credentials are named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from conventions.cluster import ArgoConfig, Pod, Repository, SecretKey
+from conventions.config import StageConfig
+from operators.pod.s3 import Place
+
+from .builder import seal
+
+STEP_LABEL = "dpgen2-sm/step"
+_ROOT = "/dpgen2"
+_MONTH = 30 * 24 * 3600
+_HINT = 600  # seconds
+_JOB = "job"
+
+
+def dress(manifest: dict[str, Any], engine: ArgoConfig, stage: StageConfig, store: Place) -> dict[str, Any]:
+    """The manifest as Argo gets it. Changes and returns `manifest`.
+
+    Parameters
+    ----------
+    engine, stage
+        Settings of the run's engine and of the stage's jobs.
+    store
+        The run's prefix as the configuration names it.
+    """
+    spec = manifest["spec"]
+    manifest["metadata"]["labels"].update(engine.labels)
+    # The poller deletes what it has consumed. An earlier end by a cluster's default would free the name too soon.
+    spec["ttlStrategy"] = dict.fromkeys(
+        ("secondsAfterCompletion", "secondsAfterSuccess", "secondsAfterFailure"), _MONTH
+    )
+    spec["podGC"] = {"strategy": "OnPodSuccess"}
+    if engine.service_account:
+        spec["serviceAccountName"] = engine.service_account
+    if engine.hours:
+        spec["activeDeadlineSeconds"] = _seconds(engine.hours)
+    if engine.repository.config_map:
+        reference = {"configMap": engine.repository.config_map, "key": engine.repository.key}
+        spec["artifactRepositoryRef"] = {name: value for name, value in reference.items() if value}
+    place = coordinates(engine.repository, store)
+    for artifact in _artifacts(spec):
+        artifact["s3"].update(place)
+    for template in spec["templates"]:
+        if "script" in template:
+            pod = stage.pod if template["name"] == _JOB else engine.pod
+            own = _secrets_of(template["name"], engine)
+            _dress_template(template, pod.model_copy(update={"secrets": {**pod.secrets, **own}}))
+            if template["name"] == "notify":  # the workflow's own deadline is not for its last pod, and the run waits
+                template["activeDeadlineSeconds"] = _HINT
+    return seal(manifest)
+
+
+def coordinates(repository: Repository, store: Place) -> dict[str, Any]:
+    """What an artifact says of its place beside its key; nothing where the cluster knows the repository."""
+    endpoint = repository.endpoint or store.endpoint
+    if repository.config_map or not (repository.endpoint or repository.credentials):
+        return {}
+    scheme, _, host = (endpoint or "https://s3.amazonaws.com").partition("://")
+    found: dict[str, Any] = {"bucket": store.bucket, "endpoint": host, "insecure": scheme == "http"}
+    if store.region:
+        found["region"] = store.region
+    if repository.credentials is None:
+        return {**found, "useSDKCreds": True}
+    secrets = repository.credentials
+    return {
+        **found,
+        "accessKeySecret": secrets.access_key.model_dump(),
+        "secretKeySecret": secrets.secret_key.model_dump(),
+    }
+
+
+def _dress_template(template: dict[str, Any], pod: Pod) -> None:
+    script = template["script"]
+    for artifact in template["inputs"].get("artifacts", []):
+        # Argo's executor may be another user than the image's, and keeps what it fetches to itself.
+        artifact.update(mode=0o755, recurseMode=True)
+    template["metadata"] = {"labels": {STEP_LABEL: template["name"]}}
+    # A pod that the cluster lost is repeated; a script that failed is the next attempt's matter.
+    template["retryStrategy"] = {
+        "limit": "3",
+        "retryPolicy": "OnError",
+        "backoff": {"duration": "10s", "factor": "2", "maxDuration": "10m"},
+    }
+    if pod.hours:
+        template["activeDeadlineSeconds"] = _seconds(pod.hours)
+    # On a volume of the pod every user may write, also where an image's root is read-only.
+    template["volumes"] = [
+        *template.get("volumes", []),
+        {"name": "dpgen2", "emptyDir": {"sizeLimit": pod.scratch} if pod.scratch else {}},
+    ]
+    script["volumeMounts"] = [*script.get("volumeMounts", []), {"name": "dpgen2", "mountPath": _ROOT}]
+    resources = _resources(pod)
+    if resources:
+        script["resources"] = {"requests": resources, "limits": resources}
+    if pod.pull_policy:
+        script["imagePullPolicy"] = pod.pull_policy
+    script["env"] = [*_environment(pod), *script.get("env", [])]  # of two with one name the last counts: ours
+    if pod.node_selector:
+        template["nodeSelector"] = pod.node_selector
+    if pod.tolerations:
+        template["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in pod.tolerations]
+    if pod.patch:
+        template["podSpecPatch"] = json.dumps(pod.patch, sort_keys=True)
+
+
+def _resources(pod: Pod) -> dict[str, str]:
+    found = {"cpu": f"{pod.cpu:g}" if pod.cpu else None, "memory": pod.memory}
+    found[pod.gpu_resource] = str(pod.gpu) if pod.gpu else None
+    return {name: value for name, value in found.items() if value}
+
+
+def _environment(pod: Pod) -> list[dict[str, Any]]:
+    plain = [{"name": name, "value": value} for name, value in pod.env.items()]
+    return plain + [
+        {"name": name, "valueFrom": {"secretKeyRef": secret.model_dump()}} for name, secret in pod.secrets.items()
+    ]
+
+
+def _secrets_of(step: str, engine: ArgoConfig) -> dict[str, SecretKey]:
+    """The guard writes its claim into the store itself, and the last pod signs its hint: only they get the keys."""
+    keys = engine.repository.credentials
+    if step == "guard" and keys:
+        return {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}
+    if step == "notify" and engine.hook:
+        return {"DPGEN2_HOOK_KEY": engine.hook.key}
+    return {}
+
+
+def _artifacts(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every artifact with a key: inputs of steps and hooks, outputs of templates."""
+    arguments = [spec.get("hooks", {}).get("exit", {}).get("arguments", {})]
+    for template in spec["templates"]:
+        arguments += [step["arguments"] for group in template.get("steps", []) for step in group]
+        arguments.append(template.get("outputs", {}))
+    for argument in arguments:
+        yield from (artifact for artifact in argument.get("artifacts", []) if "s3" in artifact)
+
+
+def _seconds(hours: float) -> int:
+    return max(1, round(hours * 3600))

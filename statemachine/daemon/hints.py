@@ -1,0 +1,118 @@
+"""Who may wake the daemon: signed hints, each accepted once. Pure: key, time and memory are given."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.message import Message
+from pathlib import Path
+
+from conventions.errors import ConfigError
+from operators.pod.hint import KEY, NONCE, SIGNATURE, TIMESTAMP, sign
+
+TOKEN = "DPGEN2_HOOK_TOKEN"
+KEY_FILE = f"{KEY}_FILE"
+SHORTEST = 16  # characters of a key or token
+WINDOW = 300  # seconds that a hint's time may be off
+NONCES = 10_000  # accepted hints that are remembered
+
+
+class Refused(Exception):
+    """A hint that is not accepted; `status` is for the answer."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What hints are checked with; empty: no such hints are accepted."""
+
+    key: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+
+
+class Nonces:
+    """The hints that were accepted lately. Bounded; only who has the key can fill it."""
+
+    def __init__(self, size: int = NONCES) -> None:
+        self._size = size
+        self._until: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def accept(self, nonce: str, until: float, now: float) -> None:
+        """Remember a nonce until it is too old anyway; raise `Refused` when it was seen before."""
+        with self._lock:
+            if nonce in self._until:
+                raise Refused(409, "this hint was sent before")
+            if len(self._until) >= self._size:
+                self._until = {old: end for old, end in self._until.items() if end >= now}
+            if len(self._until) >= self._size:
+                raise Refused(429, "too many hints")
+            self._until[nonce] = until
+
+
+def keys_from(environ: Mapping[str, str]) -> Keys:
+    """Key and token as the environment gives them.
+
+    Raises
+    ------
+    ConfigError
+        When one is too short, or a key file cannot be read.
+    """
+    key, file = environ.get(KEY, "").strip(), environ.get(KEY_FILE, "")
+    if key and file:
+        raise ConfigError(f"{KEY} and {KEY_FILE} are both set: keep one of them")
+    if file:
+        try:
+            key = Path(file).read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{KEY_FILE}: {file} cannot be read: {getattr(error, 'strerror', '') or 'no text'}"
+            ) from None
+        if not key:
+            raise ConfigError(f"{KEY_FILE}: {file} is empty; `openssl rand -hex 32` makes a good key")
+    token = environ.get(TOKEN, "").strip()
+    for name, value in ((KEY_FILE if file else KEY, key), (TOKEN, token)):
+        if value and len(value) < SHORTEST:
+            raise ConfigError(
+                f"{name}: {len(value)} characters are too short, use {SHORTEST} or more; `openssl rand -hex 32` "
+                "makes a good one"
+            )
+    return Keys(key, token)
+
+
+def verify(keys: Keys, headers: Mapping[str, str] | Message, body: bytes, now: float, nonces: Nonces) -> None:
+    """Accept a hint, or raise `Refused`. Who does not have the key learns nothing but that.
+
+    Parameters
+    ----------
+    headers
+        Of the request: `X-Dpgen2-Timestamp`, `-Nonce` and `-Signature`; or `Authorization: Bearer` with the token.
+    now
+        Seconds since the epoch.
+    """
+    if not (keys.key or keys.token):
+        raise Refused(404, f"hooks are off: the daemon has no {KEY}")
+    bearer = headers.get("Authorization")
+    if keys.token and bearer is not None:
+        scheme, _, token = bearer.partition(" ")
+        if scheme.lower() != "bearer" or not _same(token.strip(), keys.token):
+            raise Refused(403, "not a hint of ours: the bearer token is wrong")
+        return
+    timestamp, nonce, signature = (headers.get(name, "") for name in (TIMESTAMP, NONCE, SIGNATURE))
+    formed = re.fullmatch("[0-9]{1,12}", timestamp) and re.fullmatch("[A-Za-z0-9_-]{16,64}", nonce)
+    if not keys.key or not formed or not _same(signature, sign(keys.key, timestamp, nonce, body)):
+        raise Refused(403, "not a hint of ours: the signature is missing or wrong")
+    if abs(now - int(timestamp)) > WINDOW:
+        raise Refused(403, f"the hint's time is more than {WINDOW} s off: are the clocks right?")
+    nonces.accept(nonce, int(timestamp) + WINDOW, now)
+
+
+def _same(given: str, right: str) -> bool:
+    """In a time that tells nothing; bytes, since text that is not ASCII cannot be compared so."""
+    return hmac.compare_digest(given.encode("utf-8", "replace"), right.encode("utf-8"))

@@ -1,0 +1,97 @@
+"""A run that the daemon advances."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from conventions.errors import Dpgen2Error
+from conventions.state import State
+from statemachine import logs
+from statemachine.run.opening import open_poller
+from statemachine.run.poller import Poller
+
+from .schedule import Schedule
+
+log = logging.getLogger("dpgen2-sm")
+
+
+class Run:
+    """A run that the daemon advances, and what is known of it.
+
+    Parameters
+    ----------
+    prefix
+        Its URL.
+    schedule
+        When it is looked at.
+    redactor
+        Is told the secrets of its store.
+    """
+
+    def __init__(self, prefix: str, schedule: Schedule, redactor: logs.Redactor) -> None:
+        self.prefix, self.schedule, self.redactor = prefix, schedule, redactor
+        self.poller: Poller | None = None
+        self.state: State | None = None
+        self.begun: float | None = None  # when the step that is under way began
+        self.job: Any = None  # the timer's job of the next look
+        self.hinted = False  # a hint came during that step
+        self.steps: int = 0
+        self.failures: int = 0
+        self.transitions: int = 0
+        self.seconds: float | None = None
+        self.last_good: float | None = None
+        self.jobs: tuple[int, int] | None = None
+        self.error = ""
+
+    @property
+    def over(self) -> bool:
+        return self.state is not None and self.state.ended
+
+    def open(self) -> Poller:
+        """The poller, kept from step to step; opened anew after an error."""
+        if self.poller is None:
+            poller = open_poller(self.prefix, self._committed)
+            self.redactor.hide(poller.store.secrets())
+            self.poller = poller
+        return self.poller
+
+    def step(self) -> dict[str, bool]:
+        """Advance the run; return what its schedule has to know. Never raises: one bad run must not stop the others."""
+        began, before = time.monotonic(), self.state
+        self.steps += 1
+        try:
+            poller = self.open()
+            self.state = state = poller.step()
+            status = poller.status if state.at.endswith(".running") else None
+            self.jobs = (status.finished, status.total) if status else None
+            self.last_good, self.error = time.time(), ""
+            return {"changed": before is None or state.version != before.version, "ended": state.ended}
+        except Exception as error:
+            self.poller = None
+            self.failures += 1
+            self.error = self.redactor.redact(one_line(error))
+            return {"failed": True}
+        finally:
+            self.seconds = time.monotonic() - began
+
+    def extra(self, event: str) -> dict[str, Any]:
+        """The fields of a line of the log."""
+        known = {"event": event, "prefix": self.prefix}
+        if (state := self.state) is None:
+            return known
+        fields = ("run", "iteration", "stage", "at", "attempt", "version")
+        return known | {name: getattr(state, name) for name in fields}
+
+    def _committed(self, state: State) -> None:
+        self.state = state
+        self.transitions += 1
+        line = f"{state.run} iteration {state.iteration} {state.at} {state.reason}"
+        log.info("%s", line.rstrip(), extra=self.extra("state"))
+
+
+def one_line(error: BaseException) -> str:
+    """An error as a line of the log."""
+    text = str(error) if isinstance(error, Dpgen2Error | OSError) else f"{type(error).__name__}: {error}"
+    return "; ".join(text.split("\n"))

@@ -1,0 +1,63 @@
+"""The daemon as a process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+
+from operators.pod.hint import KEY
+from statemachine import logs
+
+from .daemon import LATE, Daemon
+from .hints import KEY_FILE, TOKEN, keys_from
+from .web import Server, address
+
+log = logging.getLogger("dpgen2-sm")
+
+
+def serve(prefixes: list[str], interval: float, listen: str | None, json_lines: bool, stay: bool) -> None:
+    """Advance runs until all have ended, or until SIGTERM or SIGINT; a step that was begun is finished.
+
+    Parameters
+    ----------
+    listen
+        Where to answer probes and take hints, `HOST:PORT` or a port; None: nowhere.
+    json_lines
+        Log JSON, not text.
+    stay
+        Do not end when all runs have ended.
+    """
+    keys = keys_from(os.environ)
+    for name in (KEY, KEY_FILE, TOKEN):
+        os.environ.pop(name, None)  # jobs of the local engine inherit the rest
+    redactor = logs.set_up(json_lines, [keys.key, keys.token])
+    daemon = Daemon(prefixes, interval, redactor, stay)
+    received: list[str] = []
+
+    def stop(number: int, frame: object) -> None:
+        received.append(signal.Signals(number).name)
+        daemon.all_over.set()
+
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(kind, stop)
+    server = Server(address(listen), daemon, keys) if listen is not None else None
+    try:
+        daemon.open()
+        if server is not None:
+            hooks = "on" if keys.key or keys.token else "off: set DPGEN2_HOOK_KEY to turn them on"
+            log.info("listening on %s; hooks are %s", server.url, hooks, extra={"event": "listening"})
+        if not received:
+            daemon.start()
+        while not daemon.all_over.wait(LATE):
+            daemon.catch_up()
+    finally:
+        unfinished = daemon.stop()
+        if server is not None:
+            server.stop()
+    why = f"stopped by {received[0]}; workflows that were submitted go on" if received else "all runs have ended"
+    log.info("%s", why, extra={"event": "stopped"})
+    if unfinished:
+        log.warning("left in the middle of a step, which is safe: %s", ", ".join(unfinished))
+        logging.shutdown()
+        os._exit(0)  # their threads would be waited for

@@ -1,0 +1,237 @@
+"""What the transitions are made of: guards, which read a state and what was seen, and effects, which change it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from conventions.names import STAGES
+from conventions.state import Goal, IterationSummary, State
+
+from .observation import Action, Observation, Phase
+from .orders import Order, adopted, new_row, patched, rewound, why_no_patch, why_no_rewind
+
+NOTHING, UNSEEN = Order(""), Observation()
+
+
+@dataclass
+class Cursor:
+    """The model that `transitions` moves: guards read it, effects write `changes` and `action`."""
+
+    doc: State
+    seen: Observation = UNSEEN
+    action: Action = Action.WAIT
+    changes: dict[str, Any] = field(default_factory=dict)
+    order: Order = NOTHING
+
+    def __post_init__(self) -> None:
+        self.state = self.doc.at
+        if self.doc.goal and self.order is NOTHING:
+            self.order = Order("rewind", self.doc.reason, self.doc.goal.iteration, self.doc.goal.stage)
+
+    # --- guards -------------------------------------------------------------------------------------------
+
+    def held(self) -> bool:
+        return self.doc.hold
+
+    def submitted(self) -> bool:
+        return self.seen.submitted
+
+    def unchecked(self) -> bool:
+        return self.seen.phase is None
+
+    def alive(self) -> bool:
+        return self.seen.phase is Phase.running
+
+    def unlooked(self) -> bool:
+        return not self.seen.looked
+
+    def complete(self) -> bool:
+        report, doc = self.seen.report, self.doc
+        return (
+            report is not None
+            and report.complete
+            and (report.stage, report.iteration) == (doc.stage, doc.iteration)
+            and self.seen.finished >= report.jobs.finished
+        )
+
+    def doubtful(self) -> bool:
+        """The workflow seemed dead when it was last asked about: ask again before acting."""
+        return self.seen.phase is not Phase.succeeded and self.seen.checks < 2
+
+    def unrevoked(self) -> bool:
+        return self.seen.revoked is None
+
+    def unsure_of_claim(self) -> bool:
+        """The workflow had its claim: only its death lets the attempt be given up."""
+        return self.seen.revoked is False and self.seen.checks < 3
+
+    def may_retry(self) -> bool:
+        return self._stalled() <= self.doc.policy.retries[self.doc.stage]
+
+    def has_work(self) -> bool:
+        return self.seen.report is not None and self.seen.report.next
+
+    def is_final(self) -> bool:
+        return self.doc.final != ""
+
+    def final_converged(self) -> bool:
+        return self.doc.final == "converged"
+
+    def last_stage_clean(self) -> bool:
+        return self._clean() and self.doc.explore_stage + 1 >= self.doc.policy.explore_stages
+
+    def goes_on(self) -> bool:
+        """Another iteration is allowed and would not repeat the same one."""
+        another = self.doc.round + 1 < self.doc.policy.max_iterations
+        return another and (self.has_work() or self._accurate())
+
+    def unterminated(self) -> bool:
+        return not self.seen.terminated
+
+    def going_back(self) -> bool:
+        return self.doc.goal is not None
+
+    def may_rewind(self) -> bool:
+        return not why_no_rewind(self.doc, self.order.iteration, self.order.stage)
+
+    def may_patch(self) -> bool:
+        return self.order.policy is not None and not why_no_patch(self.doc, self.order.policy)
+
+    # --- effects ------------------------------------------------------------------------------------------
+
+    def ask_submit(self) -> None:
+        self.action = Action.SUBMIT
+
+    def ask_check(self) -> None:
+        self.action = Action.CHECK
+
+    def ask_look(self) -> None:
+        self.action = Action.LOOK
+
+    def ask_revoke(self) -> None:
+        self.action = Action.REVOKE
+
+    def ask_terminate(self) -> None:
+        self.action = Action.TERMINATE
+
+    def begin(self) -> None:
+        self._change(reason="submitted")
+
+    def next_stage(self) -> None:
+        self._enter(self.state.partition(".")[0])
+
+    def next_iteration(self) -> None:
+        """After select: on to the next one; without new labels the models stay, and exploration repeats or moves on."""
+        clean = self.doc.clean + 1 if self._accurate() else 0
+        moved = {"explore_stage": self.doc.explore_stage + 1, "clean": 0} if self._clean() else {"clean": clean}
+        self._enter(self.state.partition(".")[0], iteration=self.doc.iteration + 1, **moved, **adopted(self.doc))
+
+    def last_labels(self) -> None:
+        """The run is over but for labelling what was chosen last, and training on it."""
+        final = "converged" if self.last_stage_clean() else "exhausted"
+        self._enter("label", iteration=self.doc.iteration + 1, final=final, **adopted(self.doc))
+
+    def finish(self) -> None:
+        ending = {
+            "converged": "exploration converged; the models are trained with the last labels",
+            "exhausted": self._why_exhausted(),
+        }[self.state]
+        self._change(reason=ending, trail=self._trail())
+
+    def retry(self) -> None:
+        self._change(
+            attempt=self.doc.attempt + 1,
+            stalled=self._stalled(),
+            finished=max(self.doc.finished, self.seen.finished),
+            reason=f"attempt {self.doc.attempt} ended unfinished: {self._trouble()}",
+        )
+
+    def fail(self) -> None:
+        self._change(
+            finished=max(self.doc.finished, self.seen.finished),
+            stalled=self._stalled(),
+            reason=f"{self.doc.stage} of iteration {self.doc.iteration} failed: {self._trouble()}",
+        )
+
+    def no_work(self) -> None:
+        self._change(
+            reason=f"{self.doc.stage} of iteration {self.doc.iteration} left nothing to go on with: {self._trouble()}"
+        )
+
+    def hold(self) -> None:
+        self._change(hold=True, reason=self.order.reason)
+
+    def release(self) -> None:
+        self._change(hold=False, reason=self.order.reason)
+
+    def revive(self) -> None:
+        attempt = {"attempt": self.doc.attempt + 1, "stalled": 0}
+        config = adopted(self.doc) if self.doc.next_keeps_sha256 == self.doc.config_sha256 else {}
+        self._change(**attempt, hold=False, reason=self.order.reason, **config)
+
+    def stop_to_go_back(self) -> None:
+        goal = Goal(iteration=self.order.iteration, stage=self.order.stage)  # type: ignore[arg-type]
+        self._change(goal=goal, reason=self.order.reason)
+
+    def go_back(self) -> None:
+        self._change(**rewound(self.doc, self.order))
+
+    def patch(self) -> None:
+        self._change(**patched(self.doc, self.order))
+
+    def note(self) -> None:
+        self._change(reason=self.order.reason, goal=None)
+
+    # --- helpers ------------------------------------------------------------------------------------------
+
+    def _change(self, **changes: Any) -> None:
+        self.changes.update(changes)
+        self.action = Action.COMMIT
+
+    def _enter(self, stage: str, **changes: Any) -> None:
+        self._change(stage=stage, attempt=0, stalled=0, finished=0, trail=self._trail(), reason="", **changes)
+
+    def _trail(self) -> list[IterationSummary]:
+        """The iteration table with this stage's figures."""
+        report, doc, trail = self.seen.report, self.doc, list(self.doc.trail)
+        row = trail.pop() if trail and trail[-1].iteration == doc.iteration else new_row(doc)
+        figures = {**row.figures, **(report.summary if report else {})}
+        return [*trail, row.model_copy(update={"figures": figures, "stages": [*row.stages, doc.stage]})]
+
+    def _stalled(self) -> int:
+        return 0 if self.seen.finished > self.doc.finished else self.doc.stalled + 1
+
+    def _accurate(self) -> bool:
+        """Is this iteration's exploration accurate enough, and its level steady?"""
+        rules = self.doc.policy.convergence
+        figures = self.seen.report.summary if self.seen.report else {}
+        total = sum(figures.get(name, 0.0) for name in ("accurate", "candidate", "failed"))
+        accurate = total > 0 and figures.get("accurate", 0.0) / total >= rules.accuracy
+        if not accurate or rules.level_drift is None:
+            return accurate
+        previous = self.doc.counted[-1].figures.get("level") if self.doc.counted else None
+        level = figures.get("level")
+        return previous is not None and level is not None and abs(level - previous) <= rules.level_drift * previous
+
+    def _clean(self) -> bool:
+        return self._accurate() and self.doc.clean + 1 >= self.doc.policy.convergence.clean_iterations
+
+    def _trouble(self) -> str:
+        messages = list(self.seen.report.messages) if self.seen.report else []
+        return "; ".join(dict.fromkeys([*messages, *([self.seen.message] if self.seen.message else [])])) or (
+            "some jobs left no good result"
+        )
+
+    def _why_exhausted(self) -> str:
+        if self.doc.final or self.doc.round + 1 >= self.doc.policy.max_iterations:
+            return f"max_iterations ({self.doc.policy.max_iterations}) reached before convergence"
+        return (
+            "not converged, yet no frame was chosen to label: what is not accurate lies above f_trust_hi or was "
+            "filtered out; raise f_trust_hi, lower the temperatures, or add initial data"
+        )
+
+
+for _stage in STAGES:
+    setattr(Cursor, f"in_{_stage}", lambda self, _name=_stage: self.doc.stage == _name)
+    setattr(Cursor, f"to_{_stage}", lambda self, _name=_stage: self.order.stage == _name)

@@ -1,0 +1,260 @@
+"""Beginning a run: the user's files into the store, the initial data imported, the first state created.
+
+The first configuration is created first, and once: of two at a prefix at the same time with different ones, the second
+to come is refused before it writes anything else. With the same one they write the same. `state.json` is created last:
+an interrupted `init` leaves no run, and is simply repeated.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from conventions.config import LabelledData, RunConfig, UserFile
+from conventions.documents import Stage
+from conventions.errors import CommandRefused, ConfigError, NotFound, StoreError
+from conventions.names import sha256
+from conventions.space import DataSpace
+from conventions.state import State
+from operators.registry import app, config_model, load_config
+from operators.sums import write_sums
+from statemachine.store import Store, open_store
+from statemachine.store.opening import prefix_url
+from statemachine.store.probe import prove
+
+from .configuration import configuration
+from .record import Record
+
+# What is being done, the bytes that it has in all, and how many more are done; zeros where that is not counted.
+Progress = Callable[[str, int, int], None]
+
+
+def prepare(config: RunConfig, base: Path) -> tuple[RunConfig, dict[str, bytes]]:
+    """The configuration as the store keeps it, and the user's files by key. Reads, writes nothing.
+
+    Parameters
+    ----------
+    base
+        Folder that the configuration's paths are relative to.
+
+    Raises
+    ------
+    ConfigError
+        When a file is missing or a structure cannot be used.
+    """
+    space = DataSpace(config.apps)
+    objects: dict[str, bytes] = {}
+
+    def store(path: Path, where: str) -> str:
+        if not path.is_file():
+            raise ConfigError(f"{where}: {path} is no file; a file is expected")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{where}: {path} cannot be read: {error.strerror}") from None
+        key = space.file(sha256(data), _plain(path.name))
+        objects[key] = data
+        return key[len(space.files) + 1 :]
+
+    def convert(value: Any, where: str) -> Any:
+        if isinstance(value, UserFile):
+            found = list(_matches(base, value.root, where))
+            if len(found) != 1:
+                raise ConfigError(f"{where}: {value.root!r} matches {len(found)} files; one is expected")
+            return store(found[0], where)
+        if isinstance(value, BaseModel):
+            return {name: convert(getattr(value, name), f"{where}.{name}") for name in type(value).model_fields}
+        if isinstance(value, list):
+            if value and all(isinstance(item, UserFile) for item in value):
+                return [store(path, where) for item in value for path in _matches(base, item.root, where)]
+            return [convert(item, f"{where}.{index}") for index, item in enumerate(value)]
+        if isinstance(value, dict):
+            return {key: convert(item, f"{where}.{key}") for key, item in value.items()}
+        return value
+
+    document = {name: convert(getattr(config, name), name) for name in type(config).model_fields}
+    document["prefix"] = prefix_url(config.prefix, base)
+    return config_model(document).from_json(document, "configuration"), objects
+
+
+def check_structures(config: RunConfig, objects: dict[str, bytes]) -> dict[str, int]:
+    """Read every structure set; return how many structures each one has."""
+    from operators.structures import load_structures
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder)
+        prefix = len(DataSpace.files) + 1
+        for key, data in objects.items():
+            path = files / key[prefix:]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return {name: len(load_structures(config, [name], files)) for name in config.structures}
+
+
+def load_data(data: LabelledData, base: Path, where: str, type_map: list[str]) -> Any:
+    """Labelled data as dpdata's MultiSystems, all with the run's type_map."""
+    import dpdata
+    import numpy as np
+
+    paths = list(_matches(base, data.path, where))
+    if data.format in ("deepmd/npy", "deepmd/raw"):
+        paths = [raw.parent for path in paths for raw in sorted(path.rglob("type.raw"))]
+        if not paths:
+            raise ConfigError(f"{where}.path: {data.path!r} holds no DeePMD system (no type.raw)")
+    systems = dpdata.MultiSystems(type_map=type_map)
+    for path in paths:
+        try:
+            found = dpdata.MultiSystems.from_file(str(path), data.format) if "mixed" in data.format else None
+            parts = list(found.systems.values()) if found else [dpdata.LabeledSystem(str(path), fmt=data.format)]
+        except Exception as error:  # dpdata's readers raise whatever they meet
+            raise ConfigError(
+                f"{where}: dpdata cannot read {path.name} as {data.format}: {error or type(error).__name__}"
+            ) from None
+        for part in parts:
+            names, counts = part.data["atom_names"], part.data["atom_numbs"]
+            unknown = sorted({str(n) for n, c in zip(names, counts, strict=True) if c} - set(type_map))
+            if unknown:
+                raise ConfigError(
+                    f"{where}: element {unknown[0]} of {path.name} is not in type_map ({', '.join(type_map)})"
+                )
+            for kind in ("energies", "forces", "coords", "cells"):
+                if not np.isfinite(part.data[kind]).all():
+                    raise ConfigError(f"{where}: {path.name} has {kind} that are not finite numbers")
+            systems.append(part)
+    if not systems.get_nframes():
+        raise ConfigError(f"{where}: {data.path!r} has no frames")
+    return systems
+
+
+def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total, more: None) -> State:
+    """Begin a run, or return the one that was begun with the same configuration.
+
+    Raises
+    ------
+    CommandRefused
+        When there is a run with another configuration at the prefix.
+    """
+    stored, objects = prepare(config, base)
+    store = open_store(stored.prefix)
+    record, space = Record(store), DataSpace(stored.apps)
+    if (there := _begun(record, stored)) is not None:
+        return there
+    progress("reading structures and data", 0, 0)
+    check_structures(stored, objects)
+    named = [("data", space.dataset_init, stored.init.data), ("test", space.dataset_test, stored.init.test)]
+    imports = {
+        key(name): load_data(data, base, f"init.{kind}.{name}", stored.type_map)
+        for kind, key, group in named
+        for name, data in group.items()
+    }
+    left = [entry.key for entry in store.list(space.dataset + "/")]
+    if (there := _begun(record, stored)) is not None:  # while we read
+        return there
+    of_an_init = bool(left) and store.head(space.config(0)) is not None
+    strange = [key for key in left if not (of_an_init and space.is_imported(key))]
+    if strange:
+        raise CommandRefused(f"{store.at(strange[0])} is there but no run is: choose an empty folder as prefix")
+    prove(store)
+    progress("writing the run's files", 0, 0)
+    document = stored.dump()
+    _claim(store, space.config(0), document)
+    for key, data in {**objects, space.configuration(sha256(document)): document}.items():
+        store.put(key, data)
+    published = set()
+    for key, systems in imports.items():
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "data"
+            systems.to("deepmd/npy", str(made))
+            write_sums(made)
+            files = [path for path in made.rglob("*") if path.is_file()]
+            published |= {f"{key}/{path.relative_to(made)}" for path in files}
+            total = sum(path.stat().st_size for path in files)
+            store.publish(made, key, functools.partial(progress, f"writing {key}", total))
+    for key in left:  # of an init that was interrupted; never what a rival with the same configuration has written
+        if key not in published:
+            store.delete(key)
+    stage: Stage = "label" if stored.init.label else "train"
+    first = State(
+        run=stored.run,
+        run_uid=secrets.token_hex(16),
+        version=1,
+        nonce="",
+        previous_sha256="",
+        writer="",
+        updated_at="",
+        at=f"{stage}.submitting",
+        iteration=0,
+        stage=stage,
+        reason="the run begins",
+        config_sha256=sha256(document),
+        policy=stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore)),
+    )
+    try:
+        return record.create(first)
+    except CommandRefused:  # somebody else began it meanwhile
+        if (there := _begun(record, stored)) is None:
+            raise
+        return there
+
+
+def _begun(record: Record, stored: RunConfig) -> State | None:
+    """The run that is there already, if it was begun with this configuration; None where there is none."""
+    try:
+        state = record.load().state
+    except NotFound:
+        return None
+    before = load_config(configuration(record.store, state, newest=True)).model_dump(mode="json")
+    after = stored.model_dump(mode="json")
+    changed = sorted(key for key in after if before.get(key) != after[key])
+    if changed:
+        raise CommandRefused(
+            f"{stored.prefix} holds a run of another configuration (differs in: {', '.join(changed)}); change the "
+            "run's by `dpgen2-sm patch`, go on with the old one by `dpgen2-sm resume`, or choose another prefix"
+        )
+    return state
+
+
+def _claim(store: Store, key: str, document: bytes) -> None:
+    """Write the first configuration, unless somebody is beginning, or began to begin, another run here."""
+    try:
+        store.put(key, document, if_absent=True)
+    except StoreError as error:
+        try:
+            there = store.get(key).data
+        except NotFound:
+            raise error from None
+        if there != document:
+            raise CommandRefused(
+                f"{store.at(key)} is of another configuration: somebody begins a run here just now, or was "
+                "interrupted: repeat it with that configuration, choose another prefix, or empty this one"
+            ) from None
+
+
+def _matches(base: Path, pattern: str, where: str) -> Iterator[Path]:
+    try:
+        root = base / Path(pattern).expanduser()
+        there = root.exists()
+    except (RuntimeError, OSError) as error:  # no such user, a name too long, a folder that may not be entered
+        raise ConfigError(f"{where}: {pattern!r}: {error}") from None
+    if there:
+        yield root
+    elif any(char in pattern for char in "*?["):
+        found = [Path(name) for name in sorted(glob.glob(str(root), recursive=True))]
+        if not found:
+            raise ConfigError(f"{where}: no file matches {pattern!r}")
+        yield from found
+    else:
+        raise ConfigError(f"{where}: {pattern!r}: there is no such file (paths are relative to the configuration)")
+
+
+def _plain(name: str) -> str:
+    """A file's name without what a key must not have; the content's hash tells files apart."""
+    plain = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in name)
+    return plain if plain[0].isalnum() else f"f{plain}"

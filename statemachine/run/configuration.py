@@ -1,0 +1,34 @@
+"""The configurations that a run had, by their hash: what the state names, read back and checked."""
+
+from __future__ import annotations
+
+from conventions.errors import NotFound, StateError
+from conventions.names import sha256
+from conventions.state import State
+from statemachine.store import Store
+
+PUT_BACK = "`dpgen2-sm patch CONFIG`, with that configuration, puts it back; nothing was changed"
+
+
+def configuration(store: Store, state: State, newest: bool = False) -> bytes:
+    """The configuration of the present attempt, or the newest one, which may wait for the next iteration.
+
+    Raises
+    ------
+    StateError
+        When it is missing, or not the one that the state names.
+    """
+    wanted = (newest and state.next_config_sha256) or state.config_sha256
+    space = state.place.space
+    named = space.configuration(wanted)
+    # The other two: of a run of an earlier version, or where it was deleted.
+    for key in (named, space.config(state.iteration), space.config(0)):
+        try:
+            data = store.get(key).data
+        except NotFound:
+            continue
+        if sha256(data) == wanted:
+            return data
+        if key == named:
+            raise StateError(f"{store.at(key)} is not the configuration that the state names; {PUT_BACK}")
+    raise StateError(f"{store.at(named)} is missing; {PUT_BACK}")

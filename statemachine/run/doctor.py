@@ -1,0 +1,106 @@
+"""Can the software, the store and the engine be used from here?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conventions.errors import Dpgen2Error, NoRun
+from operators.registry import app, known
+from statemachine.engine.opening import open_engine
+from statemachine.store import Store, open_store
+from statemachine.store.probe import prove
+from statemachine.store.race import Progress, race
+
+from .configuration import configuration
+from .opening import config_file, find_prefix
+from .record import Record
+from .restore import restore
+
+DEFAULT_PROGRAMS = {"dp": "train/deepmd", "lmp": "explore/lammps", "cp2k.psmp": "label/cp2k"}
+
+
+@dataclass(frozen=True)
+class Check:
+    what: str
+    good: bool
+    detail: str
+
+
+def examine(target: str | None) -> Iterator[Check]:
+    """Check this installation, and a run's own needs when one is named."""
+    yield Check("python", True, f"{sys.version.split()[0]} at {sys.executable}")
+    yield Check("apps", True, ", ".join(sorted(known())))
+    if target is None:
+        for program, what in DEFAULT_PROGRAMS.items():
+            yield _program(program, what, needed=False)
+        return
+    config, store = _run(target)
+    if config.engine.type == "local":  # elsewhere the jobs' images have them
+        for stage, settings in config.stages.items():
+            for program in app(stage, settings.app).executables(settings):
+                needed = not settings.setup and settings.hpc is None
+                yield _program(program, f"{stage}/{settings.app}", needed)
+    yield _tried("store", lambda: _prove(store))
+    with contextlib.suppress(NoRun):
+        state = Record(store).load().state
+        yield _tried("configuration", lambda: f"{len(configuration(store, state, newest=True)):,} bytes")
+    yield _tried("engine", lambda: open_engine(config.engine, store, "doctor").check())
+
+
+def _run(target: str) -> tuple[Any, Store]:
+    """Configuration and store of a run, also of one that has not begun."""
+    store = open_store(find_prefix(target))
+    path = config_file(target)
+    if path is not None:
+        from .config_file import read_config
+
+        return read_config(path), store
+    from operators.registry import load_config
+
+    return load_config(configuration(store, Record(store).load().state)), store
+
+
+def _tried(what: str, call: Callable[[], str]) -> Check:
+    try:
+        return Check(what, True, call())
+    except (Dpgen2Error, OSError) as error:
+        return Check(what, False, str(error))
+
+
+def _program(program: str, what: str, needed: bool) -> Check:
+    path = shutil.which(program, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if path is None:
+        hint = "not found on PATH" if needed else "not found on PATH (fine if another machine, image or `setup` has it)"
+        return Check(program, not needed, f"{what}: {hint}")
+    return Check(program, True, f"{what}: {path}")
+
+
+def _prove(store: Store) -> str:
+    prove(store)
+    return f"{store.url}: conditional writes are honoured"
+
+
+def race_check(target: str, progress: Progress) -> Check:
+    """Let writers race in a run's store."""
+    store = open_store(find_prefix(target))
+    proved = _tried("race", lambda: _prove(store))
+    if not proved.good:  # where every swap is refused, a race would have no end
+        return proved
+    verdict = race(store, progress)
+    advice = "" if verdict.atomic else "; it is not atomic: no two processes may advance a run there, use another store"
+    return Check("race", verdict.atomic, f"{verdict}{advice}")
+
+
+def restore_state(target: str) -> list[Check]:
+    """Bring the last good version of a run's state back."""
+    store = open_store(find_prefix(target))
+    done = restore(store)
+    Record(store).load()
+    return [Check("state", True, line) for line in done]

@@ -1,0 +1,58 @@
+"""What the next transition would submit: the plan, run for real into a scratch folder. Writes nothing to the store."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from conventions.state import State
+from operators.core import Input, Planned, signature
+from operators.registry import app, load_config
+from statemachine.store import Store, open_store
+
+from .configuration import configuration
+from .record import Record
+from .submission import Submission
+
+
+def preview(prefix: str) -> dict[str, Any]:
+    """Jobs, tasks and input bytes of the present attempt, or only what is awaited."""
+    store = open_store(prefix)
+    state = Record(store).load().state
+    if not state.at.endswith(".submitting"):
+        return {"next": f"nothing is to be submitted: the run is {state.at}"}
+    with tempfile.TemporaryDirectory() as folder:
+        planned, jobs = _plan(store, state, Path(folder))
+        written = [path for path in sorted(jobs.rglob("*")) if path.is_file()]
+        tasks = {path.parent for path in written if path.parent.name.startswith("task.")}
+        first = [jobs / job_id for job_id in planned.job_ids[:1]]
+        return {
+            "next": f"{state.stage}/{state.place.app} of iteration {state.iteration}, workflow {state.workflow}",
+            "jobs": planned.n_jobs,
+            "todo": planned.n_todo,
+            "tasks": len(tasks),
+            "bytes": sum(path.stat().st_size for path in written),
+            "files": [str(path.relative_to(jobs)) for job in first for path in written if path.is_relative_to(job)],
+        }
+
+
+def _plan(store: Store, state: State, scratch: Path) -> tuple[Planned, Path]:
+    submission = Submission(store)
+    config = load_config(configuration(store, state))
+    operator = app(state.stage, config.stages[state.stage].app).plan
+    parts = signature(operator)
+    paths: dict[str, Path] = {}
+    for name, mark in parts.artifacts.items():
+        key = mark.at(state.place)
+        there = store.fetch(key, scratch / "in" / name) if isinstance(mark, Input) and key else None
+        paths[name] = there or scratch / "out" / name
+    if not paths["config"].is_file():
+        paths["config"].parent.mkdir(parents=True, exist_ok=True)
+        paths["config"].write_bytes(config.dump())
+    facts = submission.facts(state)
+    planned: Planned = operator(
+        parts.params(**{f.name: facts[f.name] for f in fields(parts.params)}), parts.context(**paths)
+    )
+    return planned, paths["jobs"]

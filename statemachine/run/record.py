@@ -1,0 +1,202 @@
+"""`state.json` in a store: loading, and the compare-and-swap that knows whether it won."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from conventions.errors import CommandRefused, Conflict, NoRun, NotFound, StateError, StoreError, TooNew
+from conventions.names import sha256
+from conventions.space import DataSpace
+from conventions.state import State
+from statemachine.store import Blob, Store
+
+from .restore import last_good
+
+_SPACE = DataSpace({})
+LONGEST = 2000  # characters of a reason
+BRING_BACK = "`dpgen2-sm doctor RUN --restore` brings the last good version back"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A state with the bytes and the tag that it was read with."""
+
+    state: State
+    data: bytes
+    etag: str
+
+
+def utc_now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class Record:
+    """The one record of a run. Every change is one compare-and-swap; the history is kept under `event/`.
+
+    `nonce` and `clock` are injected so that a test can make them deterministic.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        nonce: Callable[[], str] = lambda: secrets.token_hex(8),
+        clock: Callable[[], str] = utc_now,
+    ) -> None:
+        self.store, self.nonce, self.clock = store, nonce, clock
+        self.writer = f"{socket.gethostname().partition('.')[0]}:{os.getpid()}"
+        self._verified: bytes | None = None  # the last state that is known to be the newest of its history
+        self._kept: bytes | None = None  # the last state that is known to be in the history
+
+    def load(self, verify: bool = True) -> Loaded:
+        """Read the state; with `verify` also compare it with the history (two more requests).
+
+        Raises
+        ------
+        NoRun
+            When there is no run here.
+        StateError
+            When it is damaged, not the last of its history, or missing although there is a history.
+        """
+        try:
+            blob = self.store.get(_SPACE.state)
+        except NotFound:
+            blob = self._begun_just_now()
+        with self._hinting():
+            loaded = Loaded(State.unseal(blob.data), blob.data, blob.etag)
+        if verify:
+            self.verify(loaded)
+        return loaded
+
+    def _begun_just_now(self) -> Blob:
+        """There was no state. A history without one is damage, unless it is of a run that began in between."""
+        if next(iter(self.store.list(_SPACE.events + "/")), None) is None:
+            raise NoRun(f"there is no run at {self.store.url}; begin one with `dpgen2-sm init CONFIG`")
+        there = self._present()
+        if there is None:
+            raise StateError(
+                f"{self.store.at(_SPACE.state)} is missing although the run has a history under "
+                f"{_SPACE.events}/: {BRING_BACK}; nothing was changed"
+            )
+        return there
+
+    def verify(self, loaded: Loaded) -> None:
+        """Raise `StateError` when a state is not the last of its history; nobody may act on such a state."""
+        if loaded.data != self._verified:
+            with self._hinting():
+                self._check_history(loaded)
+            self._verified = loaded.data
+
+    @contextlib.contextmanager
+    def _hinting(self) -> Iterator[None]:
+        """Tell where the last good version is."""
+        try:
+            yield
+        except TooNew:
+            raise
+        except StateError as error:
+            last = last_good(self.store)
+            hint = f"; the last good version is {self.store.at(last)}: {BRING_BACK}" if last else ""
+            raise StateError(f"{error}{hint}; nothing was changed") from None
+
+    def _check_history(self, loaded: Loaded) -> None:
+        """Refuse a state that was put back, or that came from another run: acting on it would do things twice."""
+        version, key = loaded.state.version, _SPACE.event(loaded.state.version)
+        try:
+            if self.store.get(key).data != loaded.data:
+                raise StateError(f"{_SPACE.state}: it is not the {key} of this run's history")
+            self._kept = loaded.data
+        except NotFound:  # its writer was interrupted: the next commit repairs the history
+            if version > 1 and not self._made_from(version - 1, loaded.state):
+                raise StateError(f"{_SPACE.state}: version {version} does not go on with this run's history") from None
+        later = self.store.head(_SPACE.event(version + 1)) is not None
+        if later and self.store.get(_SPACE.state).etag == loaded.etag:  # and not just now written by a rival
+            raise StateError(f"{_SPACE.state}: version {version} is older than the run's history")
+
+    def _made_from(self, version: int, state: State) -> bool:
+        """Was it made from that version? Whoever commits keeps the version before first."""
+        try:
+            return sha256(self.store.get(_SPACE.event(version)).data) == state.previous_sha256
+        except NotFound:
+            return False
+
+    def create(self, state: State) -> State:
+        """Begin a run; raise `CommandRefused` when there is one already."""
+        fresh = self._stamp(state, 1, "")
+        data = fresh.seal()
+        try:
+            self.store.put(_SPACE.state, data, if_absent=True)
+        except StoreError:
+            there = self._present()
+            if there is None:
+                raise
+            if there.data != data:
+                raise CommandRefused(f"there is a run at {self.store.url} already") from None
+        self._keep_later(1, data)
+        return fresh
+
+    def commit(self, before: Loaded, after: State) -> Loaded | None:
+        """Swap the state; None when another process was first (reload, and never act on `before`)."""
+        self.keep(before.state.version, before.data)
+        fresh = self._stamp(after, before.state.version + 1, sha256(before.data))
+        data = fresh.seal()
+        try:
+            etag = self.store.put(_SPACE.state, data, if_match=before.etag)
+        except StoreError:
+            # Neither a refusal nor a lost answer says whether the write was applied: what is there does.
+            there = self._present()
+            if there is None or there.data == before.data:
+                raise
+            if there.data != data:
+                return None
+            etag = there.etag
+        self._keep_later(fresh.version, data)
+        self._verified = data
+        return Loaded(fresh, data, etag)
+
+    def _stamp(self, state: State, version: int, previous: str) -> State:
+        return state.model_copy(
+            update={
+                "version": version,
+                "nonce": self.nonce(),
+                "previous_sha256": previous,
+                "writer": self.writer,
+                # Words of an engine or of a shell: whatever they are, the state must be readable, and stay small.
+                "reason": state.reason[:LONGEST].encode("utf-8", "replace").decode(),
+                "updated_at": self.clock(),
+            }
+        )
+
+    def _present(self) -> Blob | None:
+        try:
+            return self.store.get(_SPACE.state)
+        except NotFound:
+            return None
+
+    def keep(self, version: int, data: bytes) -> None:
+        """Write a version into the history, once. Who acts on a version, replaces it or ends with it keeps it first.
+
+        Raises
+        ------
+        StateError
+            When the history has another version of this number: this one was lost with a damaged state.
+        """
+        if data == self._kept:
+            return
+        key = _SPACE.event(version)
+        try:
+            self.store.put(key, data, if_absent=True)
+        except Conflict:
+            if self.store.get(key).data != data:
+                raise StateError(f"{_SPACE.state}: it is not the {key} of this run's history") from None
+        self._kept = data
+
+    def _keep_later(self, version: int, data: bytes) -> None:
+        """The state is swapped: what goes wrong now must not look as if it were not."""
+        with contextlib.suppress(StoreError, StateError):
+            self.keep(version, data)

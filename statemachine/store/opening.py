@@ -1,0 +1,35 @@
+"""How a prefix finds its store; only the store that is used is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conventions.errors import ConfigError
+
+from .base import Store
+
+
+def open_store(url: str) -> Store:
+    """The store of a prefix: `file:///absolute/path` or `s3://bucket/path`."""
+    scheme = url.partition("://")[0] if "://" in url else ""
+    if scheme == "file":
+        from .file import FileStore
+
+        return FileStore(url)
+    if scheme == "s3":
+        from .s3 import S3Store
+
+        return S3Store(url)
+    raise ConfigError(f"prefix {url!r}: use file:///absolute/path, or s3://bucket/path")
+
+
+def prefix_url(text: str, base: Path) -> str:
+    """A prefix as a URL; a plain path is a folder, relative to `base`."""
+    if "://" in text or ":" in text.partition("/")[0]:
+        return open_store(text).url
+    from .file import FileStore
+
+    try:
+        return FileStore.of(base / Path(text).expanduser()).url
+    except (RuntimeError, OSError, ValueError) as error:  # no such user; a loop of links; no path at all
+        raise ConfigError(f"prefix {text!r}: {error}") from None
