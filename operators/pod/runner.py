@@ -20,15 +20,21 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 
+def verify(packages: dict[str, str], archives: dict[str, str]) -> dict[str, bytes]:
+    """Read the shipped packages; exit unless their hashes are the ones that were submitted."""
+    found = {name: Path(archives[name]).read_bytes() for name in packages}
+    for name, digest in packages.items():
+        if hashlib.sha256(found[name]).hexdigest() != digest:
+            raise SystemExit(f"shipped package {name} is not the one that was submitted (sha256 differs); not run")
+    return found
+
+
 def load(operator: str, packages: dict[str, str], archives: dict[str, str], folder: Path) -> Any:
     """Import an operator from packages whose hashes are verified first.
 
     What was verified is what is run: imports read from a copy in `folder`, for an archive may be the store's own file.
     """
-    for name, digest in packages.items():
-        data = Path(archives[name]).read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise SystemExit(f"shipped package {name} is not the one that was submitted (sha256 differs); not run")
+    for name, data in verify(packages, archives).items():
         (folder / f"{name}.zip").write_bytes(data)
         sys.path.insert(0, str(folder / f"{name}.zip"))
     module, _, name = operator.partition(":")

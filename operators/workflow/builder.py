@@ -12,7 +12,6 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib.resources import files
 from typing import Any
 
 from conventions.errors import DataError
@@ -20,6 +19,7 @@ from conventions.hpc import Hpc
 from conventions.names import canonical_json, sha256
 from conventions.space import StageSpace
 from operators.core import App, Input, Operator, Output, Planned, artifacts, signature
+from operators.pod import scripts
 from operators.pod.claim import claim
 from operators.pod.hint import notify
 
@@ -30,20 +30,6 @@ SPEC_HASH = "dpgen2-sm/spec-sha256"
 _ROOT = "/dpgen2"
 _EMPTY = "podGC initContainers sidecars volumes tolerations nodeSelector volumeMounts resources hooks arguments".split()
 _dflow_globals = threading.Lock()
-# The file is read once: what was hashed is what is run. Nothing is imported from the folder it lies in, nor from here.
-_RUN_PYTHON = """\
-exec python3 -c '
-import sys
-sys.path = [place for place in sys.path if place]
-import hashlib, os
-with open(os.environ["FN"], "rb") as stream:
-    source = stream.read()
-if hashlib.sha256(source).hexdigest() != os.environ["FN_SHA256"]:
-    print("shipped code differs from what was submitted", file=sys.stderr)
-    sys.exit(66)
-exec(compile(source, os.environ["FN"], "exec"))
-'
-"""
 
 
 @dataclass(frozen=True)
@@ -105,7 +91,7 @@ def build(
         objects.update(shipped.objects)
         parts = signature(operator)
         envs: dict[str, Any] = {"FN_SHA256": shipped.digest, "FN": "{{inputs.artifacts.fn.path}}"}
-        template = ScriptOPTemplate(step, image=image, command=["sh"], script=_RUN_PYTHON, envs=envs)
+        template = ScriptOPTemplate(step, image=image, command=["sh"], script=scripts.OPERATOR, envs=envs)
         for field in fields(parts.params):
             template.inputs.parameters[field.name] = dflow.InputParameter()
             envs[f"PARAM_{field.name}"] = _variable(f"inputs.parameters.{field.name}")
@@ -159,8 +145,7 @@ def build(
     def jobs_step() -> Any:
         found = artifacts(app.job)
         envs: dict[str, Any] = {"JOB_ID": "{{inputs.parameters.job_id}}"}
-        script = files("operators.pod").joinpath("job.sh").read_text()
-        template = ScriptOPTemplate("job", image=job_image or image, command=["sh"], script=script, envs=envs)
+        template = ScriptOPTemplate("job", image=job_image or image, command=["sh"], script=scripts.JOB, envs=envs)
         template.inputs.parameters["job_id"] = dflow.InputParameter()
         _declare(template, found, place.job("{{inputs.parameters.job_id}}"), envs, "JOB_{}")
         template.envs = {key.upper(): value for key, value in envs.items()}

@@ -5,6 +5,7 @@ A workflow pins the hash of `fn/{hash}.py`, which pins the hashes of the package
 
 from __future__ import annotations
 
+import ast
 import functools
 import io
 import re
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from conventions.errors import ConfigError
 from conventions.names import sha256
@@ -40,11 +42,25 @@ def ship(operator: Operator, space: DataSpace) -> Shipped:
     archives = {name: pack(name) for name in dict.fromkeys(re.split(r"[.:]", module)[0] for module in modules)}
     pins = {name: sha256(data) for name, data in archives.items()}
     header = f'OPERATOR = "{operator.__module__}:{operator.__qualname__}"\nPACKAGES = {pins!r}\nAPPS = {apps!r}\n'
-    source = header.encode() + files("operators.pod").joinpath("runner.py").read_bytes()
+    source = header.encode() + _runner()
     digest = sha256(source)
     keys = {name: space.package(name, pin) for name, pin in pins.items()}
     objects = {space.function(digest): source, **{keys[name]: archives[name] for name in archives}}
     return Shipped(space.function(digest), digest, keys, objects)
+
+
+def read_entry(source: bytes, digest: str) -> dict[str, Any]:
+    """OPERATOR, PACKAGES and APPS of a shipped entry point; empty unless it is the one named, and of this version."""
+    header, tail = source.partition(_runner())[::2]
+    if sha256(source) != digest or tail or len(header) == len(source):
+        return {}
+    lines = (line.split(" = ", 1) for line in header.decode().splitlines())
+    return {name: ast.literal_eval(value) for name, value in lines}
+
+
+@functools.cache
+def _runner() -> bytes:
+    return files("operators.pod").joinpath("runner.py").read_bytes()
 
 
 def third_party(space: DataSpace) -> dict[str, str]:

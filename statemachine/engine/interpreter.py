@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -18,13 +17,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from conventions.errors import Dpgen2Error
 from statemachine.machine import Phase
 from statemachine.store import Store, open_store
 
 from .base import Status
+from .scripts import Execute, Runner
 
 _VARIABLE = re.compile(r"\{\{([^{}]+)\}\}")
 
@@ -51,10 +51,10 @@ def holds(condition: str) -> bool:
 
 
 class Interpreter:
-    """Runs the manifest in `folder`; `status.json` there tells how far it is."""
+    """Runs the manifest in `folder`; `status.json` there tells how far it is. `execute` runs the pods' scripts."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, execute: Execute) -> None:
+        self.folder, self.execute = folder, execute
         self.manifest = json.loads((folder / "manifest.json").read_bytes())
         settings = json.loads((folder / "settings.json").read_bytes())
         self.store: Store = open_store(settings["store"])
@@ -152,11 +152,9 @@ class Interpreter:
         return {"artifacts": artifacts, "parameters": parameters}
 
     def script(self, script: dict[str, Any], name: str, place: Path) -> bool:
-        source = place / "script"
-        source.write_text(script["source"])
         log = self.folder / f"{name}.log"
         with open(log, "wb") as stream:
-            code = self.execute([*script["command"], str(source)], place, self.environment(script), stream)
+            code = self.execute(script, self.environment(script), place, stream)
         last = log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
         if code and (last or not name.startswith("jobs-")):
             self.messages.append(f"{name}: {last or f'exit code {code}'}")
@@ -166,10 +164,6 @@ class Interpreter:
 
     def environment(self, script: dict[str, Any]) -> dict[str, str]:
         return {**self.environ, **{entry["name"]: entry["value"] for entry in script.get("env", [])}}
-
-    def execute(self, command: list[str], place: Path, env: dict[str, str], log: IO[bytes]) -> int:
-        done = subprocess.run(command, cwd=place, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        return done.returncode
 
     def report(self, phase: Phase, step: str) -> None:
         message = "; ".join(self.messages[:3])
@@ -182,8 +176,9 @@ class Interpreter:
 
 def main() -> int:
     folder = Path(sys.argv[1])
-    os.set_inheritable(int(os.environ.pop("DPGEN2_LOCK_FD")), False)
-    return 0 if Interpreter(folder).run() is Phase.succeeded else 1
+    lock = int(os.environ.pop("DPGEN2_LOCK_FD"))
+    os.set_inheritable(lock, False)
+    return 0 if Interpreter(folder, Runner(lock).run).run() is Phase.succeeded else 1
 
 
 if __name__ == "__main__":

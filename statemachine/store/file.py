@@ -11,6 +11,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -122,14 +123,14 @@ class FileStore:
 
     def publish(self, path: Path, key: str, arrived: Arrived = lambda size: None) -> None:
         target = self._path(key)
-        for source in files_below(path, key):
-            name, size = source.relative_to(path), source.stat().st_size
-            if any(part.startswith(_HIDDEN) for part in name.parts):
-                continue
-            file = target / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            _move(source, file)
-            arrived(size)
+        if path.is_dir() and not path.is_symlink():
+            _move_folder(_scan(str(path)), target, arrived)
+        else:
+            for file in files_below(path, key):
+                size = file.stat().st_size
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _move(file, target)
+                arrived(size)
         shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, key: str) -> Path:
@@ -180,6 +181,58 @@ def _walk(folder: Path) -> Iterator[tuple[str, int]]:
             yield from _walk(Path(entry.path))
         else:
             yield entry.path, entry.stat().st_size
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder that is published; `plain` where all that it holds is published, so that it can be moved as a whole."""
+
+    path: str
+    files: list[tuple[str, int]]
+    folders: list[_Folder]
+    plain: bool
+
+    def sizes(self) -> Iterator[int]:
+        for folder in self.folders:
+            yield from folder.sizes()
+        yield from (size for _, size in self.files)
+
+
+def _scan(path: str) -> _Folder:
+    """What a folder holds of files and folders; links, special files and the store's own names are left out."""
+    files, folders, strange = [], [], False
+    with os.scandir(path) as entries:
+        for entry in sorted(entries, key=lambda found: found.name):
+            if entry.name.startswith(_HIDDEN):
+                strange = True
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(_scan(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                files.append((entry.name, entry.stat().st_size))
+            else:
+                strange = True
+    plain = not strange and bool(files or folders) and all(folder.plain for folder in folders)
+    return _Folder(path, files, folders, plain)
+
+
+def _move_folder(found: _Folder, target: Path, arrived: Arrived) -> None:
+    """Rename a folder, or, where it cannot go as a whole, what it holds."""
+    if found.plain and not os.path.lexists(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(found.path).rename(target)
+        except OSError:  # another file system; or somebody else has just made it
+            pass
+        else:
+            for size in found.sizes():
+                arrived(size)
+            return
+    for folder in found.folders:
+        _move_folder(folder, target / Path(folder.path).name, arrived)
+    for name, size in found.files:
+        target.mkdir(parents=True, exist_ok=True)
+        _move(Path(found.path, name), target / name)
+        arrived(size)
 
 
 def _make_folder(folder: Path) -> None:

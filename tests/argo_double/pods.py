@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from statemachine.engine import Phase
 from statemachine.engine.interpreter import Interpreter
+from statemachine.engine.scripts import run_process
 from statemachine.store import Store
 
 
@@ -38,7 +40,7 @@ class InBucket:
 
 class Cluster(Interpreter):
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+        super().__init__(folder, self.pod)
         settings = json.loads((folder / "settings.json").read_bytes())
         self.store = InBucket(self.store, settings["key_prefix"])  # type: ignore[assignment]
         self.secrets: dict[str, dict[str, str]] = settings["secrets"]
@@ -66,12 +68,12 @@ class Cluster(Interpreter):
         ]
         return super().environment({"env": plain})
 
-    def execute(self, command: list[str], place: Path, env: dict[str, str], log: IO[bytes]) -> int:
-        code = super().execute(command, place, env, log)
+    def pod(self, script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: IO[bytes]) -> int:
+        code = run_process(script, env, place, log)
         for _ in range(self.retries):
             if code >= 0:
                 break
-            code = super().execute(command, place, env, log)
+            code = run_process(script, env, place, log)
         return code
 
     def secret(self, source: dict[str, Any]) -> str:

@@ -20,12 +20,12 @@ import pytest
 from conventions.config import LabelledData
 from conventions.errors import ConfigError, DataError, NotFound, StoreError
 from conventions.space import DataSpace
+from operators.pod import scripts
 from operators.pod.claim import claim
 from operators.pod.runner import load
 from operators.select.duplicates import dataset_keys
 from operators.select.pool import load_scores
 from operators.structures import _read
-from operators.workflow import builder as workflow
 from operators.workflow.shipping import ship
 from statemachine.run.begin import load_data
 from statemachine.run.config_file import read_config
@@ -294,7 +294,7 @@ def shipped(tmp_path: Path) -> tuple[Path, dict[str, str]]:
 
 def as_pod(env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {**env, "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
-    return subprocess.run(["sh", "-c", workflow._RUN_PYTHON], cwd=cwd, env=env, capture_output=True, text=True)
+    return subprocess.run(["sh", "-c", scripts.OPERATOR], cwd=cwd, env=env, capture_output=True, text=True)
 
 
 def test_verified_code_runs(tmp_path: Path) -> None:

@@ -90,8 +90,19 @@ def from_environment(role: str) -> None:
 def role() -> str:
     """What this Python process is in a workflow of the embedded engine; "" when it is none of its own."""
     if "statemachine.engine.interpreter" in sys.orig_argv:
+        os.register_at_fork(after_in_child=_forked)
         return "interpreter"
     return Path.cwd().name.rpartition("-")[2] if "FN_SHA256" in os.environ else ""
+
+
+def _forked() -> None:
+    """A child of the interpreter is an operator's, and says so by the folder that it goes to."""
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "os.chdir":
+            from_environment(Path(str(arguments[0])).name.rpartition("-")[2])
+
+    sys.addaudithook(hook)
 
 
 def _changed(event: str, arguments: tuple[Any, ...]) -> str:

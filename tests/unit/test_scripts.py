@@ -1,0 +1,157 @@
+"""How the embedded engine runs a pod's script: operators in forked children where the code is ours."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conventions.names import sha256
+from conventions.space import DataSpace
+from operators.pod import scripts
+from operators.pod.claim import ClaimContext, Claimed, ClaimParams, claim
+from operators.workflow import shipping
+from statemachine.engine.scripts import Runner
+
+OPERATOR = {"source": scripts.OPERATOR, "command": ["sh"]}
+
+
+class Pod:
+    """What the runner is given for one step."""
+
+    def __init__(self, folder: Path, operator: Any) -> None:
+        self.folder, found = folder, shipping.ship(operator, DataSpace({}))
+        (folder / "fn.py").write_bytes(found.objects[found.function])
+        self.env = {"FN": str(folder / "fn.py"), "FN_SHA256": found.digest, "PATH": os.environ["PATH"], "MARK": "here"}
+        for name, key in found.packages.items():
+            (folder / f"{name}.zip").write_bytes(found.objects[key])
+            self.env[f"PACKAGE_{name}"] = str(folder / f"{name}.zip")
+        self.env |= {"PARAM_prefix": f'"file://{folder}/store"', "PARAM_key": '"claim/0"', "PARAM_owner": '"me"'}
+        self.env["RESULT_owner"] = str(folder / "result")
+        self.env["PATH"] = f"{Path(sys.executable).parent}:{self.env['PATH']}"
+        self.lock = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT)
+        self.runner = Runner(self.lock)
+
+    def run(self, script: dict[str, Any] = OPERATOR) -> int:
+        with open(self.folder / "log", "wb") as log:
+            return self.runner.run(script, self.env, self.folder, log)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    @property
+    def was_forked(self) -> bool:
+        """A process of its own has its script in a file."""
+        return not (self.folder / "script").exists()
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[Pod]:
+    found = Pod(tmp_path, claim)
+    yield found
+    os.close(found.lock)
+
+
+def operate(pod: Pod, monkeypatch: pytest.MonkeyPatch, body: Any) -> int:
+    """Let the guard do something else, in the child."""
+
+    def instead(params: ClaimParams, ctx: ClaimContext) -> Claimed:
+        body()
+        return Claimed("somebody")
+
+    instead.__annotations__ = {"params": ClaimParams, "ctx": ClaimContext, "return": Claimed}
+    monkeypatch.setattr("operators.pod.claim.claim", instead)
+    return pod.run()
+
+
+def test_an_operator_of_the_installed_code_runs_in_a_forked_child(pod: Pod) -> None:
+    assert pod.run() == 0, pod.log
+    assert pod.was_forked
+    assert (pod.folder / "store/claim/0").read_text() == "me" and (pod.folder / "result").read_text() == '"me"'
+
+
+def test_the_child_has_the_steps_environment_and_folder_and_this_process_keeps_its_own(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, here = dict(os.environ), Path.cwd()
+    assert operate(pod, monkeypatch, lambda: print(sorted(os.environ), Path.cwd(), sys.stdin.read())) == 0
+    names, _, rest = pod.log.partition("]")
+    expected = {*pod.env, "DPGEN2_APPS"}
+    assert {name.strip(" '[") for name in names.split(",")} - {"LC_CTYPE"} == expected
+    assert rest.split() == [str(pod.folder)]
+    assert dict(os.environ) == before and Path.cwd() == here
+
+
+def fail(error: BaseException) -> Any:
+    def body() -> None:
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        (fail(ValueError("too bad")), 1, "ValueError: too bad"),
+        (fail(SystemExit("not today")), 1, "not today"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), -signal.SIGKILL, ""),
+    ],
+)
+def test_how_an_operator_ends(pod: Pod, monkeypatch: pytest.MonkeyPatch, body: Any, code: int, said: str) -> None:
+    assert operate(pod, monkeypatch, body) == code
+    assert said in pod.log and not (pod.folder / "result").exists()
+
+
+def test_no_child_keeps_the_workflows_lock(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workflow is alive for as long as its interpreter is: what the interpreter started must not look like it."""
+    fcntl.flock(pod.lock, fcntl.LOCK_EX)
+
+    def is_open() -> None:
+        print([path.name for path in Path("/proc/self/fd").iterdir() if path.resolve() == lock])
+
+    lock = pod.folder / "lock"
+    assert operate(pod, monkeypatch, is_open) == 0
+    assert pod.log == "[]\n"
+
+
+@pytest.mark.parametrize("what", ["operators.zip", "conventions.zip"])
+def test_a_damaged_package_does_not_run(pod: Pod, what: str) -> None:
+    with open(pod.folder / what, "ab") as stream:
+        stream.write(b"x")
+    assert pod.run() != 0
+    assert "is not the one that was submitted" in pod.log and not (pod.folder / "store").exists()
+
+
+def test_a_damaged_entry_point_does_not_run(pod: Pod) -> None:
+    with open(pod.folder / "fn.py", "ab") as stream:
+        stream.write(b"\nprint('evil')")
+    assert pod.run() == 66
+    assert "differs from what was submitted" in pod.log and "evil" not in pod.log
+
+
+def test_code_of_another_version_runs_as_it_was_shipped(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The installation was upgraded after the workflow had been submitted: it is not the installed code that runs."""
+    monkeypatch.setattr("operators.pod.claim.claim", fail(AssertionError("the installed code ran")))
+    monkeypatch.setattr(shipping, "pack", lambda package: b"another version")
+    assert pod.run() == 0, pod.log
+    assert not pod.was_forked and (pod.folder / "store/claim/0").read_text() == "me"
+
+
+def test_a_runner_of_another_version_runs_as_it_was_shipped(pod: Pod) -> None:
+    source = (pod.folder / "fn.py").read_bytes() + b"\nprint('of another version')\n"
+    (pod.folder / "fn.py").write_bytes(source)
+    pod.env["FN_SHA256"] = sha256(source)
+    assert pod.run() == 0 and not pod.was_forked
+    assert pod.log == "of another version\n"
+
+
+def test_any_other_script_is_a_process_of_its_own(pod: Pod) -> None:
+    assert pod.run({"source": "echo $MARK; pwd; exit 3", "command": ["sh"]}) == 3
+    assert pod.log == f"here\n{pod.folder}\n"
