@@ -18,6 +18,7 @@ MAX_ID = 10**ID_WIDTH - 1
 _ID = re.compile(rf"[0-9]{{{ID_WIDTH}}}")
 RUN_NAME = r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$"
 STAGES = ("label", "train", "explore", "select")
+SPEC_HASH = "dpgen2-sm/spec-sha256"  # annotation of a workflow: tells one specification from another
 
 
 def format_id(number: int) -> str:

@@ -3,6 +3,6 @@
 What may enter: what says how a stage is run. What a stage does belongs to its apps.
 """
 
-from .builder import SPEC_HASH, StageWorkflow, build, seal
+from .builder import StageWorkflow, build, seal
 
-__all__ = ["SPEC_HASH", "StageWorkflow", "build", "seal"]
+__all__ = ["StageWorkflow", "build", "seal"]

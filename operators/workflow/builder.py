@@ -16,7 +16,7 @@ from typing import Any
 
 from conventions.errors import DataError
 from conventions.hpc import Hpc
-from conventions.names import canonical_json, sha256
+from conventions.names import SPEC_HASH, canonical_json, sha256
 from conventions.space import StageSpace
 from operators.core import App, Input, Operator, Output, Planned, artifacts, signature
 from operators.pod import scripts
@@ -26,7 +26,6 @@ from operators.pod.hint import notify
 from .batch import executor
 from .shipping import ship
 
-SPEC_HASH = "dpgen2-sm/spec-sha256"
 _ROOT = "/dpgen2"
 _EMPTY = "podGC initContainers sidecars volumes tolerations nodeSelector volumeMounts resources hooks arguments".split()
 _dflow_globals = threading.Lock()

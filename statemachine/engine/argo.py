@@ -10,7 +10,7 @@ from typing import Any
 
 from conventions.cluster import ArgoConfig
 from conventions.errors import EngineError, NotFound
-from operators.workflow.builder import SPEC_HASH
+from conventions.names import SPEC_HASH
 from operators.workflow.pods import STEP_LABEL
 from statemachine.machine import Phase
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from conventions.errors import EngineError
-from operators.workflow.builder import SPEC_HASH
+from conventions.names import SPEC_HASH
 from statemachine.machine import Phase
 
 from .base import Status, name_taken

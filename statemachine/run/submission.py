@@ -5,23 +5,26 @@ from __future__ import annotations
 import contextlib
 import functools
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from conventions.cluster import ArgoConfig
-from conventions.config import StageConfig
 from conventions.errors import Conflict
 from conventions.state import State
-from operators.pod.s3 import Place
-from operators.registry import app, load_config
-from operators.sums import parse
-from operators.workflow.builder import StageWorkflow, build
 from statemachine.store import Store
 
 from .configuration import configuration
 
+if TYPE_CHECKING:
+    from conventions.cluster import ArgoConfig
+    from conventions.config import StageConfig
+    from operators.pod.s3 import Place
+    from operators.workflow import StageWorkflow
+
 
 class Submission:
-    """Prepares workflows: freezes the iteration's configuration, ships code, builds the manifest."""
+    """Prepares workflows: freezes the iteration's configuration, ships code, builds the manifest.
+
+    What that takes is imported when it is done: a step that only looks does not pay for it.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -29,6 +32,10 @@ class Submission:
 
     def prepare(self, state: State) -> StageWorkflow:
         """Build the workflow of the present attempt and put the code it needs into the store."""
+        from operators.pod.s3 import Place
+        from operators.registry import app
+        from operators.workflow import build
+
         config = self.config(state)
         stage, engine = config.stages[state.stage], config.engine
         what = (state.workflow, app(state.stage, stage.app), state.place, self.facts(state))
@@ -71,6 +78,8 @@ class Submission:
         What a stage has not listed in its sums, an attempt that did not come to its end has left. Labels that a rewind
         left do not count.
         """
+        from operators.sums import parse
+
         place = state.place
         unused = [row.iteration for row in state.trail if row.left and "label" not in row.stages]
         left = {place.space.dataset_iter(iteration) for iteration in unused}
@@ -97,6 +106,7 @@ class Submission:
 
 def for_cluster(what: tuple[Any, ...], engine: ArgoConfig, stage: StageConfig, store: Place) -> StageWorkflow:
     """The workflow as Argo gets it: with what its pods ask for, and the store as they see it."""
+    from operators.workflow import build
     from operators.workflow.pods import dress
 
     workflow = build(
@@ -115,4 +125,6 @@ def for_cluster(what: tuple[Any, ...], engine: ArgoConfig, stage: StageConfig, s
 
 @functools.lru_cache(maxsize=4)
 def _parse(data: bytes, key: str) -> Any:
+    from operators.registry import load_config
+
     return load_config(data, key)

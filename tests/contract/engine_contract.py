@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from conventions.errors import NameTaken
-from conventions.names import canonical_json, sha256
-from operators.workflow.builder import SPEC_HASH
+from conventions.names import SPEC_HASH, canonical_json, sha256
 from statemachine.engine import Engine, Phase, Status
 from statemachine.store import Store
 

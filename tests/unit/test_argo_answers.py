@@ -14,7 +14,7 @@ import pytest
 
 from conventions.cluster import ArgoConfig
 from conventions.errors import ConfigError, EngineError, NameTaken
-from operators.workflow.builder import SPEC_HASH
+from conventions.names import SPEC_HASH
 from statemachine.engine import Phase
 from statemachine.engine.argo import ArgoEngine
 

@@ -16,8 +16,8 @@ from botocore.parsers import ResponseParserError
 
 from conventions.cluster import ArgoConfig
 from conventions.errors import EngineError, NotFound
+from conventions.names import SPEC_HASH
 from operators.pod.hint import NONCE, SIGNATURE, TIMESTAMP, sign
-from operators.workflow.builder import SPEC_HASH
 from statemachine.daemon.hints import Keys, Nonces, Refused, verify
 from statemachine.daemon.web import Server
 from statemachine.engine import Status

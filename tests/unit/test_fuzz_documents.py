@@ -13,13 +13,12 @@ from ase.build import bulk
 
 from conventions.documents import DoneMarker, StageReport
 from conventions.errors import ConfigError, DataError, Dpgen2Error, EngineError, StateError, StoreError
-from conventions.names import canonical_json, sha256
+from conventions.names import SPEC_HASH, canonical_json, sha256
 from conventions.space import DataSpace, JobFile
 from conventions.state import State
 from operators.explore.lammps_input import fit_template, revise
 from operators.label.cp2k_input import fill, read_template
 from operators.pod.claim import ClaimContext, ClaimParams, claim
-from operators.workflow.builder import SPEC_HASH
 from statemachine.engine.local import LocalEngine
 from statemachine.machine.orders import Order
 from statemachine.machine.transitions import Observation, decide

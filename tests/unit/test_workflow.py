@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from conventions.names import STAGES, sha256
+from conventions.names import SPEC_HASH, STAGES, sha256
 from conventions.space import DataSpace, StageSpace
 from operators.registry import app
-from operators.workflow.builder import SPEC_HASH, StageWorkflow, build
+from operators.workflow.builder import StageWorkflow, build
 from operators.workflow.shipping import pack, ship
 from tests.stage_harness import newest
 
