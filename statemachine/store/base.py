@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class Entry(NamedTuple):
 
 
 Arrived = Callable[[int], None]
+_STRANGE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 class Store(Protocol):
@@ -89,7 +91,7 @@ def check_key(key: str) -> str:
     parts = key.split("/")
     if not key or len(key.encode("utf-8", "replace")) > 900 or any(part in ("", ".", "..") for part in parts):
         raise StoreError(f"{key!r} is not a usable key")
-    if any(ord(char) < 32 or char in "\\\x7f" for char in key):
+    if _STRANGE.search(key):
         raise StoreError(f"{key!r} is not a usable key: it has control characters or a backslash")
     return key
 
