@@ -110,6 +110,10 @@ class DataSpace:
         """The entry point of a shipped operator, content-addressed."""
         return f".dflow/python/fn/{sha256}.py"
 
+    def argument(self, sha256: str) -> str:
+        """A list that an operator is given, content-addressed: it may be longer than a parameter can be."""
+        return f".dflow/python/arg/{sha256}.json"
+
     packages = ".dflow/python/pkg"
 
     def stage(

@@ -26,7 +26,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
 from conventions.config import RunConfig, StageConfig
 from conventions.space import StageSpace
@@ -53,12 +53,24 @@ Operator = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Signature:
-    """The dataclasses of an operator, and the artifacts of its context."""
+    """The dataclasses of an operator, and the artifacts of its context.
+
+    `texts` and `lists` are the names of its parameters: lists travel as files, since an environment variable, and a
+    parameter of Argo, may be too short for them.
+    """
 
     params: type
     context: type
     result: type
     artifacts: dict[str, Artifact]
+
+    @property
+    def lists(self) -> list[str]:
+        return [name for name, hint in get_type_hints(self.params).items() if get_origin(hint) is list]
+
+    @property
+    def texts(self) -> list[str]:
+        return [name for name in get_type_hints(self.params) if name not in self.lists]
 
 
 def artifacts(context: type) -> dict[str, Artifact]:

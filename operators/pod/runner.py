@@ -6,8 +6,8 @@ Shipped as `.dflow/python/fn/{hash}.py` with these lines put before it:
     PACKAGES = {"operators": "<sha256 of its zip>", ...}
     APPS = {"label.other": "other_label:APP", ...}      apps of third parties, which a pod has not installed
 
-The environment names the places: `ARTIFACT_{name}`, `PARAM_{name}` (JSON), `RESULT_{name}` (a file to write
-JSON to) and `PACKAGE_{name}` (the zip of a shipped package).
+The environment names the places: `ARTIFACT_{name}`, `PARAM_{name}` (JSON), `LIST_{name}` (a file of JSON, with its
+`SHA256_{name}`), `RESULT_{name}` (a file to write JSON to) and `PACKAGE_{name}` (the zip of a shipped package).
 """
 
 import hashlib
@@ -44,7 +44,8 @@ def load(operator: str, packages: dict[str, str], archives: dict[str, str], fold
 def run(operator: Any) -> None:
     """Call the operator with what the environment says, and write its results."""
     params_type, context_type, _ = operator_types(operator)
-    params = params_type(**{name: json.loads(text) for name, text in given("PARAM_").items()})
+    texts = {name: json.loads(text) for name, text in given("PARAM_").items()}
+    params = params_type(**texts, **{name: read_list(name, Path(text)) for name, text in given("LIST_").items()})
     paths = {name: Path(text) for name, text in given("ARTIFACT_").items()}
     fields = context_type.__dataclass_fields__
     result = operator(params, context_type(**{name: paths.get(name, Path("/nonexistent")) for name in fields}))
@@ -52,6 +53,14 @@ def run(operator: Any) -> None:
         path = Path(text)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(getattr(result, name)))
+
+
+def read_list(name: str, path: Path) -> Any:
+    """A parameter that travels as a file."""
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != os.environ[f"SHA256_{name}"]:
+        raise SystemExit(f"the list {name} is not the one that was submitted (sha256 differs)")
+    return json.loads(data)
 
 
 def operator_types(operator: Any) -> tuple[Any, Any, Any]:

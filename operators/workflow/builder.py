@@ -85,15 +85,19 @@ def build(
     def s3(key: str) -> Any:
         return dflow.S3Artifact(key=key_prefix + key)
 
-    def python_template(step: str, operator: Operator) -> Any:
+    def python_template(step: str, operator: Operator, lists: Mapping[str, str]) -> Any:
         shipped = ship(operator, place.space)
         objects.update(shipped.objects)
         parts = signature(operator)
         envs: dict[str, Any] = {"FN_SHA256": shipped.digest, "FN": "{{inputs.artifacts.fn.path}}"}
         template = ScriptOPTemplate(step, image=image, command=["sh"], script=scripts.OPERATOR, envs=envs)
-        for field in fields(parts.params):
-            template.inputs.parameters[field.name] = dflow.InputParameter()
-            envs[f"PARAM_{field.name}"] = _variable(f"inputs.parameters.{field.name}")
+        for name in parts.texts:
+            template.inputs.parameters[name] = dflow.InputParameter()
+            envs[f"PARAM_{name}"] = _variable(f"inputs.parameters.{name}")
+        for name in parts.lists:
+            template.inputs.artifacts[f"list-{name}"] = dflow.InputArtifact(path=f"{_ROOT}/list.{name}.json")
+            envs[f"LIST_{name}"] = _variable(f"inputs.artifacts.list-{name}.path")
+            envs[f"SHA256_{name}"] = lists[name]
         for package in shipped.packages:
             template.inputs.artifacts[f"pkg-{package}"] = dflow.InputArtifact(path=f"{_ROOT}/pkg.{package}.zip")
             envs[f"PACKAGE_{package}"] = _variable(f"inputs.artifacts.pkg-{package}.path")
@@ -132,13 +136,17 @@ def build(
 
     def python_step(step: str, operator: Operator, more: Mapping[str, Any]) -> Any:
         shipped, parts = ship(operator, place.space), signature(operator)
-        values = {field.name: {**facts, **more}[field.name] for field in fields(parts.params)}
+        values = {**facts, **more}
+        files = {name: canonical_json(values[name]) for name in parts.lists}
+        lists = {name: sha256(data) for name, data in files.items()}
+        objects.update({place.space.argument(lists[name]): data for name, data in files.items()})
+        given = {f"list-{name}": s3(place.space.argument(digest)) for name, digest in lists.items()}
         code = {f"pkg-{package}": s3(key) for package, key in shipped.packages.items()}
         return dflow.Step(
             step,
-            python_template(step, operator),
-            parameters={key: value if _is_variable(value) else _inert(key, value) for key, value in values.items()},
-            artifacts={"fn": s3(shipped.function), **code, **sources(parts.artifacts, place)},
+            python_template(step, operator, lists),
+            parameters={name: _text(name, values[name]) for name in parts.texts},
+            artifacts={"fn": s3(shipped.function), **code, **given, **sources(parts.artifacts, place)},
         )
 
     def jobs_step() -> Any:
@@ -211,13 +219,11 @@ def _variable(name: str) -> str:
     return "{{" + name + "}}"
 
 
-def _inert(name: str, value: Any) -> str:
-    """A parameter's text, in which Argo finds nothing to expand: names in the store may be anybody's."""
+def _text(name: str, value: Any) -> str:
+    """A parameter's text: a variable, or a value in which Argo finds nothing to expand."""
+    if isinstance(value, str) and value.strip('"').startswith("{{") and value.strip('"').endswith("}}"):
+        return value
     text = json.dumps(value)
     if "{{" in text:
         raise DataError(f"the workflow was not built: Argo would expand '{{{{' in its parameter {name}: {text[:300]}")
     return text
-
-
-def _is_variable(value: Any) -> bool:
-    return isinstance(value, str) and value.strip('"').startswith("{{") and value.strip('"').endswith("}}")

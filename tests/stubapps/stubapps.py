@@ -39,6 +39,11 @@ class PlanParams:
 
 
 @dataclass(frozen=True)
+class TrainPlanParams(PlanParams):
+    systems: list[str]
+
+
+@dataclass(frozen=True)
 class LabelReduceContext(ReduceContext):
     labels: Annotated[Path, Output(lambda at: at.labels)]
 
@@ -77,7 +82,8 @@ def plan_label(params: PlanParams, ctx: PlanContext) -> Planned:
     return _plan("label", params, ctx)
 
 
-def plan_train(params: PlanParams, ctx: PlanContext) -> Planned:
+def plan_train(params: TrainPlanParams, ctx: PlanContext) -> Planned:
+    print(f"{len(params.systems)} systems")
     return _plan("train", params, ctx)
 
 

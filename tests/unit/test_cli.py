@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conventions.space import DataSpace
 from statemachine.machine.orders import Order
 from statemachine.run.opening import find_prefix, open_poller
 from tests.conftest import CONFIG, STUBS, Cli
@@ -134,6 +135,19 @@ def test_json_is_json(cli: Cli, stub_run: Path, command: str) -> None:
     code, output, _ = cli(command, "--json", stub_run)
     assert code == 0 and json.loads(output)
     assert output.isascii()
+
+
+def test_a_run_with_20000_systems(cli: Cli, stub_run: Path) -> None:
+    """Their names are longer than an environment variable may be."""
+    text = stub_run.read_text().replace("accurate_after: 1", "accurate_after: 0")
+    stub_run.write_text(text)
+    assert cli("init", stub_run)[0] == 0
+    for number in range(20_000):
+        system = stub_run.parent / "out" / DataSpace.dataset / "init" / "many" / f"Cu{number}"
+        system.mkdir(parents=True)
+        (system / "type.raw").touch()
+    code, output, errors = cli("run", stub_run)
+    assert code == 0, output + errors
 
 
 def test_the_schema_is_json_and_knows_the_forms_of_names(cli: Cli) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from conventions.names import sha256
 from conventions.space import DataSpace
-from operators.pod import scripts
+from operators.pod import runner, scripts
 from operators.pod.claim import ClaimContext, Claimed, ClaimParams, claim
 from operators.workflow import shipping
 from statemachine.engine.scripts import Runner
@@ -150,6 +150,15 @@ def test_a_runner_of_another_version_runs_as_it_was_shipped(pod: Pod) -> None:
     pod.env["FN_SHA256"] = sha256(source)
     assert pod.run() == 0 and not pod.was_forked
     assert pod.log == "of another version\n"
+
+
+def test_a_damaged_list_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, data in (("good", b'["a"]'), ("bad", b'["b"]')):
+        (tmp_path / name).write_bytes(data)
+    monkeypatch.setenv("SHA256_systems", sha256(b'["a"]'))
+    assert runner.read_list("systems", tmp_path / "good") == ["a"]
+    with pytest.raises(SystemExit, match="systems is not the one that was submitted"):
+        runner.read_list("systems", tmp_path / "bad")
 
 
 def test_any_other_script_is_a_process_of_its_own(pod: Pod) -> None:

@@ -149,18 +149,14 @@ def test_the_search_for_templates_sees_them() -> None:
 
 
 def test_names_in_the_store_are_not_expanded() -> None:
-    """The systems of the dataset are parameters of a workflow, and are found by listing."""
-    facts = {"iteration": 1, "has_models": True, "systems": ["init/a/{{workflow.uid}}"]}
+    """The systems of the dataset are found by listing, and travel as a file; what a parameter holds is refused."""
+    facts = {"iteration": 1, "has_models": True, "systems": ["init/a/{{workflow.uid}}"], "attempt": 0}
     apps = {"label": "cp2k", "train": "deepmd", "explore": "lammps", "select": "model_devi"}
+    what = ("w", app("train", "deepmd"), DataSpace(apps).stage("train", 1, newest("train", 1)), facts)
+    manifest = build(*what, prefix="file:///x", image="i").manifest
+    assert "init/a" not in json.dumps(manifest)
     with pytest.raises(DataError, match="Argo would expand"):
-        build(
-            "w",
-            app("train", "deepmd"),
-            DataSpace(apps).stage("train", 1, newest("train", 1)),
-            {**facts, "attempt": 0},
-            prefix="file:///x",
-            image="i",
-        )
+        build(*what, prefix="file:///{{workflow.uid}}", image="i")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ def place(stage: str) -> StageSpace:
     return DataSpace(APPS).stage(stage, 1, newest(stage, 1))
 
 
-def made(stage: str, **changes: Any) -> StageWorkflow:
+def made(stage: str, systems: Sequence[str] = ("init/a/Cu1",), **changes: Any) -> StageWorkflow:
     facts = {
         "iteration": 1, "attempt": 0, "has_models": True, "has_selected": True, "explore_stage": 0,
-        "systems": ["init/a/Cu1"],
+        "systems": list(systems),
     }  # fmt: skip
     settings: dict[str, Any] = {"prefix": "file:///data/run", "key_prefix": "", "image": "img", **changes}
     return build(f"cu-00000000-000001-{stage}-a0", app(stage, APPS[stage]), place(stage), facts, **settings)
@@ -94,6 +95,25 @@ def test_code_is_pinned_by_hash_from_the_manifest_on() -> None:
     assert sha256(source) == pin
     for package in ("conventions", "operators"):
         assert sha256(pack(package)) in source.decode()
+
+
+def test_lists_travel_as_files_pinned_by_hash() -> None:
+    """Linux allows an environment variable 128 KiB, and Argo's parameters have limits, too."""
+    systems = [f"iter/000001/Cu{number}" for number in range(20_000)]
+    workflow = made("train", systems)
+    plan = templates(workflow)["plan"]
+    env = {entry["name"]: entry["value"] for entry in plan["script"]["env"]}
+    key = DataSpace(APPS).argument(env["SHA256_systems"])
+    assert json.loads(workflow.objects[key]) == systems and sha256(workflow.objects[key]) == env["SHA256_systems"]
+    (step,) = (
+        step
+        for (step,) in templates(workflow)[workflow.manifest["spec"]["entrypoint"]]["steps"]
+        if step["name"] == "plan"
+    )
+    (given,) = (found for found in step["arguments"]["artifacts"] if found["name"] == "list-systems")
+    assert given["s3"]["key"] == key
+    assert max(map(len, env.values())) < 1000 and len(json.dumps(workflow.manifest)) < 50_000
+    assert made("train", systems[1:]).spec_hash != workflow.spec_hash
 
 
 def run_shipped(tmp_path: Path, function: bytes, packages: dict[str, Path]) -> subprocess.CompletedProcess[str]:
