@@ -31,13 +31,26 @@ recorded() {
   (cd "$1" && exec sha256sum -c "$dir.sums") >/dev/null 2>&1
 }
 
+# Copies what the task left in an earlier attempt: files and folders, as that is all that a store holds.
+fetch() {
+  cp -RP "$JOB_PREVIOUS/$task/." "$1" && find "$1" ! -type d ! -type f -exec rm -f {} +
+}
+
 # A folder with the inputs, and with what an interrupted attempt left in this place. Else with what an earlier one could
-# save (a checkpoint); that is all there, or it does not count. Whatever stands in the way of an input goes.
+# save (a checkpoint), here or where it was taken to; that is all there, or it does not count. Whatever stands in the
+# way of an input goes.
 prepare() {
   [ -z "$code" ] || { remove "$dir" && remove "$dir.code" "$dir.sums"; }
-  if [ ! -d "$dir" ] && [ -d "$JOB_PREVIOUS/$task" ]; then
+  if [ -d "$dir" ]; then
+    [ -w "$dir" ] || chmod u+rwx "$dir"
+    for file in "$task"/*; do
+      [ ! -e "$file" ] || { remove "$dir/${file##*/}" && mv "$file" "$dir/"; } || exit 70
+    done
+  elif [ -d "$task" ]; then
+    mv "$task" "$dir" || exit 70
+  elif [ -d "$JOB_PREVIOUS/$task" ]; then
     remove "$dir.new"
-    cp -RP "$JOB_PREVIOUS/$task/." "$dir.new"
+    fetch "$dir.new"
     mv "$dir.new" "$dir" || exit 70
   fi
   if [ -d "$dir" ]; then
@@ -56,6 +69,7 @@ prepare() {
 # Files and folders only: a link or a fifo counts as missing. They can be read and moved on, whatever their modes were.
 # Recorded is each file whose name the marker can hold; a name that no store can hold is not kept.
 keep() {
+  [ -w "$dir" ] || chmod u+rwx "$dir"
   set --
   names=plain
   while read -r need name; do
@@ -70,7 +84,7 @@ keep() {
       code=65
     fi
   done <"$JOB_JOB/outputs"
-  [ ! -e "$task" ] || remove "$task"
+  [ ! -d "$task" ] || remove "$task"
   mkdir "$task" || exit 70
   [ $# = 0 ] || mv "$@" "$task/" || code=74
   set -- "$task"/*
@@ -96,7 +110,7 @@ for input in "$JOB_JOB"/task.*; do
   # were, here or where they were taken to since.
   if [ "$code" = 0 ] && ! recorded "$JOB_OUT"; then
     remove "$task"
-    recorded "$JOB_PREVIOUS" && cp -RP "$JOB_PREVIOUS/$task" . || code=1
+    recorded "$JOB_PREVIOUS" && fetch "$task" || code=1
   fi
   if [ "$code" != 0 ]; then
     if [ -z "$begun" ] && [ -f "$JOB_JOB/once.sh" ]; then

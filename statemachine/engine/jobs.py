@@ -196,15 +196,22 @@ class _Task:
     def prepare(self) -> None:
         """A folder with the inputs, and with what an interrupted attempt left in this place.
 
-        Else with what an earlier one could save (a checkpoint); that is all there, or it does not count. Whatever
-        stands in the way of an input goes.
+        Else with what an earlier one could save (a checkpoint), here or where it was taken to; that is all there, or it
+        does not count. Whatever stands in the way of an input goes.
         """
         if _line(self.code_file):
             _remove(self.folder)
             self.code_file.unlink()
             self.sums_file.unlink(missing_ok=True)
         saved = self.job.previous / self.name
-        if not self.folder.is_dir() and saved.is_dir():
+        if self.folder.is_dir():
+            _open_up(self.folder)
+            for path in sorted(self.out.iterdir()) if self.out.is_dir() else ():
+                _remove(self.folder / path.name)
+                path.rename(self.folder / path.name)
+        elif self.out.is_dir():
+            self.out.rename(self.folder)
+        elif saved.is_dir():
             new = self.folder.with_name(f"{self.name}.new")
             _remove(new)
             try:
@@ -222,6 +229,7 @@ class _Task:
 
     def keep(self, code: int) -> int:
         """Move what `outputs` names to out/; a link or a fifo counts as missing."""
+        _open_up(self.folder)
         found = []
         for line in (self.job.inputs / "outputs").read_text("utf-8", "surrogateescape").splitlines():
             need, name = line.strip().split(maxsplit=1)
@@ -281,21 +289,17 @@ def _size(path: Path) -> int:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    """`cp -RP source/. target`: links stay links, and after an error it goes on; the first one is raised at the end."""
+    """Copy files and folders; that is all that a store holds. After an error it goes on, and raises it at the end."""
     _make_folder(target)
     errors = []
     for path in sorted(source.iterdir()):
         place, mode = target / path.name, path.lstat().st_mode
         try:
-            if stat.S_ISLNK(mode):
-                place.symlink_to(path.readlink())
-            elif stat.S_ISDIR(mode):
+            if stat.S_ISDIR(mode):
                 _copy_tree(path, place)
             elif stat.S_ISREG(mode):
                 shutil.copyfile(path, place)
                 place.chmod(mode & 0o777 & ~_UMASK)
-            else:
-                os.mknod(place, mode)
         except OSError as error:
             errors.append(error)
     if errors:
