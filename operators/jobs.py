@@ -3,9 +3,10 @@
 A job holds up to `group_size` tasks. Its `in/` is all that the wrapper (`job.sh`) needs:
 
     run.sh          runs one task, in a copy of the task's folder
+    once.sh         what all tasks need once, in the folder above theirs; may be missing
     outputs         `need NAME` or `keep NAME` a line: what to move to out/task.NNNNNN/
-    digest          SHA-256 over everything but run.sh: the job's identity depends on its science, not on
-                    where and by which command it runs
+    digest          SHA-256 over everything but run.sh and once.sh: the job's identity depends on its science, not
+                    on where and by which command it runs
     task.NNNNNN/    one folder a task
 """
 
@@ -30,6 +31,8 @@ MAX_JOBS = 2000
 _LARGEST_MARKER = 64 << 20  # bytes: some 400,000 files
 # Of TensorFlow, on machines where nothing is wrong; it speaks of failures and of round-off errors.
 _NOISE = ("libcudart", "implib-gen", "oneDNN custom operations")
+_HOW = ("run.sh", "once.sh")
+_OUTPUT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")  # what a marker can hold
 _SPOILED = 74  # a task's code where what it left is not what it recorded
 
 
@@ -45,13 +48,21 @@ class Script:
     """What all jobs of a stage run: a POSIX-sh script, the outputs to keep, and helper files beside it.
 
     `need` outputs make a task without them a failure; `keep` outputs are kept where they exist, also after
-    a failure (checkpoints, logs of the software).
+    a failure (checkpoints, logs of the software). `once` is run before the first task that has to be run, in the
+    folder above the tasks': for what they share. Where it fails, none of them is run.
     """
 
     run: str
     need: Sequence[str]
     keep: Sequence[str] = ()
     files: dict[str, Content] | None = None
+    once: str = ""
+
+    def __post_init__(self) -> None:
+        names = [*self.need, *self.keep]
+        bad = [name for name in names if not _OUTPUT.fullmatch(name) or names.count(name) > 1]
+        if bad:
+            raise ValueError(f"output {bad[0]!r}: give each once, by a name of letters, digits and . _ + -")
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,8 @@ def write_jobs(jobs: Path, done: Path, tasks: Iterable[Task], script: Script, gr
     """
     outputs = "".join(f"need {name}\n" for name in script.need) + "".join(f"keep {name}\n" for name in script.keep)
     common: dict[str, Content] = {"run.sh": script.run, "outputs": outputs, **(script.files or {})}
+    if script.once:
+        common["once.sh"] = script.once
     todo: list[str] = []
     group: list[Task] = []
     count = 0
@@ -109,7 +122,7 @@ def write_jobs(jobs: Path, done: Path, tasks: Iterable[Task], script: Script, gr
         digest = hashlib.sha256()
         contents = {name: _bytes(data) for name, data in sorted(files.items())}
         for name, data in contents.items():
-            if name != "run.sh":
+            if name not in _HOW:
                 digest.update(f"{name}\0{len(data)}\0".encode() + data)
         if not _finished(done / f"{job_id}.json", digest.hexdigest()):
             todo.append(job_id)
@@ -157,7 +170,7 @@ def read_tasks(ctx: ReduceContext, n_jobs: int) -> Iterator[TaskOutput]:
             _check_inputs(marker, inputs)
             problem = _check_files(marker, ctx.jobs / job_id / "out")
         except OSError:
-            problem = "it left no completion marker"
+            problem = f"it left no completion marker{_said(log / 'job.log')}"
         except DataError as error:
             problem = str(error)
         else:
@@ -248,6 +261,11 @@ def _check_files(marker: DoneMarker, out: Path) -> str:
         if problem := check_file(out / file.name, file.sha256, file.size):
             return f"out/{file.name}: {problem}"
     return ""
+
+
+def _said(log: Path) -> str:
+    """What a job's own log says; it has one when what its tasks share could not be prepared."""
+    return f": {telling_line(log)}" if log.is_file() and log.stat().st_size else ""
 
 
 def _take_back(marker: DoneMarker, path: Path) -> None:

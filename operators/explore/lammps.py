@@ -36,6 +36,14 @@ if TYPE_CHECKING:
 Positive = Annotated[float, Field(gt=0)]
 _MD = ("ensemble", "temps", "press", "nsteps", "dt", "tau_t", "tau_p")
 _TEMPLATE = ("plumed", "revisions")
+# once.sh of a job: the models are the ones that train recorded.
+CHECK_MODELS = f"""\
+cd "$JOB_MODELS" || exit
+[ ! -f {SUMS} ] || sha256sum -c {SUMS} >/dev/null || {{
+  echo "error: the models are not what was recorded"
+  exit 1
+}}
+"""
 
 
 class TaskGroup(Strict):
@@ -132,6 +140,7 @@ def plan(params: PlanParams, ctx: ExplorePlan) -> Planned:
         need=[MODEL_DEVI, TRAJECTORY],
         keep=[LOG, "output.plumed"],
         files={"physical": "".join(f"{pattern}\n" for pattern in PHYSICAL.values())},
+        once=CHECK_MODELS,
     )
     groups = enumerate(explore.stages[params.explore_stage])
     total = sum(len(choose(config, params, number, ctx.files)) * len(grid(group)) for number, group in groups)
@@ -243,14 +252,15 @@ def run_script(explore: LammpsConfig) -> str:
     """run.sh of a task. A physical failure is a result; anything else is to be repeated."""
     return "\n".join(
         [
-            f"rm -f graph.*.pb {MODEL_DEVI} {TRAJECTORY} {LOG} output.plumed",
-            f'(cd "$JOB_MODELS" && {{ [ ! -f {SUMS} ] || sha256sum -c {SUMS} >/dev/null; }}) || exit 70',
-            'for model in "$JOB_MODELS"/graph.*.pb; do ln -s "$model" . || exit 70; done',
+            f"for old in graph.*.pb {MODEL_DEVI} {TRAJECTORY} {LOG} output.plumed; do",
+            '  if [ -e "$old" ] || [ -h "$old" ]; then rm -rf "$old"; fi',
+            "done",
+            'ln -s "$JOB_MODELS"/graph.*.pb . || exit 70',
             *explore.setup,
             f"{explore.command or 'lmp'} -in {INPUT} -log {LOG}",
             "code=$?",
             f'[ "$code" != 0 ] && grep -E -f "$JOB_JOB/physical" {LOG} || exit "$code"',
-            f"touch {MODEL_DEVI} {TRAJECTORY}",
+            f": >>{MODEL_DEVI} >>{TRAJECTORY}",
             "",
         ]
     )

@@ -52,7 +52,7 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
         run="\n".join(
             [
                 *label.setup,
-                f"rm -f {RESULTS}",
+                f"[ ! -e {RESULTS} ] || rm -f {RESULTS}",
                 f'{label.command or "python3"} "$JOB_JOB/ase_job.py" "$JOB_JOB/calculator.json" {FRAMES} {RESULTS}',
                 "",
             ]

@@ -40,10 +40,12 @@ INPUT, OUTPUT = "input.inp", "output.log"
 
 RUN = """\
 # CP2K appends to an old output, and dies of an old wave function that does not fit: begin with the inputs alone.
-find . ! -name . -prune ! -name input.inp ! -name frames.json -exec rm -rf {} +
-while read -r file; do
-  cp "$JOB_FILES/$file" . && echo "${file%%/*}  ${file##*/}" | sha256sum -c - >/dev/null || exit 70
-done <"$JOB_JOB/user_files"
+set --
+for file in * .[!.]*; do
+  case $file in input.inp | frames.json) ;; *) [ ! -e "$file" ] && [ ! -h "$file" ] || set -- "$@" "./$file" ;; esac
+done
+[ $# = 0 ] || rm -rf "$@"
+[ ! -s "$JOB_JOB/user_files" ] || cp -R ../files/. . || exit 70
 COMMAND -i input.inp -o output.log
 code=$?
 tail -n 40 output.log # for the job's log; the whole output stays in out/
@@ -54,6 +56,22 @@ if [ "$code" != 0 ] && [ -f output.log ]; then
     END { exit !gave_up }' output.log && exit 0
 fi
 exit "$code"
+"""
+
+
+# once.sh of a job: the user's files, after they were found to be what their names say.
+FETCH = """\
+[ ! -e files ] || rm -rf files
+mkdir files && cd files || exit
+set --
+while read -r file; do
+  set -- "$@" "$JOB_FILES/$file"
+  printf '%s  %s\\n' "${file%%/*}" "${file##*/}"
+done <"$JOB_JOB/user_files" >../files.sums
+[ $# = 0 ] || { cp "$@" . && sha256sum -c ../files.sums >/dev/null; } || {
+  echo "error: a file of label.files is not the one that the run began with (sha256 differs)"
+  exit 1
+}
 """
 
 
@@ -96,6 +114,7 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
         run="\n".join([*label.setup, RUN.replace("COMMAND", label.command or "cp2k.psmp")]),
         need=[OUTPUT],
         files={"user_files": "".join(f"{file.root}\n" for file in label.files)},
+        once=FETCH if label.files else "",
     )
     return write_jobs(ctx.jobs, ctx.done, tasks, script, pack(len(frames), label.group_size))
 

@@ -1,18 +1,105 @@
-# The generic job wrapper (POSIX sh; besides it: mkdir cp mv rm find awk sha256sum wc).
+# The generic job wrapper (POSIX sh; besides it: mkdir cp mv rm chmod find awk sha256sum wc).
 # Runs in/run.sh in a copy of every in/task.*, moves the outputs that in/outputs names to out/, keeps log/,
-# and writes the completion marker last. The environment names the places:
+# and writes the completion marker last. in/once.sh, if there is one, is run before the first task that has to be run.
+# The environment names the places:
 #   JOB_ID JOB_JOB (in/) JOB_PREVIOUS JOB_OUT JOB_LOG JOB_DONE, and JOB_* for what the app shares with its jobs.
+# Programs are what a short task costs: what the shell can do by itself, it does. statemachine/engine/jobs.py is the
+# same in Python; tests/contract/runner_contract.py holds both.
 set -u
 umask 022
 LC_ALL=C
 export LC_ALL
 work=${JOB_OUT%/*}/work
-mkdir -p "$work" "$JOB_OUT" "$JOB_LOG" "${JOB_DONE%/*}" || exit 70
+mkdir -p "$work" "$JOB_OUT" "$JOB_LOG" "${JOB_DONE%/*}" && cd "$JOB_OUT" || exit 70
 read -r digest <"$JOB_JOB/digest" || exit 70
-unchanged() {
-  (cd "$1" && sha256sum -c "$dir.sums") >/dev/null 2>&1
+
+# Also what a task has left read-only.
+remove() {
+  rm -rf "$@" 2>/dev/null || {
+    chmod -R u+rwx "$@" 2>/dev/null
+    rm -rf "$@"
+  } || exit 70
 }
+
+# Is what the task recorded in that folder, as it was?
+recorded() {
+  [ -s "$dir.sums" ] || return 1
+  while read -r _ name; do
+    case $name in */[!A-Za-z0-9_]* | *[!A-Za-z0-9._+/-]*) return 1 ;; esac
+    [ -f "$1/$name" ] && [ ! -h "$1/$name" ] || return 1
+  done <"$dir.sums"
+  (cd "$1" && exec sha256sum -c "$dir.sums") >/dev/null 2>&1
+}
+
+# Copies what the task left in an earlier attempt: files and folders, as that is all that a store holds.
+fetch() {
+  cp -RP "$JOB_PREVIOUS/$task/." "$1" && find "$1" ! -type d ! -type f -exec rm -f {} +
+}
+
+# A folder with the inputs, and with what an interrupted attempt left in this place. Else with what an earlier one could
+# save (a checkpoint), here or where it was taken to; that is all there, or it does not count. Whatever stands in the
+# way of an input goes.
+prepare() {
+  [ -z "$code" ] || { remove "$dir" && remove "$dir.code" "$dir.sums"; }
+  if [ -d "$dir" ]; then
+    [ -w "$dir" ] || chmod u+rwx "$dir"
+    for file in "$task"/*; do
+      [ ! -e "$file" ] || { remove "$dir/${file##*/}" && mv "$file" "$dir/"; } || exit 70
+    done
+  elif [ -d "$task" ]; then
+    mv "$task" "$dir" || exit 70
+  elif [ -d "$JOB_PREVIOUS/$task" ]; then
+    remove "$dir.new"
+    fetch "$dir.new"
+    mv "$dir.new" "$dir" || exit 70
+  fi
+  if [ -d "$dir" ]; then
+    [ -w "$dir" ] || chmod u+rwx "$dir"
+    set --
+    for file in "$input"/* "$input"/.[!.]*; do
+      place=$dir/${file##*/}
+      [ -d "$file" ] && [ -d "$place" ] && [ ! -h "$place" ] || set -- "$@" "$place"
+    done
+    remove "$@"
+  fi
+  cp -R "$input/." "$dir" || exit 70
+  [ -w "$dir" ] || chmod u+rwx "$dir" || exit 70
+}
+
+# Files and folders only: a link or a fifo counts as missing. They can be read and moved on, whatever their modes were.
+# Recorded is each file whose name the marker can hold; a name that no store can hold is not kept.
+keep() {
+  [ -w "$dir" ] || chmod u+rwx "$dir"
+  set --
+  names=plain
+  while read -r need name; do
+    file=$dir/$name
+    if [ ! -h "$file" ] && { [ -f "$file" ] || [ -d "$file" ]; }; then
+      [ -r "$file" ] && [ -w "$file" ] || chmod u+rwX "$file"
+      [ ! -d "$file" ] || names=any
+      case $name in [!A-Za-z0-9_]* | *[!A-Za-z0-9._+-]*) names=any ;; esac
+      set -- "$@" "$file"
+    elif [ "$need$code" = need0 ]; then
+      echo "job wrapper: the command ended well but left no $name" >>"$JOB_LOG/$task.log"
+      code=65
+    fi
+  done <"$JOB_JOB/outputs"
+  [ ! -d "$task" ] || remove "$task"
+  mkdir "$task" || exit 70
+  [ $# = 0 ] || mv "$@" "$task/" || code=74
+  set -- "$task"/*
+  if [ "$names" = any ]; then
+    find "$task" -name '*[!] -[^-~]*' -prune -exec rm -rf {} \; -o \
+      \( \( -type d ! -perm -700 -o -type f ! -perm -400 \) -exec chmod u+rwX {} \; -o ! -type l \) \
+      -type f ! -path '*/[!A-Za-z0-9_]*' ! -path '*[!A-Za-z0-9._+/-]*' -exec sha256sum {} +
+  else
+    [ ! -e "$1" ] || sha256sum "$@"
+  fi >"$dir.sums" || exit 74
+  echo "$code" >"$dir.code" || exit 74
+}
+
 all=0
+begun=
 tasks=
 for input in "$JOB_JOB"/task.*; do
   task=${input##*/}
@@ -21,41 +108,55 @@ for input in "$JOB_JOB"/task.*; do
   [ ! -f "$dir.code" ] || read -r code <"$dir.code"
   # A task that an interrupted attempt finished in this place is not run again, as long as its outputs are what they
   # were, here or where they were taken to since.
-  if [ "$code" = 0 ] && ! unchanged "$JOB_OUT"; then
-    rm -rf "${JOB_OUT:?}/$task"
-    unchanged "$JOB_PREVIOUS" && cp -R "$JOB_PREVIOUS/$task" "$JOB_OUT/" || code=1
+  if [ "$code" = 0 ] && ! recorded "$JOB_OUT"; then
+    remove "$task"
+    recorded "$JOB_PREVIOUS" && fetch "$task" || code=1
   fi
   if [ "$code" != 0 ]; then
-    [ -z "$code" ] || rm -rf "$dir" "$dir.code" "$dir.sums"
-    if [ ! -d "$dir" ]; then
-      mkdir "$dir" || exit 70
-      # What an earlier attempt could save (a checkpoint) comes first, the inputs over it.
-      [ ! -d "$JOB_PREVIOUS/$task" ] || cp -R "$JOB_PREVIOUS/$task/." "$dir/"
+    if [ -z "$begun" ] && [ -f "$JOB_JOB/once.sh" ]; then
+      (cd "$work" && exec sh "$JOB_JOB/once.sh") >"$JOB_LOG/job.log" 2>&1 </dev/null || {
+        echo "job wrapper: once.sh failed, see log/job.log" >&2
+        exit 70
+      }
     fi
-    cp -R "$input/." "$dir/" || exit 70
+    begun=1
+    prepare
     (cd "$dir" && exec sh "$JOB_JOB/run.sh") >"$JOB_LOG/$task.log" 2>&1 </dev/null
     code=$?
-    rm -rf "${JOB_OUT:?}/$task"
-    mkdir "$JOB_OUT/$task" || exit 70
-    while read -r need name; do
-      if [ -e "$dir/$name" ] && [ ! -h "$dir/$name" ]; then
-        mv "$dir/$name" "$JOB_OUT/$task/" || code=74
-      elif [ "$need$code" = need0 ]; then
-        echo "job wrapper: the command ended well but left no $name" >>"$JOB_LOG/$task.log"
-        code=65
-      fi
-    done <"$JOB_JOB/outputs"
-    (cd "$JOB_OUT" && find "$task" -type f -exec sha256sum {} +) >"$dir.sums" || exit 74
-    echo "$code" >"$dir.code"
+    keep
   fi
   [ "$code" = 0 ] || all=1
   tasks=$tasks${tasks:+,}"{\"id\":\"$task\",\"code\":$code}"
 done
-cd "$JOB_OUT" || exit 70
-find . -type f -exec sha256sum {} + -exec wc -c {} + >"$work/files" || exit 74
-files=$(awk '
-  length($1) == 64 { sum[$2] = $1; next }
-  $2 in sum { printf "%s{\"name\":\"%s\",\"size\":%s,\"sha256\":\"%s\"}", sep, substr($2, 3), $1, sum[$2]; sep = "," }' "$work/files") || exit 74
-printf '{"schema_version":1,"job_id":"%s","inputs":"%s","tasks":[%s],"files":[%s]}\n' \
-  "$JOB_ID" "$digest" "$tasks" "$files" >"$JOB_DONE.part" && mv "$JOB_DONE.part" "$JOB_DONE" || exit 74
+
+find . -type f ! -path './*/[!A-Za-z0-9_]*' ! -path '*[!A-Za-z0-9._+/-]*' -exec wc -c {} + >"$work/sizes" || exit 74
+set --
+for input in "$JOB_JOB"/task.*; do
+  set -- "$@" "$work/${input##*/}.sums"
+done
+if {
+  printf '{"schema_version":1,"job_id":"%s","inputs":"%s","tasks":[%s],"files":[' "$JOB_ID" "$digest" "$tasks" &&
+    awk '
+      length($1) == 64 { sum[$2] = $1; name[++n] = $2; next }
+      { size[substr($2, 3)] = $1 }
+      END {
+        for (gap = int(n / 2); gap > 0; gap = int(gap / 2))
+          for (i = gap + 1; i <= n; i++) {
+            held = name[i]
+            for (j = i; j > gap && name[j - gap] > held; j -= gap) name[j] = name[j - gap]
+            name[j] = held
+          }
+        for (i = 1; i <= n; i++) {
+          if (!(name[i] in size)) exit 3
+          printf "%s{\"name\":\"%s\",\"size\":%s,\"sha256\":\"%s\"}", sep, name[i], size[name[i]], sum[name[i]]
+          sep = ","
+        }
+      }' "$@" "$work/sizes" && printf ']}\n'
+} >"$JOB_DONE.part"; then
+  mv "$JOB_DONE.part" "$JOB_DONE" || exit 74
+else
+  # A file that a task recorded has gone since: whose it was, the next attempt finds by running all of them.
+  [ $? != 3 ] || remove "$work"/task.*.code
+  exit 74
+fi
 exit "$all"

@@ -20,7 +20,7 @@ from conventions.errors import DataError
 from conventions.names import STAGES
 from conventions.space import DataSpace, StageSpace
 from operators import jobs, registry
-from operators.explore.lammps import LammpsConfig, run_script
+from operators.explore.lammps import CHECK_MODELS, LammpsConfig, run_script
 from operators.label import cp2k
 from operators.label.frames import LabelPlan, PlanParams, frames_to_label
 from operators.sums import SUMS, user_file, verify, write_sums
@@ -128,13 +128,16 @@ class Job:
         (root / "fail").touch()
 
     def run(self) -> tuple[int, dict[str, Any]]:
+        return self.start(), json.loads((self.root / "place/done").read_text())
+
+    def start(self, **more: str) -> int:
         places = {"JOB": "in", "PREVIOUS": "store", "OUT": "place/out", "LOG": "place/log", "DONE": "place/done"}
         env = {f"JOB_{name}": str(self.root / place) for name, place in places.items()}
-        more = {"JOB_ID": "000000", "LEDGER": str(self.root / "ledger"), "FAIL": str(self.root / "fail")}
-        code = subprocess.run(
-            ["sh", str(files("operators.pod") / "job.sh")], env={**os.environ, **env, **more}
-        ).returncode
-        return code, json.loads((self.root / "place/done").read_text())
+        env |= {"JOB_ID": "000000", "LEDGER": str(self.root / "ledger"), "FAIL": str(self.root / "fail"), **more}
+        return subprocess.run(["sh", str(files("operators.pod") / "job.sh")], env={**os.environ, **env}).returncode
+
+    def said(self) -> str:
+        return jobs.telling_line(self.root / "place/log/job.log")
 
     def publish(self) -> None:
         (self.root / "place/out").rename(self.root / "store")
@@ -177,9 +180,13 @@ def test_exploration_runs_with_the_recorded_models_only(tmp_path: Path, spoil: C
     models = committee(tmp_path / "models")
     if spoil:
         spoil(models / "graph.001.pb")
-    script = run_script(LammpsConfig.model_construct(setup=[], command="touch ran; true"))
-    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, env={**os.environ, "JOB_MODELS": str(models)})
-    assert (done.returncode, (tmp_path / "ran").exists()) == ((70, False) if spoil else (0, True))
+    job = Job(tmp_path)
+    (job.inputs / "once.sh").write_text(CHECK_MODELS)
+    run = run_script(LammpsConfig.model_construct(setup=[], command=f"touch result {tmp_path}/ran; true"))
+    (job.inputs / "run.sh").write_text(run)
+    code = job.start(JOB_MODELS=str(models))
+    assert (code, (tmp_path / "ran").exists()) == ((70, False) if spoil else (0, True))
+    assert job.said() == ("error: the models are not what was recorded" if spoil else "the log is empty")
 
 
 def test_training_reads_the_recorded_data_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,15 +316,16 @@ def nothing(path: Path) -> None:
 def test_cp2k_reads_the_users_files_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "BASIS").write_text("Cu")
     name = add_file(tmp_path, tmp_path / "BASIS")
-    (tmp_path / "user_files").write_text(f"{name}\n")
-    env = {**os.environ, "JOB_FILES": str(tmp_path / DataSpace.files), "JOB_JOB": str(tmp_path)}
-    script = cp2k.RUN.replace("COMMAND", "touch output.log ran; true")
     for spoil, code in ((nothing, 0), (other, 70)):
         spoil(tmp_path / DataSpace.files / name)
-        task = tmp_path / str(code)
-        task.mkdir()
-        done = subprocess.run(["sh", "-c", script], cwd=task, env=env, stderr=subprocess.DEVNULL)
-        assert (done.returncode, (task / "ran").exists()) == (code, code == 0)
+        job = Job(tmp_path / str(code))
+        (job.inputs / "user_files").write_text(f"{name}\n")
+        (job.inputs / "once.sh").write_text(cp2k.FETCH)
+        script = cp2k.RUN.replace("COMMAND", f"cp BASIS result; touch output.log {job.root}/ran; true")
+        (job.inputs / "run.sh").write_text(script)
+        assert job.start(JOB_FILES=str(tmp_path / DataSpace.files)) == code
+        assert (job.root / "ran").exists() == (code == 0)
+    assert job.said().startswith("error: a file of label.files is not the one")
 
 
 def test_lists_of_sums(tmp_path: Path) -> None:

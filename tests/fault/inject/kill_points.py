@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 # How the audit hooks of Python call them; each comes just before it happens.
-_CHANGES = {
+CHANGES = {
     "open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate",
     "subprocess.Popen",
 }  # fmt: skip
@@ -84,7 +84,7 @@ def from_environment(role: str) -> None:
         points.watch_files({"os.rename", "subprocess.Popen"})
     else:
         # What the interpreter removes is scratch whose outputs are published.
-        points.watch_files(_CHANGES - {"os.remove", "os.rmdir"} if role == "interpreter" else _CHANGES)
+        points.watch_files(CHANGES - {"os.remove", "os.rmdir"} if role == "interpreter" else CHANGES)
 
 
 def role() -> str:
