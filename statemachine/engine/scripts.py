@@ -1,5 +1,7 @@
 """How a pod's script is run on this machine.
 
+A job is run by threads of the interpreter, in Python (`jobs.py`), and starts one program a task.
+
 An operator of ours runs in a child forked from the interpreter, which has imported our code already: a fresh Python
 and its imports cost more than most plans. That is done only where the installed code is, file by file, the code that
 was shipped: the hash of the package, packed as for shipping, is the one that the workflow pins. Any other script, and
@@ -23,6 +25,8 @@ from conventions.errors import ConfigError
 from conventions.names import sha256
 from operators.pod import runner, scripts
 
+from .jobs import run_job
+
 FAILED = 1
 # A template's script, its environment, its folder and its log: to the exit code.
 Execute = Callable[[Mapping[str, Any], Mapping[str, str], Path, IO[bytes]], int]
@@ -43,6 +47,9 @@ class Runner:
 
     def run(self, script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: IO[bytes]) -> int:
         """Run a template's script in the folder `place`; return its exit code."""
+        if script["source"] == scripts.JOB:
+            with os.fdopen(log.fileno(), "w", closefd=False) as errors:
+                return run_job(env, errors)
         if script["source"] == scripts.OPERATOR and (shipped := self._shipped(env)):
             return self._fork(shipped, env, place, log)
         return run_process(script, env, place, log)
