@@ -47,7 +47,7 @@ deploy-check: $(VENV)/.dev ## deploy/: schemas, rights, units, shell, Dockerfile
 constraints: ## the image's exact versions, newest that fit (needs uv on PATH)
 	sh deploy/constraints.sh
 
-bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle machine
+bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle machine, after `make bench-peers`
 	$(BIN)/python benchmarks/orchestration.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/s3.py

@@ -100,7 +100,9 @@ def run_real(folder: Path, programs: StubPrograms, size: Size, explore_group: in
         **{name: programs[name] for name in ("dp", "lmp", "cp2k")},
     )
     (folder / "run.yaml").write_text(text)
-    return measure([*DPGEN2, "run", "run.yaml"], folder, codes=[EXHAUSTED])
+    usage = measure([*DPGEN2, "run", "run.yaml"], folder, codes=[EXHAUSTED])
+    check(folder, size, "output.log")
+    return usage
 
 
 def run_stubs(folder: Path, size: Size, explore_group: int = 1) -> Usage:
@@ -212,4 +214,13 @@ def run_dpgen(folder: Path, programs: StubPrograms, size: Size, explore_group: i
     (folder / "param.json").write_text(json.dumps(param))
     (folder / "machine.json").write_text(json.dumps(machine))
     command = [str(PEERS / "bin" / "dpgen"), "run", "param.json", "machine.json"]
-    return measure(command, folder, until=(folder / "record.dpgen", "0 8"))
+    usage = measure(command, folder, until=(folder / "record.dpgen", "0 8"))
+    check(folder, size, "OUTCAR")
+    return usage
+
+
+def check(folder: Path, size: Size, label: str) -> None:
+    """Are the outputs of all tasks there? `label` is the name of the labelling program's."""
+    for name, count in (("lcurve.out", size.train), ("model_devi.out", size.explore), (label, size.label)):
+        if (found := sum(name in files for _, _, files in os.walk(folder))) < count:
+            raise SystemExit(f"{folder}: {found} times {name} instead of {count}")

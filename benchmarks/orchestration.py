@@ -189,31 +189,25 @@ def main() -> None:
         campaigns.run_stubs(one, ONE)
         busy = begin_busy(root / "busy")
 
-        small = real_cases(programs, SMALL, 5, None)
-        single = [Case("dpgen2-sm", partial(campaigns.run_stubs, size=ONE), 2.5)]
-        cold = cold_cases(one / "out", busy)
+        polled = [Case("dpgen2-sm", partial(campaigns.run_stubs, size=ONE), 2.5)]
         tables = [
-            (f"real apps, {SMALL} tasks", small),
-            ("stub apps, one task a stage", single),
-            ("cold starts", cold),
+            (f"real apps, {SMALL} tasks", real_cases(programs, SMALL, 5, None)),
+            ("stub apps, one task a stage", list(polled)),
+            ("cold starts", cold_cases(one / "out", busy)),
         ]
-        largest = single[-1]
         if options.size == "full":
-            full, stubs = real_cases(programs, FULL, 16, 20), stub_cases()
-            many = [Case("dpgen2-sm, 50 tasks a job", partial(campaigns.run_stubs, size=MANY, explore_group=50), 80)]
-            tables = [
-                (f"real apps, {FULL} tasks", full),
-                *tables[:1],
+            stubs = stub_cases()
+            many = Case("dpgen2-sm, 50 tasks a job", partial(campaigns.run_stubs, size=MANY, explore_group=50), 80)
+            polled += [stubs[-1], many]
+            tables += [
+                (f"real apps, {FULL} tasks", real_cases(programs, FULL, 16, 20)),
                 (f"stub apps, {FULL} tasks", stubs),
-                *tables[1:2],
-                (f"stub apps, {MANY.explore:,} tasks", many),
-                *tables[2:],
+                (f"stub apps, {MANY.explore:,} explore tasks", [many]),
             ]
-            largest = stubs[-1]
         take_turns([case for _, cases in tables for case in cases], options.rounds, root)
         for title, cases in tables:
             show(title, cases)
-        memory, requests = largest.median.memory, idle_requests(one / "out")
+        memory, requests = max(case.median.memory for case in polled), idle_requests(one / "out")
         print(f"\npoller's peak memory          {memory:5.0f} MB  {mark(f'{MEMORY} MB', memory > MEMORY)}")
         print(f"store requests of an idle step {requests:4d}     {mark(str(REQUESTS), requests > REQUESTS)}")
         if not campaigns.dpgen_version():
