@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PEERS = .venv-peers
 
-.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines soak figures search lint deploy-check constraints bench docs clean
+.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines soak figures search lint deploy-check constraints bench bench-peers docs clean
 
 demo: $(VENV)/.local ## copper on one machine: trains a force field to convergence (about 3 minutes after set-up)
 	$(BIN)/python -W ignore examples/copper/make_test_set.py
@@ -46,12 +47,14 @@ deploy-check: $(VENV)/.dev ## deploy/: schemas, rights, units, shell, Dockerfile
 constraints: ## the image's exact versions, newest that fit (needs uv on PATH)
 	sh deploy/constraints.sh
 
-bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle machine
+bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle machine, after `make bench-peers`
 	$(BIN)/python benchmarks/orchestration.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/s3.py
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/hook.py
+
+bench-peers: $(PEERS)/.done ## DP-GEN, for benchmarks/orchestration.py to compare with; in a virtual environment of its own
 
 docs: $(VENV)/.dev ## the machine's diagram
 	$(BIN)/python docs/make_diagram.py
@@ -68,5 +71,10 @@ $(VENV)/.local: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -e ".[local]"
 	touch $@
 
+$(PEERS)/.done:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q "dpgen==0.14.*"
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(PEERS) runs

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from orchestration import CONFIG, DPGEN2, STRUCTURE, STUBS
+from campaigns import CONFIG, DPGEN2, STRUCTURE, STUBS
 
 KEY = "0123456789abcdef" * 2
 INTERVAL = 60

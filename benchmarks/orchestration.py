@@ -1,74 +1,143 @@
-"""What orchestration costs: one iteration of instant stub jobs on the local engine.
+"""What orchestration costs: the same stub programs by dpgen2-sm, by DP-GEN and by a bare loop, measured in turn.
 
-4 train + 1,000 explore + 500 label jobs, against `xargs -P` running the very same job scripts (the wrapper and the
-job's run.sh, with the same environment) on a copy of the very same inputs. Also: the poller's peak memory, the cost
-of a job from 100 to 2,000 jobs, and the store requests of an idle step. Ratios of one run; run it on an idle machine.
+    python benchmarks/orchestration.py [--size small|full] [--rounds 3]
+
+CPU is user and system time of all processes, also of detached ones. In every round each case runs once; the table has
+the medians. DP-GEN needs `make bench-peers`. Run it on an idle machine: nothing here knows what else runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import resource
 import shutil
-import subprocess
-import sys
+import statistics
 import tempfile
-import time
-from importlib.resources import files
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-STUBS = Path(__file__).parent.parent / "tests" / "stubapps"
-CONFIG = """\
-run: bench
-prefix: out
-engine: {{type: local, slots: 2}}
-type_map: [Cu]
-structures: {{start: {{files: cu.xyz}}}}
-init: {{label: [start]}}
-label: {{app: stub, tasks: {label}}}
-train: {{app: stub, tasks: {train}}}
-explore: {{app: stub, tasks: {explore}}}
-select: {{app: stub, tasks: 1, accurate_after: 0}}
-"""
-STRUCTURE = '1\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3\nCu 0 0 0\n'
-DPGEN2 = [sys.executable, "-c", "from statemachine.cli import main; main()"]
+import campaigns
+from campaigns import DPGEN2, Size
+from stub_programs import StubPrograms
+from tree import Usage, measure
+
+SMALL, FULL, ONE, MANY = Size(4, 100, 100), Size(4, 1000, 500), Size(1, 1, 1), Size(1, 20_000, 1)
+GROUPS = (10, 5)  # explore and label tasks in a job
+MEMORY, REQUESTS, RATIO = 150, 3, 2.0  # at most: MB of the poller, requests of an idle step, CPU and wall of the loop's
+COLD_STARTS = 5
 
 
-def campaign(folder: Path, **jobs: int) -> tuple[float, float, float]:
-    """Wall time, CPU time and the poller's peak memory (MB) of one iteration."""
-    folder.mkdir(parents=True)
-    (folder / "cu.xyz").write_text(STRUCTURE)
-    (folder / "run.yaml").write_text(CONFIG.format(**jobs))
-    env = {**os.environ, "PYTHONPATH": str(STUBS)}
-    subprocess.run([*DPGEN2, "init", "run.yaml"], cwd=folder, env=env, check=True, capture_output=True)
-    started, cpu = time.perf_counter(), machine_cpu()
-    poller = subprocess.Popen([*DPGEN2, "run", "out"], cwd=folder, env=env, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(poller.pid, 0)
-    if status:
-        raise SystemExit(f"the benchmark's run ended with status {status}")
-    return time.perf_counter() - started, machine_cpu() - cpu, usage.ru_maxrss / 1024
+@dataclass
+class Case:
+    """A line of the table.
+
+    Attributes
+    ----------
+    run
+        Measures it once, in a new folder.
+    goal
+        Seconds that it may take, by CPU and by wall.
+    cold
+        A start of the command line: the goal is for its CPU.
+    beside
+        Cases whose figures this one's are divided by, with the largest ratio that is right.
+    """
+
+    name: str
+    run: Callable[[Path], Usage]
+    goal: float | None = None
+    cold: bool = False
+    beside: list[tuple[str, Case, float | None]] = field(default_factory=list)
+    found: list[Usage] = field(default_factory=list)
+
+    @property
+    def median(self) -> Usage:
+        return Usage(*map(statistics.median, zip(*map(astuple, self.found), strict=True)))
 
 
-def machine_cpu() -> float:
-    """CPU seconds that this machine has spent so far, all processes together."""
-    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    busy = sum(int(value) for index, value in enumerate(fields[:8]) if index not in (3, 4))
-    return busy / os.sysconf("SC_CLK_TCK")
+def real_cases(programs: StubPrograms, size: Size, grouped: float, alone: float | None) -> list[Case]:
+    """An iteration with the real apps; goals for jobs of several tasks and for one task a job."""
+    floor = Case("bare loop, two at a time", partial(campaigns.loop_real, programs=programs, size=size))
+    peers = []
+    if version := campaigns.dpgen_version():
+        peers = [Case(f"DP-GEN {version}, 10 and 5 tasks a job", real(campaigns.run_dpgen, programs, size, GROUPS))]
+    beside = [("loop", floor, None), *(("DP-GEN", peer, None) for peer in peers)]
+    ours = [Case("dpgen2-sm, 10 and 5 tasks a job", real(campaigns.run_real, programs, size, GROUPS), grouped)]
+    if alone:
+        ours += [Case("dpgen2-sm, one task a job", real(campaigns.run_real, programs, size, (1, 1)), alone)]
+    for case in ours:
+        case.beside = beside
+    return [floor, *peers, *ours]
 
 
-def xargs(prefix: Path, work: Path) -> tuple[float, float]:
-    """Wall and CPU time of the same job scripts under `xargs -P 2`, on the inputs that the campaign left."""
-    script = files("operators.pod").joinpath("job.sh")
-    jobs = sorted(prefix.glob("*/stub/iter/000000/job/*/in"))
-    line = (
-        f'd={work}/$(echo "$1" | tr / _); mkdir -p "$d"; JOB_ID=000000 JOB_JOB="$1" JOB_PREVIOUS=/nonexistent '
-        f'JOB_OUT="$d/out/out" JOB_LOG="$d/out/log" JOB_DONE="$d/out/done" sh {script}'
+def real(run: Callable[..., Usage], programs: StubPrograms, size: Size, groups: tuple[int, int]) -> Any:
+    return partial(run, programs=programs, size=size, explore_group=groups[0], label_group=groups[1])
+
+
+def stub_cases() -> list[Case]:
+    """An iteration with the stub apps."""
+    floor = Case("bare loop of three programs a task", partial(campaigns.loop_stubs, size=FULL))
+    ours = Case(
+        "dpgen2-sm, one task a job", partial(campaigns.run_stubs, size=FULL), 11, beside=[("loop", floor, RATIO)]
     )
-    listing = "\n".join(str(job) for job in jobs)
-    started, cpu = time.perf_counter(), machine_cpu()
-    subprocess.run(["xargs", "-P", "2", "-I{}", "sh", "-c", line, "sh", "{}"], input=listing, text=True, check=True)
-    return time.perf_counter() - started, machine_cpu() - cpu
+    return [floor, ours]
+
+
+def cold_cases(ended: Path, busy: Path) -> list[Case]:
+    """Starts of the command line: of a run that has ended, and of one whose workflow runs."""
+    given = (
+        ("status", ["status", str(ended)], 0.22),
+        ("idle step", ["step", str(busy)], 0.25),
+        ("--help", ["--help"], 0.10),
+    )
+
+    def start(folder: Path, command: list[str]) -> Usage:
+        found = [measure([*DPGEN2, *command], folder, campaigns.stub_apps()) for _ in range(COLD_STARTS)]
+        return Usage(*map(statistics.median, zip(*map(astuple, found), strict=True)))
+
+    return [Case(name, partial(start, command=command), goal, cold=True) for name, command, goal in given]
+
+
+def take_turns(cases: list[Case], rounds: int, root: Path) -> None:
+    """Run every case once in each round."""
+    for number in range(rounds):
+        for case in cases:
+            folder = Path(tempfile.mkdtemp(dir=root))
+            usage = case.run(folder)
+            case.found.append(usage)
+            print(f"  round {number + 1}: {case.name:45s} {usage.cpu:7.2f} {usage.wall:7.2f}", flush=True)
+            shutil.rmtree(folder)
+
+
+def show(title: str, cases: list[Case]) -> None:
+    print(f"\n{title:48s}{'CPU, s':>8s}{'wall, s':>9s}{'started':>9s}  at most")
+    for case in cases:
+        at = case.median
+        goal, missed = "", False
+        if case.goal:
+            goal = f"{case.goal:g} s" + (" of CPU" if case.cold else "")
+            missed = at.cpu > case.goal or (not case.cold and at.wall > case.goal)
+        print(f"  {case.name:46s}{at.cpu:8.2f}{at.wall:9.2f}{at.started:9.0f}  {mark(goal, missed)}")
+        for name, other, limit in case.beside:
+            ratios = at.cpu / other.median.cpu, at.wall / other.median.wall
+            goal = mark(f"{limit:g} x", max(ratios) > limit) if limit else ""
+            print(f"    of {name + chr(39) + 's':42s}{ratios[0]:9.2f}{ratios[1]:9.2f}{'':9s}  {goal}")
+
+
+def mark(goal: str, missed: bool) -> str:
+    return f"{goal}  MISSED" if missed else goal
+
+
+def begin_busy(folder: Path) -> Path:
+    """A run whose workflow waits for the fifo `go`; its prefix."""
+    folder.mkdir()
+    os.mkfifo(folder / "go")
+    campaigns.begin_stubs(folder, label=f"1, setup: ['read -r go <{folder}/go']", train=1, explore=1)
+    campaigns.order(folder, "step", "out")
+    return folder / "out"
 
 
 def idle_requests(folder: Path) -> int:
@@ -76,8 +145,8 @@ def idle_requests(folder: Path) -> int:
     from statemachine.engine import Phase, Status
     from statemachine.run.poller import Poller
     from statemachine.run.record import Record
-    from statemachine.run.submission import Submission
     from statemachine.store import open_store
+    from statemachine.run.submission import Submission
 
     store = open_store(f"file://{folder}")
     count = 0
@@ -107,25 +176,45 @@ def idle_requests(folder: Path) -> int:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("small", "full"), default="full")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds that the medians are of (default: 3)")
+    options = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="dpgen2-sm-bench-"))
+    busy = None
     try:
-        wall, cpu, memory = campaign(root / "main", label=500, train=4, explore=1000)
-        base_wall, base_cpu = xargs(root / "main" / "out", root / "xargs")
-        print(f"1,505 jobs      wall {wall:6.1f} s   CPU {cpu:6.1f} s   poller's peak memory {memory:.0f} MB")
-        print(f"xargs -P 2      wall {base_wall:6.1f} s   CPU {base_cpu:6.1f} s")
-        print(f"ratio           wall {wall / base_wall:6.2f}     CPU {cpu / base_cpu:6.2f}")
-        small, *_ = campaign(root / "none", label=1, train=1, explore=1)
-        for jobs in (100, 500, 1000, 2000):
-            wall, *_ = campaign(root / str(jobs), label=1, train=1, explore=jobs)
-            print(f"{jobs:5d} jobs      {1000 * (wall - small) / jobs:6.1f} ms a job")
-        print(f"idle step       {idle_requests(root / 'main' / 'out')} store requests")
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        env = {**os.environ, "PYTHONPATH": str(STUBS)}
-        subprocess.run([*DPGEN2, "status", str(root / "main" / "out")], env=env, stdout=subprocess.DEVNULL, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
-        print(f"status          {spent:.2f} s of CPU from a cold start")
+        programs = StubPrograms(root / "programs")
+        one = root / "one"
+        one.mkdir()
+        campaigns.run_stubs(one, ONE)
+        busy = begin_busy(root / "busy")
+
+        polled = [Case("dpgen2-sm", partial(campaigns.run_stubs, size=ONE), 2.5)]
+        tables = [
+            (f"real apps, {SMALL} tasks", real_cases(programs, SMALL, 5, None)),
+            ("stub apps, one task a stage", list(polled)),
+            ("cold starts", cold_cases(one / "out", busy)),
+        ]
+        if options.size == "full":
+            stubs = stub_cases()
+            many = Case("dpgen2-sm, 50 tasks a job", partial(campaigns.run_stubs, size=MANY, explore_group=50), 80)
+            polled += [stubs[-1], many]
+            tables += [
+                (f"real apps, {FULL} tasks", real_cases(programs, FULL, 16, 20)),
+                (f"stub apps, {FULL} tasks", stubs),
+                (f"stub apps, {MANY.explore:,} explore tasks", [many]),
+            ]
+        take_turns([case for _, cases in tables for case in cases], options.rounds, root)
+        for title, cases in tables:
+            show(title, cases)
+        memory, requests = max(case.median.memory for case in polled), idle_requests(one / "out")
+        print(f"\npoller's peak memory          {memory:5.0f} MB  {mark(f'{MEMORY} MB', memory > MEMORY)}")
+        print(f"store requests of an idle step {requests:4d}     {mark(str(REQUESTS), requests > REQUESTS)}")
+        if not campaigns.dpgen_version():
+            print("DP-GEN is left out: `make bench-peers` installs it")
     finally:
+        if busy:
+            campaigns.order(busy, "cancel", ".")
         shutil.rmtree(root)
 
 
