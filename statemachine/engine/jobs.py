@@ -171,11 +171,11 @@ class _Task:
         """Are the files that the task recorded the ones in that folder? If so, `sums` has them."""
         try:
             lines = self.sums_file.read_text("utf-8", "surrogateescape").splitlines()
-        except FileNotFoundError:
-            return False
-        found = [_LINE.fullmatch(line) for line in lines]
-        sums = {match[2]: match[1] for match in found if match}
-        if not sums or None in found or any(check_file(root / name, digest) for name, digest in sums.items()):
+            found = [_LINE.fullmatch(line) for line in lines]
+            sums = {match[2]: match[1] for match in found if match}
+            if not sums or None in found or any(check_file(root / name, digest) for name, digest in sums.items()):
+                return False
+        except OSError:
             return False
         self.sums = sums
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import stat
@@ -11,16 +10,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
 
-DIGEST = "0" * 64
-RUN = """\
-echo "$JOB_ID $(cat name) $LC_ALL"
-echo "$(cat name)" >>"$LEDGER"
-cat name >result
-"""
+from .job_places import DIGEST, RUN, SPOIL, Job, three_tasks
 
 
 class Runner(Protocol):
@@ -40,98 +34,6 @@ class Runner(Protocol):
 
     def unprivileged(self, env: dict[str, str]) -> int:
         """Run a job as somebody who may not write everywhere; its exit code."""
-
-
-class Job:
-    """A job in a folder: `run` is its run.sh, `outputs` its list; it has tasks whose `name` is their number."""
-
-    def __init__(
-        self, root: Path, run: str = RUN, outputs: str = "need result\n", tasks: int = 2, once: str = ""
-    ) -> None:
-        self.root, self.inputs, self.previous = root, root / "in", root / "store"
-        self.place = root / "place"
-        self.out, self.log, self.done = self.place / "out", self.place / "log", self.place / "done/000007.json"
-        for number in range(tasks):
-            self.task(number).mkdir(parents=True)
-            (self.task(number) / "name").write_text(f"{number}\n")
-        (self.inputs / "run.sh").write_text(run)
-        (self.inputs / "outputs").write_text(outputs)
-        (self.inputs / "digest").write_text(f"{DIGEST}\n")
-        if once:
-            (self.inputs / "once.sh").write_text(once)
-
-    def task(self, number: int) -> Path:
-        return self.inputs / f"task.{number:06d}"
-
-    @property
-    def env(self) -> dict[str, str]:
-        places = {"JOB": self.inputs, "PREVIOUS": self.previous, "OUT": self.out, "LOG": self.log, "DONE": self.done}
-        own = {"JOB_ID": "000007", "LEDGER": str(self.root / "ledger"), "FLAG": str(self.root / "flag")}
-        return {"PATH": os.environ["PATH"], **own, **{f"JOB_{name}": str(path) for name, path in places.items()}}
-
-    def publish(self) -> None:
-        """What an engine does with the outputs of a job that is not finished."""
-        self.out.rename(self.previous)
-        shutil.rmtree(self.place / "done")
-
-    def marker(self) -> dict[str, Any]:
-        return dict(json.loads(self.done.read_bytes()))
-
-    def codes(self) -> list[int]:
-        return [task["code"] for task in self.marker()["tasks"]]
-
-    def recorded(self) -> list[str]:
-        return [file["name"] for file in self.marker()["files"]]
-
-    def executions(self) -> list[str]:
-        path = self.root / "ledger"
-        return path.read_text().split() if path.exists() else []
-
-    def left(self) -> dict[str, bytes | str]:
-        """All that the job left: bytes of files, and what else there is."""
-        found: dict[str, bytes | str] = {"done": self.done.read_bytes() if self.done.exists() else "none"}
-        for folder in (self.out, self.log):
-            for path in folder.rglob("*"):
-                mode, name = path.lstat().st_mode, os.fsencode(path.relative_to(self.place)).decode("latin-1")
-                if stat.S_ISLNK(mode):
-                    found[name] = f"link to {path.readlink()}"
-                else:
-                    found[name] = path.read_bytes() if stat.S_ISREG(mode) else stat.filemode(mode)[0]
-        return found
-
-
-def damage(path: Path) -> None:
-    """Other bytes, as many."""
-    data = bytearray(path.read_bytes())
-    data[0] ^= 1
-    path.write_bytes(data)
-
-
-def link(path: Path) -> None:
-    """The same bytes, elsewhere."""
-    path.rename(path.with_name("moved"))
-    path.symlink_to("moved")
-
-
-SPOIL = [damage, Path.unlink, link]
-
-
-def three_tasks(root: Path) -> Job:
-    """Files and a folder; a task that fails and leaves a checkpoint; one that goes on from an earlier attempt's."""
-    run = RUN + (
-        "case $(cat name) in\n"
-        "0) mkdir -p save/deep; echo a >save/deep/x; echo b >save/y; echo gone >scratch ;;\n"
-        "1) mkdir -p save; echo c >save/x; rm result; exit 3 ;;\n"
-        "2) cat save/step more >result ;;\n"
-        "esac\n"
-    )
-    job = Job(root, run, "need result\nkeep save\nkeep more\n", tasks=3, once="pwd >&2; : >shared\n")
-    saved = job.previous / "task.000002"
-    (saved / "save").mkdir(parents=True)
-    (saved / "save/step").write_text("12\n")
-    (saved / "more").write_text("old\n")
-    (job.task(2) / "more").write_text("new\n")
-    return job
 
 
 @pytest.fixture
@@ -236,6 +138,35 @@ class RunnerContract:
         assert runner.run(job.env) == 0 and job.executions() == ["0", "1", "1"]
         assert job.left() == whole
 
+    @pytest.mark.parametrize("name", ["", "task.000000/a b", "task.000000/.x", "../../in/run.sh", "nothing"])
+    def test_a_list_of_sums_that_cannot_be_right(self, runner: Runner, tmp_path: Path, name: str) -> None:
+        """It was cut short, or is of an earlier version: names in it that this one would not have recorded."""
+        job = Job(tmp_path, tasks=1)
+        assert runner.run(job.env) == 0
+        whole = job.left()
+        if name.startswith("task"):
+            (job.out / name).touch()
+        found = job.out / name
+        digest = hashlib.sha256(found.read_bytes() if found.is_file() else b"").hexdigest()
+        sums = job.place / "work/task.000000.sums"
+        sums.write_text(f"{sums.read_text()}{digest}  {name}\n" if name else "")
+        assert runner.run(job.env) == 0
+        assert job.executions() == ["0", "0"] and job.left() == whole
+
+    @pytest.mark.parametrize("taken", [False, True])
+    def test_a_failed_task_goes_on_from_what_it_kept(self, runner: Runner, tmp_path: Path, taken: bool) -> None:
+        """And begins anew with all else, wherever its outputs are now."""
+        run = 'echo step >>save; : >name; : >>rest; echo + >>rest; cat rest >count; [ -e "$FLAG" ]\n'
+        job = Job(tmp_path, run, "keep save\nneed count\n", tasks=1)
+        assert runner.run(job.env) == 1
+        if taken:
+            job.publish()
+        (job.root / "flag").touch()
+        assert runner.run(job.env) == 0
+        assert (job.out / "task.000000/save").read_text() == "step\n" * 2
+        assert (job.out / "task.000000/count").read_text() == "+\n"
+        assert (job.place / "work/task.000000/name").read_text() == ""
+
     @pytest.mark.parametrize("spoil", [None, *SPOIL])
     def test_outputs_that_were_taken_away(
         self, runner: Runner, tmp_path: Path, spoil: Callable[[Path], object] | None
@@ -277,6 +208,15 @@ class RunnerContract:
             (job.inputs / "outputs").write_text(f"need {name}\n")
             shutil.rmtree(job.place)
             assert runner.run(job.env) == 1 and job.codes() == [65]
+
+    def test_outputs_with_odd_names(self, runner: Runner, tmp_path: Path) -> None:
+        """No app can ask for them; who does gets them, but not into a marker that nobody could read."""
+        names = ["a b", ".x", "-x", "good"]
+        job = Job(tmp_path, "for x in 'a b' .x ./-x good; do : >\"$x\"; done\n", tasks=1)
+        (job.inputs / "outputs").write_text("".join(f"need {name}\n" for name in names))
+        assert runner.run(job.env) == 0
+        assert {path.name for path in (job.out / "task.000000").iterdir()} == {*names}
+        assert job.recorded() == ["task.000000/good"]
 
     def test_odd_names_among_the_outputs(self, runner: Runner, tmp_path: Path) -> None:
         """What a marker cannot name stays and is not recorded; what no store can hold is not kept."""
@@ -335,9 +275,17 @@ class RunnerContract:
         assert job.left() == {"done": "none", "log/job.log": b"error: no models\n"} and job.executions() == []
 
     def test_a_task_finds_no_input_on_its_stdin(self, runner: Runner, tmp_path: Path) -> None:
-        job = Job(tmp_path, "cat >result; readlink /proc/self/fd/0\n")
-        assert runner.run(job.env) == 0
-        assert job.left()["log/task.000001.log"] == b"/dev/null\n" and job.recorded()[1] == "task.000001/result"
+        job = Job(tmp_path, "cat >result\n", once="cat\n")
+        (tmp_path / "stdin").write_text("of somebody else\n")
+        before = os.dup(0)
+        with open(tmp_path / "stdin", "rb") as stream:
+            os.dup2(stream.fileno(), 0)
+            try:
+                assert runner.run(job.env) == 0
+            finally:
+                os.dup2(before, 0)
+                os.close(before)
+        assert job.left()["log/job.log"] == b"" and [file["size"] for file in job.marker()["files"]] == [0, 0]
 
     def test_modes_are_those_of_the_umask_022(self, runner: Runner, tmp_path: Path) -> None:
         job = Job(tmp_path, RUN + ": >x; mkdir y; stat -c %a name x y; umask\n", once="umask\n", tasks=1)

@@ -19,7 +19,8 @@ from operators import sums
 from statemachine.engine import jobs
 from tests.fault.inject.kill_points import CHANGES, KillPoints
 
-from .runner_contract import Job, Runner, RunnerContract, shared_folder, three_tasks
+from .job_places import Job, three_tasks
+from .runner_contract import Runner, RunnerContract, shared_folder
 
 __all__ = ["shared_folder"]
 PROGRAMS = "sh mkdir cp mv rm chmod find awk sha256sum wc".split()
