@@ -33,6 +33,7 @@ from operators.select.extxyz import write_frames
 from operators.select.filters import rejection
 from operators.select.pool import SCORES, gather
 from operators.select.score import DEVIATIONS, DUMP, score
+from operators.sums import sha256_of
 
 ROWS, TRAJECTORIES, CHOSEN = 10_000, 100, 500
 ATOMS, READ = 200, 125
@@ -79,10 +80,13 @@ def selection(folder: Path) -> Callable[[], None]:
         (folder / name).mkdir(parents=True)
         write_deviations(folder / name / DEVIATIONS, random)
         write_dump(folder / name / DUMP, 8, random)
+    hashes = {name: {file: sha256_of(folder / name / file) for file in (DEVIATIONS, DUMP)} for name in names}
     task = {
         "skip": 0,
         "levels": {"bulk": LEVELS},
-        "trajectories": [{"folder": name, "structure": "bulk", "broken": False} for name in names],
+        "trajectories": [
+            {"folder": name, "structure": "bulk", "broken": False, "files": hashes[name]} for name in names
+        ],
     }
 
     def ours() -> None:
@@ -91,7 +95,7 @@ def selection(folder: Path) -> Callable[[], None]:
         pool = gather([TaskOutput(0, "000000", "task.000000", folder, folder)], [TRAJECTORIES])
         choice = choose(
             pool.candidates,
-            [folder / name / DUMP for name in names],
+            [(folder / name / DUMP, hashes[name][DUMP]) for name in names],
             ["bulk"] * TRAJECTORIES,
             atomic_numbers(["Cu", "O"]),
             seed=1,

@@ -219,7 +219,7 @@ def collect(
 
 
 def write_dataset(root: Path, found: Sequence[Labelled], type_map: list[str]) -> list[tuple[str, int] | None]:
-    """Write the good labels as DeePMD systems (deepmd/npy, float64), one for each composition.
+    """Write the good labels as DeePMD systems (deepmd/npy, float64), one for each composition, with their keys.
 
     Atoms are sorted by type, frames keep their order. Where a composition has frames with and without virial,
     those without are a system of their own (`Cu32.novirial`).
@@ -258,6 +258,8 @@ def _write_system(folder: Path, members: Sequence[Labelled], types: dict[str, in
     import dpdata
     import numpy as np
 
+    from operators.select.duplicates import write_keys
+
     numbers = [np.array([types[symbol] for symbol in each.atoms.get_chemical_symbols()]) for each in members]
     order = [np.argsort(each, kind="stable") for each in numbers]
     atom_types = numbers[0][order[0]]
@@ -280,6 +282,7 @@ def _write_system(folder: Path, members: Sequence[Labelled], types: dict[str, in
     for key in ("atom_types", "cells", "coords", "energies", "forces", "virials"):
         if (key in data) != (key in back) or (key in data and not np.array_equal(data[key], back[key])):
             raise DataError(f"{folder.name}: dpdata does not read back the {key} that it wrote")
+    write_keys(folder)
 
 
 def _write_index(product: Path, found: Sequence[Labelled], places: Sequence[tuple[str, int] | None]) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 
 from .dump import DumpIndex, Frame, read_frames
 from .duplicates import keys
-from .score import check_recorded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +83,7 @@ def choose(
     known
         Keys of structures that are not wanted again; those of the chosen ones are added.
     """
-    index = lru_cache(maxsize=1024)(_checked_index)
+    index = lru_cache(maxsize=1024)(DumpIndex.of)
     choice = Choice()
     taken: Counter[str] = Counter()
     full = maximum if per_system is None else per_system
@@ -138,8 +137,3 @@ def choose(
             taken[system(candidate)] += 1
             choice.chosen.append(Chosen(candidate, frame))
     return choice
-
-
-def _checked_index(path: Path, sha256: str | None) -> DumpIndex:
-    check_recorded(path, sha256)
-    return DumpIndex.of(path)

@@ -49,8 +49,9 @@ class DumpIndex:
     ends: NDArray[np.int64]
 
     @classmethod
-    def of(cls, path: Path) -> DumpIndex:
-        steps, starts = find_frames(path)
+    def of(cls, path: Path, sha256: str | None = None) -> DumpIndex:
+        """The index of a file, which must be the recorded one if a hash is given."""
+        steps, starts = find_frames(path, sha256)
         return cls(steps, starts, np.append(starts[1:], path.stat().st_size)[: len(starts)])
 
 

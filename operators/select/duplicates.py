@@ -8,6 +8,9 @@ The key of a structure is a hash of its cell and its fractional coordinates afte
 
 Two structures with equal keys differ by less than 0.001 A in the cell and 0.006 % of a cell vector per atom. Steps
 that are powers of two keep lattice sites such as 1/3 or 0.125 away from the places where rounding flips.
+
+Whoever writes a system to the dataset keeps its keys beside it, so that a comparison need not read all frames that
+ever were: `keys.v1.bin`, 16 bytes a frame, in the order of the frames. Another definition of a key needs another name.
 """
 
 from __future__ import annotations
@@ -19,9 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from operators.sums import SUMS, parse
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+KEYS = "keys.v1.bin"
+_BYTES = 16
 _CELL_STEPS = 2**10
 _SITE_STEPS = 2**14
 _ATOMS_AT_ONCE = 500_000
@@ -48,7 +55,8 @@ def keys(numbers: NDArray[np.int64], cells: NDArray[np.float64], positions: NDAr
     packed = ((numbers * _SITE_STEPS + sites[..., 0]) * _SITE_STEPS + sites[..., 1]) * _SITE_STEPS + sites[..., 2]
     packed.sort(axis=1)
     return [
-        hashlib.sha256(box.tobytes() + atoms.tobytes()).digest()[:16] for box, atoms in zip(boxes, packed, strict=True)
+        hashlib.sha256(box.tobytes() + atoms.tobytes()).digest()[:_BYTES]
+        for box, atoms in zip(boxes, packed, strict=True)
     ]
 
 
@@ -62,19 +70,51 @@ def dataset_keys(dataset: Path, systems: Iterable[str]) -> tuple[set[bytes], lis
     """
     known: set[bytes] = set()
     unreadable = []
+    recorded: dict[Path, dict[str, str]] = {}
     for name in systems:
+        folder = dataset / name
         try:
-            for numbers, cells, positions in _read_system(dataset / name):
-                known.update(keys(numbers, cells, positions))
+            if folder.parent not in recorded:
+                sums = folder.parent / SUMS
+                recorded[folder.parent] = parse(sums.read_bytes()) if sums.exists() else {}
+            kept = _kept_keys(folder, recorded[folder.parent].get(f"{folder.name}/{KEYS}"))
+            known.update(_system_keys(folder) if kept is None else kept)
         except Exception as error:  # numpy's readers raise whatever they meet
             unreadable.append(f"{name}: {error or type(error).__name__}")
     return known, unreadable
+
+
+def write_keys(folder: Path) -> None:
+    """Keep the keys of a deepmd/npy system beside it; none where a cell has no volume."""
+    try:
+        found = b"".join(_system_keys(folder))
+    except np.linalg.LinAlgError:
+        return
+    (folder / KEYS).write_bytes(found)
+
+
+def _kept_keys(folder: Path, sha256: str | None) -> list[bytes] | None:
+    """The keys beside a system. None where they are not recorded or are other ones: the frames themselves tell then."""
+    path = folder / KEYS
+    if sha256 is None or not path.is_file():
+        return None
+    data = path.read_bytes()
+    boxes = [np.load(part / "box.npy", mmap_mode="r", allow_pickle=False) for part in folder.glob("set.*")]
+    frames = sum(box.size // 9 for box in boxes)
+    if hashlib.sha256(data).hexdigest() != sha256 or len(data) != frames * _BYTES:
+        return None
+    found: list[bytes] = np.frombuffer(data, f"V{_BYTES}").tolist()
+    return found
 
 
 def atomic_numbers(symbols: Sequence[str]) -> NDArray[np.int64]:
     from ase.data import atomic_numbers as table
 
     return np.array([table[symbol] for symbol in symbols], np.int64)
+
+
+def _system_keys(folder: Path) -> Iterator[bytes]:
+    return (key for frames in _read_system(folder) for key in keys(*frames))
 
 
 def _read_system(folder: Path) -> Iterator[tuple[NDArray[np.int64], Any, Any]]:

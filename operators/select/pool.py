@@ -67,7 +67,7 @@ def gather(outputs: Iterable[TaskOutput], sizes: Iterable[int]) -> Pool:
                 output = replace(output, folder=None, problem=f"{SCORES} is damaged: {error}")
             else:
                 rows, classes = scores["rows"], scores["cls"]
-                counts.update({name: int((classes == code).sum()) for code, name in enumerate(CLASSES)})
+                counts.update({name: int(np.count_nonzero(classes == code)) for code, name in enumerate(CLASSES)})
                 devi_f = scores["max_devi_f"]
                 deviations.append(devi_f[np.isfinite(devi_f) & (classes <= CLASSES.index("failed"))].astype(np.float32))
                 unusable += [(first + int(i), str(scores["problem"][i])) for i in np.flatnonzero(rows == 0)]

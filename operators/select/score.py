@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import sys
 from collections import Counter
@@ -43,25 +44,18 @@ _STANDARD = ["step", "max_devi_v", "min_devi_v", "avg_devi_v", "max_devi_f", "mi
 _TIMESTEP = b"ITEM: TIMESTEP\n"
 _DIGITS = 18
 _CHUNK = 2**18
+_POWERS = np.array([float(10**power) for power in range(23)])
 
 
-def check_recorded(path: Path, sha256: str | None) -> None:
-    """Raise ValueError for a file that is not what explore judged (None: nothing is recorded)."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while sha256 and (chunk := stream.read(2**20)):
-            digest.update(chunk)
-    if sha256 and digest.hexdigest() != sha256:
-        raise ValueError(f"{path.name} is not the one that explore recorded (sha256 differs)")
-
-
-def read_deviations(path: Path, virial: bool = False) -> NDArray[np.float64]:
+def read_deviations(path: Path, virial: bool = False, sha256: str | None = None) -> NDArray[np.float64]:
     """Columns of a model_devi.out, found by the names in its header.
 
     Parameters
     ----------
     virial
         Whether max_devi_v is wanted.
+    sha256
+        What explore recorded of the file, if anything.
 
     Returns
     -------
@@ -72,19 +66,20 @@ def read_deviations(path: Path, virial: bool = False) -> NDArray[np.float64]:
     Raises
     ------
     ValueError
-        When the file has no rows, or no such columns.
+        When the file has no rows, or no such columns, or is not what explore judged.
     """
     data = path.read_bytes()
+    if sha256:
+        _compare(path, sha256, hashlib.sha256(data).hexdigest())
     names, start = _header(data)
-    body = data[start:]
-    if not body.strip():
+    if not data[start : start + _CHUNK].strip() and not data[start:].strip():
         raise ValueError(f"{DEVIATIONS} has no rows")
     if "step" not in names or "max_devi_f" not in names:
         raise ValueError(f"{DEVIATIONS} has no columns step and max_devi_f but {' '.join(names) or 'no header'}")
     wanted = ("step", "max_devi_f", "min_devi_f", "max_devi_v")[: 4 if virial else 3]
     present = [name for name in wanted if name in names]
     places = [names.index(name) for name in present]
-    found = _read_columns(path, body, places)
+    found = _read_columns(path, data, start, places)
     values = {"min_devi_f": np.zeros(found.shape[1]), "max_devi_v": np.full(found.shape[1], np.nan)}
     values.update(zip(present, found, strict=True))
     return np.array([values[name] for name in ("step", "max_devi_f", "min_devi_f", "max_devi_v")])
@@ -133,31 +128,54 @@ def classify(
     return step, np.where(nonsense | invalid, np.nan, f), classes
 
 
-def find_frames(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def find_frames(path: Path, sha256: str | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Steps and byte offsets of all frames of a text dump, found without reading its atoms.
 
     The P of TIMESTEP is the rarest letter of a frame: looking for it, and for the rest of the header only around it,
     takes no Python loop over frames. A step that is not a number is -1.
+
+    Raises
+    ------
+    ValueError
+        When a hash is recorded and the file is not what explore judged.
     """
-    length = len(_TIMESTEP) + _DIGITS  # a frame is longer than that
+    head = np.dtype([("mark", f"S{len(_TIMESTEP)}"), ("step", np.uint8, _DIGITS)])  # a frame is longer than that
+    letter = _TIMESTEP.index(b"P")
     size = path.stat().st_size
-    if size < length:
-        return np.array([], np.int64), np.array([], np.int64)
-    data = np.asarray(np.memmap(path, np.uint8, "r"))
-    found = [start + np.flatnonzero(data[start : start + _CHUNK] == ord("P")) for start in range(0, size, _CHUNK)]
-    starts = np.concatenate(found) - _TIMESTEP.index(b"P")
-    starts = starts[(starts >= 0) & (starts <= size - length)]
-    heads = np.lib.stride_tricks.sliding_window_view(data, length)[starts]
-    whole = np.ascontiguousarray(heads[:, : len(_TIMESTEP)]).view(f"S{len(_TIMESTEP)}")[:, 0] == _TIMESTEP
-    digits = heads[whole, len(_TIMESTEP) :] - np.uint8(ord("0"))
-    going = digits[:, 0] < 10
-    steps = np.where(going, 0, -1)
-    for digit in digits.T:
+    whole = max(0, size - head.itemsize + 1)  # so many places have all of a head behind them
+    data = np.empty(0, np.uint8)
+    if size:
+        with open(path, "rb") as stream:
+            data = np.frombuffer(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
+    windows = np.ndarray(whole, f"V{head.itemsize}", data, strides=(1,))
+    places, texts = [np.array([], np.int64)], [windows[:0]]
+    digest = hashlib.sha256()
+    for start in range(0, size, _CHUNK):
+        if sha256:
+            digest.update(data[start : start + _CHUNK].data)
+        end = min(start + _CHUNK, whole)
+        at = start + np.flatnonzero(data[start + letter : end + letter] == ord("P"))
+        places.append(at)
+        texts.append(windows[at])
+    if sha256:
+        _compare(path, sha256, digest.hexdigest())
+    found = np.concatenate(texts)
+    marked = found.view(head)["mark"] == _TIMESTEP
+    heads = found[marked].view(head)
+    steps = np.where(heads["step"][:, 0] - np.uint8(ord("0")) < 10, 0, -1)
+    going = steps == 0
+    for number in range(_DIGITS):
+        digit = heads["step"][:, number] - np.uint8(ord("0"))
         going &= digit < 10
         if not going.any():
             break
         steps = np.where(going, 10 * steps + digit, steps)
-    return steps, starts[whole]
+    return steps, np.concatenate(places)[marked]
+
+
+def _compare(path: Path, recorded: str, sha256: str) -> None:
+    if sha256 != recorded:
+        raise ValueError(f"{path.name} is not the one that explore recorded (sha256 differs)")
 
 
 def _header(data: bytes) -> tuple[list[str], int]:
@@ -177,17 +195,25 @@ def _header(data: bytes) -> tuple[list[str], int]:
     return names, start
 
 
-def _read_columns(path: Path, body: bytes, places: list[int]) -> NDArray[np.float64]:
-    # Where all lines have one length, none is damaged: loadtxt reads them fastest, but would not see missing columns.
-    width = body.find(b"\n") + 1
-    if width and len(body) % width == 0 and not body[width - 1 :: width].strip(b"\n"):
+def _read_columns(path: Path, data: bytes, start: int, places: list[int]) -> NDArray[np.float64]:
+    # Where all lines have one length, none is damaged: loadtxt reads them fast, but would not see missing columns.
+    width = data.find(b"\n", start) + 1 - start
+    if width > 1 and (len(data) - start) % width == 0 and not data[start + width - 1 :: width].strip(b"\n"):
+        blocks = []
+        size = max(1, _CHUNK // width) * width
+        for begin in range(start, len(data), size):
+            if (block := _read_aligned(data[begin : begin + size], width, places)) is None:
+                break
+            blocks.append(block)
+        else:
+            return np.concatenate(blocks, axis=1)
         try:
             found = np.loadtxt(path, usecols=places, ndmin=2, encoding="latin-1").T
         except ValueError:
             found = np.empty((0, 0))
-        if found.shape[1] == len(body) // width:
+        if found.shape[1] == (len(data) - start) // width:
             return found
-    *lines, cut_off = body.split(b"\n")  # a whole file ends with a newline
+    *lines, cut_off = data[start:].split(b"\n")  # a whole file ends with a newline
     words = [line.split() for line in lines if line.strip() and not line.lstrip().startswith(b"#")]
     count = Counter(map(len, words)).most_common(1)[0][0] if words else 0
     values = np.full((len(words) + bool(cut_off), len(places)), np.nan)
@@ -197,6 +223,53 @@ def _read_columns(path: Path, body: bytes, places: list[int]) -> NDArray[np.floa
         except (ValueError, IndexError):
             continue
     return values.T
+
+
+def _read_aligned(body: bytes, width: int, places: list[int]) -> NDArray[np.float64] | None:
+    """Columns of lines in which each column has its own bytes, as LAMMPS writes them.
+
+    None for all that looks different: only the first column may be of several lengths, flush right.
+    """
+    text = np.frombuffer(body, np.uint8)
+    table = text.reshape(-1, width)
+    if not body.isascii() or b"#" in body or np.count_nonzero(text < ord(" ")) > len(table):
+        return None
+    blank = text == ord(" ")
+    line = np.concatenate(([True], blank[: width - 1], [True]))
+    starts, ends = np.flatnonzero(line[1:] != line[:-1]).reshape(-1, 2).T.tolist()
+    if len(ends) <= max(places):
+        return None
+    first = np.ascontiguousarray(blank.reshape(-1, width)[:, : ends[0]].T)
+    changes = (blank[width:] != blank[:-width]).reshape(-1, width)
+    changes[:, : ends[0]] = False
+    if changes.any() or first[-1].any() or (first[1:] > first[:-1]).any():
+        return None
+    starts[0] = 0
+    found = [_numbers(np.ascontiguousarray(table[:, starts[place] : ends[place]].T)) for place in places]
+    return None if any(column is None for column in found) else np.array(found)
+
+
+def _numbers(text: NDArray[np.uint8]) -> NDArray[np.float64] | None:
+    """Numbers written as 120 or 1.234567e-01, whose n-th letters are text[n]; None where something else is there.
+
+    Whole numbers of 15 digits and powers of ten up to 10**22 are exact in float64. So their quotient is rounded once:
+    to the number that loadtxt finds.
+    """
+    digits = text - np.uint8(ord("0"))
+    power: Any = np.int64(0)
+    if len(text) > 6 and (text[1] == ord(".")).all() and (text[-4] == ord("e")).all():
+        negative = text[-3] == ord("-")
+        if not (negative | (text[-3] == ord("+"))).all() or digits[-2:].max() > 9:
+            return None
+        power = digits[-2].astype(np.int64) * 10 + digits[-1]
+        power = np.where(negative, -power, power) - (len(text) - 6)
+        digits = np.concatenate((digits[:1], digits[2:-4]))
+    else:
+        digits[text == ord(" ")] = 0
+    if len(digits) > 15 or digits.max() > 9 or power.max() > 0 or power.min() <= -len(_POWERS):
+        return None
+    values: NDArray[np.float64] = np.einsum("i,ij->j", _POWERS[: len(digits)][::-1], digits) / _POWERS[-power]
+    return values
 
 
 def _repeated(step: NDArray[np.int64], rows: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -228,12 +301,11 @@ def score(task: dict[str, Any], explored: Path) -> dict[str, NDArray[Any]]:
         problem = ""
         levels = task["levels"][trajectory["structure"]]
         try:
-            for name in (DEVIATIONS, *([DUMP] if trajectory["broken"] else [])):
-                check_recorded(folder / name, trajectory.get("files", {}).get(name))
-            rows = read_deviations(folder / DEVIATIONS, virial=levels[2] is not None)
+            recorded = trajectory.get("files", {})
+            rows = read_deviations(folder / DEVIATIONS, levels[2] is not None, recorded.get(DEVIATIONS))
             if levels[2] is not None and np.all(np.isnan(rows[3])):
                 raise ValueError(f"{DEVIATIONS} has no usable max_devi_v, but v_trust_lo and v_trust_hi are set")
-            dumped = find_frames(folder / DUMP)[0] if trajectory["broken"] else None
+            dumped = find_frames(folder / DUMP, recorded.get(DUMP))[0] if trajectory["broken"] else None
         except (OSError, ValueError) as error:
             problem = f"{Path(error.filename).name}: {error.strerror}" if isinstance(error, OSError) else str(error)
             rows, dumped = np.empty((4, 0)), None

@@ -19,6 +19,8 @@ from pydantic import ValidationError
 from operators.label import ase_job
 from operators.label.ase import AseConfig
 from operators.label.frames import ABSURD_FORCE
+from operators.select.duplicates import KEYS, dataset_keys, keys
+from operators.sums import SUMS, parse
 from tests.label_run import LabelRun
 from tests.stage_harness import record
 
@@ -211,6 +213,17 @@ def test_a_later_iteration_labels_what_was_selected(finished: LabelRun) -> None:
     assert finished.reduce(2).summary == {"labelled": 5.0, "discarded": 0.0}
     assert {each["structure"] for each in finished.index} == {"fcc"}
     assert (finished.root / "dataset/deepmd/iter/000002/Cu2/type.raw").is_file()
+
+
+def test_the_keys_of_the_frames_lie_beside_them(tmp_path: Path, finished: LabelRun) -> None:
+    run = finished.copy(tmp_path)
+    assert f"Cu2/{KEYS}" in parse((run.labels / SUMS).read_bytes())
+    data = dpdata.LabeledSystem(str(run.labels / "Cu2"), fmt="deepmd/npy").data
+    expected = keys(np.full(2, 29), data["cells"], data["coords"])
+    assert (run.labels / "Cu2" / KEYS).read_bytes() == b"".join(expected)
+    for path in run.labels.rglob("coord.npy"):
+        path.unlink()
+    assert dataset_keys(run.labels.parent, ["000002/Cu2"]) == (set(expected), [])
 
 
 def test_nothing_selected_is_complete_and_has_no_next(tmp_path: Path) -> None:

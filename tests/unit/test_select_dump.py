@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 
+from operators.select import score
 from operators.select.dump import CorruptFrame, DumpIndex, Frame, parse_frame, read_frames
 from operators.select.extxyz import write_frames
 from tests.select_run import dump, frame
@@ -154,6 +156,27 @@ def test_frames_of_very_different_length(tmp_path: Path) -> None:
         short = short.replace(old, " ".join([*old.split()[:2], "1", "1", "1"]))
     index = DumpIndex.of(write(tmp_path, short + dump(range(10, 300, 10))))
     assert index.steps.tolist() == list(range(0, 300, 10))
+
+
+def test_an_index_does_not_depend_on_where_the_file_is_cut_for_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, dump(range(0, 50, 10)) + "ITEM: TIMESTEP\n50\n")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    whole = DumpIndex.of(path, sha256)
+    assert whole.steps.tolist() == list(range(0, 50, 10))  # the last one has not even a box
+    for size in (1, 7, 40, 1000):
+        monkeypatch.setattr(score, "_CHUNK", size)
+        found = DumpIndex.of(path, sha256)
+        assert np.array_equal(found.steps, whole.steps) and np.array_equal(found.starts, whole.starts)
+
+
+@pytest.mark.parametrize("text", ["", "ITEM", dump([0, 10])])
+def test_another_dump_than_the_recorded_one_is_refused(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    DumpIndex.of(path, hashlib.sha256(text.encode()).hexdigest())
+    with pytest.raises(ValueError, match="sha256 differs"):
+        DumpIndex.of(path, hashlib.sha256(b"other").hexdigest())
 
 
 @pytest.mark.parametrize("name", ["bulk", "007", "T", "nan", "1e5", "a-b.c"])

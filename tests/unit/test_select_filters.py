@@ -13,8 +13,9 @@ from ase.build import bulk, molecule
 from ase.neighborlist import primitive_neighbor_list
 
 from operators.select.dump import Frame
-from operators.select.duplicates import dataset_keys, keys
+from operators.select.duplicates import KEYS, dataset_keys, keys, write_keys
 from operators.select.filters import closest, rejection, tilt_angle
+from operators.sums import SUMS, write_sums
 
 
 def as_frame(atoms: Atoms) -> Frame:
@@ -126,3 +127,68 @@ def test_keys_of_a_dataset(tmp_path: Path) -> None:
     assert known == {key(atoms) for atoms in frames}
     assert len(known) == 7
     assert [text.partition(":")[0] for text in unreadable] == ["init/missing/H2O"]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A system of 7 frames in 3 sets, with its keys, all recorded; below iter/000000 of `tmp_path`."""
+    frames = [water() for _ in range(7)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.1, seed=seed)
+    system = dpdata.MultiSystems(*[dpdata.System(atoms, fmt="ase/structure") for atoms in frames], type_map=["O", "H"])
+    system.to_deepmd_npy(str(tmp_path / "iter/000000"), set_size=3)
+    (raw,) = tmp_path.rglob("type.raw")
+    write_keys(raw.parent)
+    write_sums(raw.parent.parent)
+    assert (raw.parent / KEYS).stat().st_size == 7 * 16
+    return raw.parent
+
+
+def known_keys(system: Path) -> set[bytes]:
+    found, unreadable = dataset_keys(system.parents[2], [str(system.relative_to(system.parents[2]))])
+    assert unreadable == []
+    return found
+
+
+def test_keys_beside_a_system_are_those_of_its_frames(kept: Path) -> None:
+    found = known_keys(kept)
+    assert len(found) == 7
+    (kept / KEYS).unlink()
+    assert known_keys(kept) == found
+
+
+def test_frames_are_not_read_where_their_keys_are(kept: Path) -> None:
+    found = known_keys(kept)
+    for path in [*kept.glob("set.*/coord.npy"), kept / "type.raw"]:
+        path.unlink()
+    assert known_keys(kept) == found
+
+
+@pytest.mark.parametrize("damage", ["other", "short", "another frame", "not listed", "no list"])
+def test_keys_that_do_not_fit_are_not_used(kept: Path, damage: str) -> None:
+    found = known_keys(kept)
+    data = (kept / KEYS).read_bytes()
+    if damage == "other":
+        (kept / KEYS).write_bytes(bytes(16) + data[16:])
+    elif damage == "short":  # and recorded so
+        (kept / KEYS).write_bytes(data[16:])
+        write_sums(kept.parent)
+    elif damage == "another frame":
+        (kept / KEYS).write_bytes(bytes(16) + data)
+        write_sums(kept.parent)
+    elif damage == "not listed":
+        (kept / KEYS).write_bytes(bytes(len(data)))
+        lines = (kept.parent / SUMS).read_text().splitlines(keepends=True)
+        (kept.parent / SUMS).write_text("".join(line for line in lines if KEYS not in line))
+    else:
+        (kept / KEYS).write_bytes(bytes(len(data)))
+        (kept.parent / SUMS).unlink()
+    assert known_keys(kept) == found
+
+
+def test_a_cell_without_volume_has_no_key(kept: Path) -> None:
+    (kept / KEYS).unlink()
+    box = next(kept.glob("set.*")) / "box.npy"
+    np.save(box, np.zeros_like(np.load(box)))
+    write_keys(kept)
+    assert not (kept / KEYS).exists()

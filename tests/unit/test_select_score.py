@@ -160,6 +160,58 @@ def test_both_ways_of_reading_agree(tmp_path: Path) -> None:
     assert fast.shape == (4, 500)
 
 
+def test_aligned_columns_have_the_bits_that_loadtxt_reads() -> None:
+    random = np.random.default_rng(1)
+    columns = random.integers(0, 10**12, 3000), 10.0 ** random.uniform(-15, 5, 3000), random.random(3000)
+    text = "".join(f"{step:12d}{a:19.6e}{b:21.11e}\n" for step, a, b in zip(*columns, strict=True))
+    found = score._read_aligned(text.encode(), 53, [0, 2, 1])
+    assert found is not None and np.array_equal(found, np.loadtxt(text.splitlines(), usecols=(0, 2, 1)).T)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "7        1.234567e-01",  # not flush right
+        "    7 00 1.234567e-01",  # a column more
+        "    7x   1.234567e-01",
+        "    7\t   1.234567e-01",
+        "    7    1.234567e 01",
+        "    7    1.2345x7e-01",
+        "    7    1.234567e*01",
+        "    7    1.234567e-xx",
+        "    7    1.234567e+07",  # a product, not a quotient
+        "    7    1.234567e-17",  # beyond the exact powers of ten
+        "    7   -1.234567e-01",
+        "    7   #1.234567e-01",
+        "    7             nan",
+        "    7    1.2 4567e-01",
+        "123456789012345678   ",
+        "                     ",
+    ],
+)
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_lines_that_look_different_are_left_to_loadtxt(line: str, at: int) -> None:
+    lines = ["    5    1.234567e-01", "   10    1.234567e-01"]
+    assert score._read_aligned("".join(f"{one}\n" for one in lines).encode(), 22, [0, 1]) is not None
+    lines.insert(at, line)
+    assert score._read_aligned("".join(f"{one}\n" for one in lines).encode(), 22, [0, 1]) is None
+
+
+def test_all_digits_of_a_number_must_be_exact() -> None:
+    for digits, right in ((14, True), (15, False)):
+        text = f"{1 / 3:.{digits}e} {2 / 3:.{digits}e}\n".encode()
+        assert (score._read_aligned(text, len(text), [0, 1]) is not None) is right
+
+
+def test_blocks_of_rows_are_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model_devi.out"
+    path.write_text(deviations([(10**i, 0.01 * i) for i in range(9)]))
+    whole = read_deviations(path, virial=True)
+    for size in (1, 200, 300):
+        monkeypatch.setattr(score, "_CHUNK", size)
+        assert np.array_equal(read_deviations(path, virial=True), whole)
+
+
 def test_the_script_runs_by_itself(tmp_path: Path) -> None:
     folder = tmp_path / "explored/000000/out/task.000000"
     folder.mkdir(parents=True)
