@@ -145,8 +145,8 @@ def idle_requests(folder: Path) -> int:
     from statemachine.engine import Phase, Status
     from statemachine.run.poller import Poller
     from statemachine.run.record import Record
-    from statemachine.store import open_store
     from statemachine.run.submission import Submission
+    from statemachine.store import open_store
 
     store = open_store(f"file://{folder}")
     count = 0
