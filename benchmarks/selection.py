@@ -25,10 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
+from operators.frame_keys import atomic_numbers
 from operators.jobs import TaskOutput
 from operators.select.choose import choose
 from operators.select.dump import DumpIndex, Frame, read_frames
-from operators.select.duplicates import atomic_numbers
 from operators.select.extxyz import write_frames
 from operators.select.filters import rejection
 from operators.select.pool import SCORES, gather

@@ -258,7 +258,7 @@ def _write_system(folder: Path, members: Sequence[Labelled], types: dict[str, in
     import dpdata
     import numpy as np
 
-    from operators.select.duplicates import write_keys
+    from operators.frame_keys import write_keys
 
     numbers = [np.array([types[symbol] for symbol in each.atoms.get_chemical_symbols()]) for each in members]
     order = [np.argsort(each, kind="stable") for each in numbers]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from operators.frame_keys import keys
+
 from .dump import DumpIndex, Frame, read_frames
-from .duplicates import keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -284,8 +284,9 @@ def _choose(
     config: Any, params: SelectParams, ctx: SelectReduce, trajectories: list[Trajectory], pool: Pool
 ) -> tuple[Choice, list[str]]:
     """Chosen frames, none if they are fewer than fp_task_min, and what a person should know about them."""
+    from operators.frame_keys import atomic_numbers, dataset_keys
+
     from .choose import choose
-    from .duplicates import atomic_numbers, dataset_keys
     from .filters import rejection
 
     settings: ModelDeviConfig = config.select

@@ -133,6 +133,16 @@ def load_data(data: LabelledData, base: Path, where: str, type_map: list[str]) -
     return systems
 
 
+def write_data(systems: Any, folder: Path) -> None:
+    """Labelled data as the dataset holds them: DeePMD systems with the keys of their frames, and a list of sums."""
+    from operators.frame_keys import write_keys
+
+    systems.to("deepmd/npy", str(folder))
+    for system in folder.iterdir():
+        write_keys(system)
+    write_sums(folder)
+
+
 def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total, more: None) -> State:
     """Begin a run, or return the one that was begun with the same configuration.
 
@@ -171,8 +181,7 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
     for key, systems in imports.items():
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "data"
-            systems.to("deepmd/npy", str(made))
-            write_sums(made)
+            write_data(systems, made)
             files = [path for path in made.rglob("*") if path.is_file()]
             published |= {f"{key}/{path.relative_to(made)}" for path in files}
             total = sum(path.stat().st_size for path in files)

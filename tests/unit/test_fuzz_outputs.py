@@ -16,13 +16,13 @@ from ase.build import bulk
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json
 from operators.explore.trajectory import judge as judge_trajectory
+from operators.frame_keys import atomic_numbers, dataset_keys
 from operators.jobs import TaskOutput, telling_line
 from operators.label import frames as label_frames
 from operators.label.ase import read_label
 from operators.label.cp2k_output import read_output
 from operators.select.choose import Candidates, choose
 from operators.select.dump import CorruptFrame, DumpIndex, Frame, parse_frame, read_frames
-from operators.select.duplicates import atomic_numbers, dataset_keys
 from operators.select.filters import rejection
 from operators.select.model_devi import read_trajectories
 from operators.select.pool import SCORES, gather

@@ -16,10 +16,10 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from pydantic import ValidationError
 
+from operators.frame_keys import KEYS, dataset_keys, keys
 from operators.label import ase_job
 from operators.label.ase import AseConfig
 from operators.label.frames import ABSURD_FORCE
-from operators.select.duplicates import KEYS, dataset_keys, keys
 from operators.sums import SUMS, parse
 from tests.label_run import LabelRun
 from tests.stage_harness import record

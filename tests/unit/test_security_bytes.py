@@ -50,7 +50,7 @@ class Stage:
         (root / self.place.config).write_text(json.dumps(CONFIG))
 
     def plan(self) -> list[str]:
-        planned: list[str] = call(self.app.plan, self.place, self.root, {"iteration": 0}).job_ids
+        planned: list[str] = call(self.app.plan, self.place, self.root, {"iteration": 0, "systems": []}).job_ids
         return planned
 
     def run(self, job_ids: list[str]) -> None:

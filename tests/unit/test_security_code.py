@@ -20,10 +20,10 @@ import pytest
 from conventions.config import LabelledData
 from conventions.errors import ConfigError, DataError, NotFound, StoreError
 from conventions.space import DataSpace
+from operators.frame_keys import dataset_keys
 from operators.pod import scripts
 from operators.pod.claim import claim
 from operators.pod.runner import load
-from operators.select.duplicates import dataset_keys
 from operators.select.pool import load_scores
 from operators.structures import _read
 from operators.workflow.shipping import ship

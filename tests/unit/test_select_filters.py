@@ -12,10 +12,11 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.neighborlist import primitive_neighbor_list
 
+from operators.frame_keys import KEYS, dataset_keys, keys, write_keys
 from operators.select.dump import Frame
-from operators.select.duplicates import KEYS, dataset_keys, keys, write_keys
 from operators.select.filters import closest, rejection, tilt_angle
 from operators.sums import SUMS, write_sums
+from statemachine.run.begin import write_data
 
 
 def as_frame(atoms: Atoms) -> Frame:
@@ -192,3 +193,16 @@ def test_a_cell_without_volume_has_no_key(kept: Path) -> None:
     np.save(box, np.zeros_like(np.load(box)))
     write_keys(kept)
     assert not (kept / KEYS).exists()
+
+
+def test_initial_data_have_their_keys(tmp_path: Path) -> None:
+    """What `init` imports is compared with in each iteration."""
+    atoms = bulk("Cu", cubic=True)
+    system = dpdata.System(atoms, fmt="ase/structure").data
+    labels = {"energies": np.zeros(1), "forces": np.zeros((1, 4, 3))}
+    systems = dpdata.MultiSystems(dpdata.LabeledSystem(data={**system, **labels}), type_map=["Cu"])
+    write_data(systems, tmp_path / "init")
+    (name,) = (path.name for path in (tmp_path / "init").iterdir() if path.is_dir())
+    kept = (tmp_path / "init" / name / KEYS).read_bytes()
+    assert [kept] == keys(atoms.numbers[None], atoms.cell[:][None], atoms.positions[None])
+    assert f"{name}/{KEYS}" in (tmp_path / "init" / SUMS).read_text()
