@@ -25,19 +25,19 @@ def no_template(text: str) -> str:
 
 
 def plain_json(value: dict[str, Any]) -> dict[str, Any]:
-    """What goes on to others as it is: only what JSON knows (YAML also has dates, sets and NaN), without templates."""
+    """Passed on unchanged: only JSON values (YAML also has dates, sets and NaN), without templates."""
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         raise ValueError(
-            "only texts, finite numbers, true, false, null, lists and mappings; put dates in quotes"
+            "only strings, finite numbers, true, false, null, lists and mappings; put dates in quotes"
         ) from None
     no_template(text.replace("\\u0000", "\0"))
     return value
 
 
 def refuse_secret_names(field: str, names: Iterable[str], instead: str) -> None:
-    """Raise `ValueError` for a variable whose name says that its value is a secret."""
+    """Raise `ValueError` for a variable whose name suggests that its value is a secret."""
     for name in names:
         if looks_like_key(name):
             raise ValueError(
@@ -80,15 +80,15 @@ class Toleration(Strict):
 class Pod(Strict):
     """What pods ask of Kubernetes. The embedded engine has no pods and ignores it."""
 
-    cpu: float | None = Field(None, gt=0, le=4096, description="Cores, requested and at most.")
-    memory: Quantity | None = Field(None, description="Memory, requested and at most: `8Gi`.")
+    cpu: float | None = Field(None, gt=0, le=4096, description="Cores: request and limit.")
+    memory: Quantity | None = Field(None, description="Memory: request and limit, such as `8Gi`.")
     gpu: int = Field(0, ge=0, le=64)
     gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
-    scratch: Quantity | None = Field(None, description="Largest size of the pod's working folder: `20Gi`.")
+    scratch: Quantity | None = Field(None, description="Maximum size of the pod's working folder, such as `20Gi`.")
     node_selector: dict[LabelKey, LabelValue] = {}
     tolerations: list[Toleration] = []
     env: dict[EnvName, Text] = Field({}, description="Environment variables. No secrets here.")
-    secrets: dict[EnvName, SecretKey] = Field({}, description="Environment variables out of Kubernetes Secrets.")
+    secrets: dict[EnvName, SecretKey] = Field({}, description="Environment variables from Kubernetes Secrets.")
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(None, description="imagePullPolicy.")
     hours: float | None = Field(None, gt=0, le=10**5, description="A pod that runs longer is stopped.")
     patch: PlainJson = Field({}, description="Anything else, merged into the pod's spec (Argo's podSpecPatch).")
@@ -121,14 +121,14 @@ class Repository(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> Repository:
         if self.key and not self.config_map:
-            raise ValueError("key belongs to a config_map, which is not given")
+            raise ValueError("key: it is a key of config_map, which is not given")
         return self
 
 
 class Hook(Strict):
-    """Where a workflow that ends tells the daemon: see `dpgen2-sm daemon --listen`."""
+    """The daemon's hook, called when a workflow ends: see `dpgen2-sm daemon --listen`."""
 
-    url: Endpoint = Field(description="The daemon's /hook as pods see it: http://dpgen2-sm.argo:8080/hook")
+    url: Endpoint = Field(description="URL of the daemon's /hook as pods see it: http://dpgen2-sm.argo:8080/hook")
     key: SecretKey = Field(description="Secret with the daemon's DPGEN2_HOOK_KEY.")
 
 
@@ -142,15 +142,15 @@ class LocalConfig(Strict):
 class ArgoConfig(Strict):
     """Workflows run on Kubernetes, through an Argo server.
 
-    Its bearer token comes from `token_file`, which is read anew for each request, or from ARGO_TOKEN.
+    Its bearer token comes from `token_file`, which is read for each request, or from ARGO_TOKEN.
     """
 
     type: Literal["argo"]
     server: Endpoint | None = Field(None, description="https://host:port of the Argo server; default: ARGO_SERVER.")
     namespace: KubernetesName | None = Field(None, description="Default: ARGO_NAMESPACE, or `argo`.")
-    ca_file: str | None = Field(None, description="Certificates to trust the server by; default: the system's.")
+    ca_file: str | None = Field(None, description="CA certificates to verify the server with; default: the system's.")
     token_file: str | None = Field(None, description="File with the bearer token; default: ARGO_TOKEN.")
-    timeout: float = Field(30.0, gt=0, le=3600, description="Seconds to wait for an answer.")
+    timeout: float = Field(30.0, gt=0, le=3600, description="Seconds to wait for a response.")
     service_account: KubernetesName | None = Field(None, description="Service account of the workflows' pods.")
     image: Image = Field(
         f"dpgen2-sm:{__version__}", description="Image of the Python operators; jobs without one use it too."
@@ -169,10 +169,10 @@ def _type(value: Any) -> str:
 
 EngineConfig = Annotated[
     Annotated[LocalConfig, Tag("local")] | Annotated[ArgoConfig, Tag("argo")],
-    Discriminator(_type, custom_error_type="engine_type", custom_error_message="type: this is 'local' or 'argo'"),
+    Discriminator(_type, custom_error_type="engine_type", custom_error_message="type: 'local' or 'argo' is expected"),
 ]
 
 
 def engine_config(settings: Any) -> LocalConfig | ArgoConfig:
-    """The settings of a stored configuration; only the model that is meant is built, which `status` waits for."""
+    """The settings of a stored configuration; only the needed model is built, so that `status` starts quickly."""
     return (ArgoConfig if _type(settings) == "argo" else LocalConfig).model_validate(settings)

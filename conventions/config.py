@@ -1,4 +1,4 @@
-"""The run configuration: what a person writes.
+"""The run configuration, as a user writes it.
 
 The four stages are `StageConfig`s here; each software extends it in `operators/{stage}/{app}.py`, and
 `operators.registry` puts the whole model together.
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, RootModel, model_validator
 
 from conventions.cluster import EngineConfig, Image, LocalConfig, Pod
-from conventions.cluster import Text as Text  # third-party apps know it from here
+from conventions.cluster import Text as Text  # third-party apps import it from here
 from conventions.documents import Document, Strict
 from conventions.errors import did_you_mean
 from conventions.hpc import Hpc
@@ -37,11 +37,11 @@ def _element(symbol: str) -> str:
 
 
 def _form(pattern: str, words: str) -> Callable[[str], str]:
-    """A check against a pattern whose error says the form in words."""
+    """A check against a pattern whose error describes the pattern in words."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text, re.ASCII):
-            raise ValueError(f"{text!r} is not of the form: {words}")
+            raise ValueError(f"{text!r} is not valid; expected: {words}")
         return text
 
     return check
@@ -49,9 +49,9 @@ def _form(pattern: str, words: str) -> Callable[[str], str]:
 
 def _prefix(text: str) -> str:
     if not text or text != text.strip() or not text.isprintable():
-        raise ValueError(f"{text!r} is empty, or has spaces around it or characters that cannot be printed")
+        raise ValueError(f"{text!r} is empty, has spaces around it, or has characters that cannot be printed")
     if "$" in text:
-        raise ValueError(f"{text!r}: environment variables are not replaced here; write the path out")
+        raise ValueError(f"{text!r}: environment variables are not expanded here; write the full path")
     return text
 
 
@@ -63,18 +63,20 @@ Element = Annotated[str, AfterValidator(_element)]
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[
     str,
-    AfterValidator(_form(_NAME, "1-64 letters, digits, '.', '_', '-', beginning with none of '.-'")),
+    AfterValidator(_form(_NAME, "1-64 letters, digits, '.', '_', '-', not beginning with '.' or '-'")),
     Field(json_schema_extra={"pattern": _NAME}),
 ]
 RunName = Annotated[
     str,
-    AfterValidator(_form(RUN_NAME, "1-20 lower-case letters, digits and '-', from a letter to no '-'")),
+    AfterValidator(
+        _form(RUN_NAME, "1-20 lower-case letters, digits and '-', beginning with a letter, not ending with '-'")
+    ),
     Field(json_schema_extra={"pattern": RUN_NAME}),
 ]
 
 
 class UserFile(RootModel[str]):
-    """A file of the user's, relative to the configuration file.
+    """A user's file; the path is relative to the configuration file.
 
     `init` copies it into the store and writes `{sha256}/{name}` here.
     """
@@ -90,9 +92,9 @@ class Structures(Strict):
     """A named set of structures: files read by ASE, then multiplied, scaled and perturbed."""
 
     files: Annotated[list[UserFile], BeforeValidator(_as_list)] = Field(
-        min_length=1, description="Files or glob patterns; every frame of each file counts."
+        min_length=1, description="Files or glob patterns; every frame of each file is used."
     )
-    format: str | None = Field(None, description="ASE's name of the format, where the file name does not tell.")
+    format: str | None = Field(None, description="ASE's name of the format, where the file name does not show it.")
     super_cell: list[Annotated[int, Field(ge=1, le=100)]] = Field(
         [1, 1, 1], min_length=3, max_length=3, description="Repetitions of the cell along its three vectors."
     )
@@ -114,10 +116,10 @@ class Init(Strict):
 
     label: list[Name] = Field([], description="Structure sets that are labelled in iteration 0.")
     data: dict[Name, LabelledData] = Field({}, description="Labelled data to train on from the beginning.")
-    test: dict[Name, LabelledData] = Field({}, description="Independent test data: measured on, never trained on.")
+    test: dict[Name, LabelledData] = Field({}, description="Independent test data, for the RMSE; never trained on.")
 
 
-# How jobs are run: none of these goes into their inputs.
+# How jobs are run: none of these keys is part of the jobs' inputs.
 HOW = ("command", "setup", "retries", "ratio_failed", "image", "pod", "hpc")
 
 
@@ -128,7 +130,9 @@ class StageConfig(Strict):
     command: Text | None = Field(None, description="Command that starts the software; each app has its default.")
     setup: list[Text] = Field([], description="Shell lines before the command: `module load ...`, `export ...`.")
     group_size: int = Field(1, ge=1, le=10**6, description="Tasks in one job.")
-    retries: int = Field(3, ge=0, le=10**6, description="New attempts that finish no further job before the run stops.")
+    retries: int = Field(
+        3, ge=0, le=10**6, description="How many new attempts in a row may finish no further job before the run fails."
+    )
     ratio_failed: float = Field(0.0, ge=0, le=1, description="Fraction of tasks that may fail.")
     image: Image | None = Field(None, description="Container image of the jobs; default: the engine's.")
     pod: Pod = Field(Pod(), description="What the jobs' pods ask of Kubernetes.")
@@ -168,7 +172,7 @@ class RunConfig(Document):
                 near = did_you_mean(name, self.structures)
                 raise ValueError(f"init.label: there is no structure set {name!r} in structures; {near}")
         if self.engine.type == "argo" and not self.prefix.startswith("s3://"):
-            raise ValueError("prefix: with engine.type argo it is s3://bucket/path, which pods can see too")
+            raise ValueError("prefix: engine.type argo needs s3://bucket/path, which pods can reach")
         if not self.init.label and not self.init.data:
             raise ValueError("init: give structures to label (init.label) or labelled data (init.data)")
         return self
@@ -182,7 +186,7 @@ class RunConfig(Document):
         return {"label": self.label, "train": self.train, "explore": self.explore, "select": self.select}
 
     def work(self) -> dict[str, Any]:
-        """What the inputs of jobs are made from: the same for configurations that differ in how jobs are run only."""
+        """The keys that determine the inputs of jobs: equal for configurations that differ only in how jobs are run."""
         left_out = {"engine": True, "max_iterations": True, "convergence": True}
         return self.model_dump(mode="json", exclude={**left_out, **{stage: set(HOW) for stage in self.stages}})
 

@@ -1,4 +1,4 @@
-"""Base of all JSON documents, and the documents that jobs and stages leave behind."""
+"""Base of all JSON documents, and the documents that jobs and stages write."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Document(Strict):
 
     @classmethod
     def load(cls: type[D], data: bytes, where: str = "document") -> D:
-        """Parse and check bytes from the store; raise `DataError` naming `where` for anything odd."""
+        """Parse and check bytes from the store; raise `DataError` naming `where` for anything invalid."""
         return cls.from_json(parse_json(data, where), where)
 
     @classmethod
@@ -61,7 +61,7 @@ class Document(Strict):
 
 
 class TaskResult(Strict):
-    """How one task of a job ended: `code` 0 is a result to be judged, anything else is to be repeated."""
+    """Exit code of one task of a job: 0 means a result to evaluate, anything else a task to repeat."""
 
     id: str = Field(pattern=r"^task\.[0-9]{6}$")
     code: int
@@ -107,11 +107,11 @@ class StageReport(Document):
     )
     classes: dict[str, int] = Field(default_factory=dict, description="Counts of results by class.")
     summary: dict[str, float] = Field(default_factory=dict, description="Figures for the iteration table.")
-    messages: list[str] = Field(default_factory=list, description="What a person should know.")
+    messages: list[str] = Field(default_factory=list, description="Messages for the user.")
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """JSON without its traps: duplicate keys, NaN, huge numbers, wrong encodings and deep nesting are errors."""
+    """Strict JSON: duplicate keys, NaN, huge numbers, wrong encodings and deep nesting are errors."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
@@ -122,7 +122,7 @@ def parse_json(data: bytes, where: str) -> Any:
         return found
 
     def constant(text: str) -> NoReturn:
-        raise DataError(f"{where}: {text} is not a number that JSON knows")
+        raise DataError(f"{where}: {text} is not a JSON number")
 
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)

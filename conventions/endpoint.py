@@ -15,7 +15,7 @@ def check_endpoint(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{text!r}: a server's address is https://host[:port] (or http://)")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("credentials do not belong into an address; they come from the environment or a Secret")
+        raise ValueError("credentials do not belong in an address; they come from the environment or a Secret")
     if parts.query or parts.fragment or port == 0 or not text.isprintable() or set(text) & set(" {}$`\\\"'<>"):
         raise ValueError(
             f"{text!r}: a server's address is https://host[:port], without query, fragment, port 0 or odd characters"

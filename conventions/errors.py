@@ -1,6 +1,6 @@
 """The exception tree.
 
-Every error that a user can meet derives from `Dpgen2Error` and carries the exit code of the command line.
+Every error that a user can see derives from `Dpgen2Error` and carries the exit code of the command line.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ class ConfigError(Dpgen2Error):
 
 
 class DataError(Dpgen2Error):
-    """A document or key in the store is not what the conventions promise."""
+    """A document or key in the store does not follow the conventions."""
 
     exit_code = 2
 
 
 class StateError(DataError):
-    """`state.json` is damaged, foreign, or newer than this program."""
+    """`state.json` is damaged, of another run, or newer than this program."""
 
 
 class TooNew(StateError):
-    """A document is whole, and of a newer program: no damage, and nothing to repair."""
+    """A document is intact, but written by a newer program: there is nothing to repair."""
 
 
 class CommandRefused(Dpgen2Error):
-    """A person's command does not fit the present state of the run."""
+    """A user's command does not fit the current state of the run."""
 
     exit_code = 2
 

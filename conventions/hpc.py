@@ -16,10 +16,10 @@ from conventions.documents import Strict
 _SECRETS = ("password", "passphrase", "totp_secret")
 _ELSEWHERE = {
     "group_size": "is the stage's own `group_size`: tasks in one job",
-    "para_deg": "is not known: the tasks of a job run one after the other; make group_size smaller",
-    "strategy": "is not known: a job holds the tasks of one command, which uses the GPUs that it was given",
-    "wait_time": "is not known: see `poll`",
-    "local_root": "is not asked for: it is the job's own folder",
+    "para_deg": "is not supported: the tasks of a job run one after the other; use a smaller group_size",
+    "strategy": "is not supported: a job runs one command per task, which uses the GPUs that the job was given",
+    "wait_time": "is not supported: use `poll`",
+    "local_root": "is not needed: it is the job's own folder",
 }
 
 
@@ -38,25 +38,25 @@ def _elsewhere(value: Any) -> Any:
 
 def _one_line(text: str) -> str:
     if re.search(r"[\r\n]", text):
-        raise ValueError("one line of the script for each entry")
+        raise ValueError("each entry must be one line of the script")
     return text
 
 
 def _static(text: str) -> str:
     if re.search(r"[$`;&|<>()*?\[\]{}~#]", text):
-        raise ValueError(f"{text!r}: shell syntax belongs into prepend_script")
+        raise ValueError(f"{text!r}: shell syntax belongs in prepend_script")
     return text
 
 
 def _flag(text: str) -> str:
     if not text.startswith("#"):
-        raise ValueError(f"{text!r}: a line of the batch script's head, such as '#SBATCH --mem=8G'")
+        raise ValueError(f"{text!r}: a directive of the batch script is expected, such as '#SBATCH --mem=8G'")
     return text
 
 
 def _absolute(text: str) -> str:
     if not text.startswith("/"):
-        raise ValueError(f"{text!r} is no absolute path")
+        raise ValueError(f"{text!r} is not an absolute path")
     return text
 
 
@@ -69,7 +69,7 @@ ContextType = Literal["SSHContext", "LocalContext"]
 
 
 class RemoteProfile(Strict):
-    """How to reach the machine: of SSHContext all but `symlink`, which is LocalContext's."""
+    """How to reach the machine: all keys but `symlink` are for SSHContext, `symlink` is for LocalContext."""
 
     hostname: Annotated[Line, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$")] | None = None
     username: Annotated[Line, Field(pattern=r"^[A-Za-z0-9_]([A-Za-z0-9._@-]*)$")] | None = None
@@ -78,9 +78,9 @@ class RemoteProfile(Strict):
     host_key: Line | None = Field(
         None, description="The host's key as ssh-keyscan prints it: `ssh-ed25519 AAAA...`; default: known_hosts."
     )
-    proxy_command: Line | None = Field(None, description="As OpenSSH's ProxyCommand: how to pass a jump host.")
+    proxy_command: Line | None = Field(None, description="As OpenSSH's ProxyCommand, for a jump host.")
     timeout: int = Field(10, ge=1, le=3600, description="Seconds to wait for a connection.")
-    tar_compress: bool = Field(True, description="Files travel compressed.")
+    tar_compress: bool = Field(True, description="Compress files for the transfer.")
     symlink: bool = Field(False, description="LocalContext: link the inputs to remote_root instead of copying them.")
 
     @model_validator(mode="before")
@@ -89,11 +89,11 @@ class RemoteProfile(Strict):
         for key in value if isinstance(value, dict) else ():
             if key in _SECRETS:
                 raise ValueError(
-                    f"{key}: secrets do not belong into a configuration, which is copied to the store; log in by a "
-                    "key file without passphrase (key_filename), or in pods by a Kubernetes Secret (hpc.ssh_key)"
+                    f"{key}: secrets do not belong in a configuration, which is copied to the store; log in with a "
+                    "key file without passphrase (key_filename), or in pods with a Kubernetes Secret (hpc.ssh_key)"
                 )
         if isinstance(value, dict) and "PRIVATE KEY" in str(value.get("key_filename")):
-            raise ValueError("key_filename: this is the key itself; write the name of its file (and renew the key)")
+            raise ValueError("key_filename: this is the key itself; give the name of its file (and replace the key)")
         return value
 
     @model_validator(mode="after")
@@ -127,26 +127,28 @@ class Machine(Strict):
         if self.context_type == "SSHContext" and not (profile.hostname and profile.username):
             raise ValueError("remote_profile: SSHContext needs a hostname and a username")
         if self.context_type == "LocalContext" and (profile.hostname or profile.username or profile.key_filename):
-            raise ValueError("remote_profile: LocalContext logs in nowhere; did you mean context_type: SSHContext?")
+            raise ValueError("remote_profile: LocalContext does not log in; did you mean context_type: SSHContext?")
         return self
 
 
 class Resources(Strict):
-    """What one job asks of the batch system."""
+    """What one job requests from the batch system."""
 
     number_node: int = Field(1, ge=1, le=10**5)
     cpu_per_node: int = Field(1, ge=1, le=10**4)
     gpu_per_node: int = Field(0, ge=0, le=64)
     queue_name: Word = Field("", description="Queue or partition; default: the batch system's.")
-    custom_flags: list[Flag] = Field([], description="Further lines of the script's head: '#SBATCH --time=2:00:00'.")
+    custom_flags: list[Flag] = Field(
+        [], description="Further directives of the batch script: '#SBATCH --time=2:00:00'."
+    )
     module_purge: bool = False
     module_unload_list: list[Word] = []
     module_list: list[Word] = Field([], description="Modules to load before the job.")
     source_list: list[Word] = Field([], description="Scripts to source before the job, with their arguments.")
     envs: dict[EnvName, Text | int | float | list[Text]] = Field({}, description="Environment. No secrets here.")
     prepend_script: list[Line] = Field([], description="Shell lines before the job.")
-    append_script: list[Line] = Field([], description="Shell lines after a job that went well.")
-    kwargs: PlainJson = Field({}, description="What only one batch system knows: {custom_gpu_line: ...}.")
+    append_script: list[Line] = Field([], description="Shell lines after a successful job.")
+    kwargs: PlainJson = Field({}, description="Options of one batch system only: {custom_gpu_line: ...}.")
 
     @model_validator(mode="before")
     @classmethod
@@ -165,13 +167,13 @@ class Hpc(Strict):
     machine: Machine
     resources: Resources = Resources()
     ssh_key: SecretKey | None = Field(None, description="Kubernetes Secret with the private key, for pods.")
-    poll: int = Field(30, ge=1, le=3600, description="Seconds between two looks at the queue.")
+    poll: int = Field(30, ge=1, le=3600, description="Seconds between two checks of the queue.")
 
     @model_validator(mode="after")
     def _pods_know_no_hosts(self) -> Hpc:
         if self.ssh_key and not self.machine.remote_profile.host_key:
             raise ValueError(
-                "machine.remote_profile.host_key: a pod knows no hosts; write the key that `ssh-keyscan HOST` prints "
-                "(compare it with what the centre publishes)"
+                "machine.remote_profile.host_key: required, since a pod has no known_hosts; give the key that "
+                "`ssh-keyscan HOST` prints (compare it with what the centre publishes)"
             )
         return self

@@ -1,7 +1,7 @@
 """Identifiers: fixed-width ids, workflow names, derived seeds and content hashes.
 
-Everything here is a pure function of its arguments, so that repeating an action after a crash
-meets the object that the first try made.
+Everything here is a pure function of its arguments, so that an action repeated after a crash
+finds the object that the first try made.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class DataSpace:
         return f"config/iter/{format_id(iteration)}/config.json"
 
     def configuration(self, sha256: str) -> str:
-        """A configuration that the run has or had, by content: what the operators read."""
+        """A present or past configuration of the run, by content: what the operators read."""
         return f"config/run/{sha256}.json"
 
     def file(self, sha256: str, name: str) -> str:
@@ -78,7 +78,7 @@ class DataSpace:
         return f"{self.events}/{version:08d}.json"
 
     def damaged(self, sha256: str) -> str:
-        """What was found in place of a state, or of a version of it: put aside, by content."""
+        """A damaged state, or a damaged version of it: moved here by `doctor --restore`, by content."""
         return f"{self.events}/damaged/{sha256}"
 
     def version(self, key: str) -> int | None:
@@ -95,11 +95,11 @@ class DataSpace:
         return f"{self.dataset}/iter/{format_id(iteration)}"
 
     def dataset_test(self, name: str) -> str:
-        """Independent test data: measured on, never trained on."""
+        """Independent test data, for the RMSE; never trained on."""
         return f"{self.dataset}/test/{check_name(name)}"
 
     def is_imported(self, key: str) -> bool:
-        """Is it below `dataset_init` or `dataset_test`: of `init`, and of nobody after it?"""
+        """Is it below `dataset_init` or `dataset_test`, which only `init` writes?"""
         return key.startswith((f"{self.dataset}/init/", f"{self.dataset}/test/"))
 
     def package(self, name: str, sha256: str) -> str:
@@ -119,7 +119,7 @@ class DataSpace:
     def stage(
         self, stage: str, iteration: int, newest: Mapping[str, int] | None = None, config: str = ""
     ) -> StageSpace:
-        """The part of the space that one stage of one iteration works in."""
+        """The keys of one stage of one iteration."""
         if stage not in STAGES:
             raise DataError(f"{stage!r} is not a stage")
         return StageSpace(self, stage, iteration, newest or {}, config or self.config(iteration))
@@ -133,11 +133,11 @@ class DataSpace:
         return None
 
     def sums(self, folder: str) -> str:
-        """List of the hashes of a folder of the dataset (relative to `dataset`)."""
+        """SHA256SUMS of a folder of the dataset (relative to `dataset`)."""
         return f"{self.dataset}/{folder}/SHA256SUMS"
 
     def parse(self, key: str) -> JobFile | DoneKey | None:
-        """Read a key of a job back; `None` for keys that belong to no job, such as a person's own files."""
+        """Parse a key of a job; `None` for keys that belong to no job, such as a user's own files."""
         found = _JOB_KEY.fullmatch(key)
         if found is None:
             return None
@@ -215,11 +215,11 @@ class StageSpace:
         return self.space.dataset_iter(self.iteration)
 
     def of(self, stage: str) -> StageSpace | None:
-        """Where a stage did its work last; `None` where it has not yet."""
+        """The keys of a stage's latest iteration; `None` when there is none yet."""
         iteration = self.newest.get(stage)
         return None if iteration is None else replace(self, stage=stage, iteration=iteration, job_id="")
 
     def newest_product(self, stage: str) -> str | None:
-        """What a stage made last; `None` where it has made nothing yet."""
+        """The latest product of a stage; `None` when there is none yet."""
         found = self.of(stage)
         return found.product if found else None

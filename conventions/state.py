@@ -22,18 +22,18 @@ class Convergence(Strict):
     """When exploration counts as converged."""
 
     accuracy: float = Field(
-        0.95, gt=0, le=1, description="Least fraction of explored frames whose model deviation is below f_trust_lo."
+        0.95, gt=0, le=1, description="Minimum fraction of explored frames whose model deviation is below f_trust_lo."
     )
-    clean_iterations: int = Field(1, ge=1, description="That many iterations in a row must be accurate.")
+    clean_iterations: int = Field(1, ge=1, description="How many iterations in a row must be accurate.")
     level_drift: float | None = Field(
         None,
         gt=0,
-        description="Largest relative change of the 95th percentile of max_devi_f between two iterations in a row.",
+        description="Maximum relative change of the 95th percentile of max_devi_f between two iterations in a row.",
     )
 
 
 class Policy(Strict):
-    """The rules of a run that the machine needs; taken from the configuration."""
+    """The rules of a run that the machine needs, taken from the configuration."""
 
     apps: dict[str, str]
     max_iterations: int = Field(ge=1)
@@ -59,14 +59,14 @@ class IterationSummary(Strict):
     iteration: int = Field(ge=0)
     explore_stage: int = Field(0, ge=0)
     figures: dict[str, float] = Field(default_factory=dict, description="What the stages reported.")
-    stages: list[Stage] = Field([], description="Stages that were done here, and whose products count.")
-    left: bool = Field(False, description="A rewind left this iteration; a later one stands in its place.")
+    stages: list[Stage] = Field([], description="Stages that were done here, and whose products are used.")
+    left: bool = Field(False, description="A rewind dropped this iteration; a later one replaces it.")
     clean: int = Field(0, ge=0, description="Accurate iterations in a row before this one.")
     final: str = Field("", pattern=_FINAL, description="It only labels what was chosen last, and trains on it.")
 
 
 class Goal(Strict):
-    """Where a rewind goes, once what works has stopped."""
+    """Where a rewind goes back to, once the workflow has stopped."""
 
     iteration: int = Field(ge=0)
     stage: Stage
@@ -99,12 +99,16 @@ class State(Document):
     final: str = Field("", pattern=_FINAL, description="Set while the last labels are trained.")
     hold: bool = Field(False, description="Paused: nothing new is submitted.")
     reason: str = ""
-    config_sha256: str = Field("", pattern=_SHA256, description="Of the configuration of the present attempt.")
-    next_config_sha256: str = Field("", pattern=_SHA256, description="Of the patched one, for the next iteration.")
-    next_keeps_sha256: str = Field(
-        "", pattern=_SHA256, description="Of a configuration whose jobs are the patched one's, too: see `resume`."
+    config_sha256: str = Field("", pattern=_SHA256, description="SHA-256 of the configuration of the current attempt.")
+    next_config_sha256: str = Field(
+        "", pattern=_SHA256, description="SHA-256 of the patched one, for the next iteration."
     )
-    goal: Goal | None = Field(None, description="Set while a run that is rewound is stopped.")
+    next_keeps_sha256: str = Field(
+        "",
+        pattern=_SHA256,
+        description="SHA-256 of a configuration that plans the same jobs as the patched one: see `resume`.",
+    )
+    goal: Goal | None = Field(None, description="Set while a run is stopped for a rewind.")
     policy: Policy
     trail: list[IterationSummary] = Field(default_factory=list)
 
@@ -114,17 +118,17 @@ class State(Document):
 
     @property
     def newest(self) -> dict[str, int]:
-        """Iteration of each stage's newest product, of those that count."""
+        """Iteration of each stage's newest product that no rewind dropped."""
         return {stage: row.iteration for row in self.trail for stage in row.stages}
 
     @property
     def counted(self) -> list[IterationSummary]:
-        """The iterations before this one that no rewind left."""
+        """The iterations before this one that no rewind dropped."""
         return [row for row in self.trail if row.iteration < self.iteration and not row.left]
 
     @property
     def round(self) -> int:
-        """Number of this iteration among those that no rewind left."""
+        """Number of this iteration among those that no rewind dropped."""
         return self.iteration - sum(row.left for row in self.trail if row.iteration < self.iteration)
 
     @property
@@ -135,7 +139,7 @@ class State(Document):
 
     @property
     def workflow(self) -> str:
-        """Name of the workflow of the present attempt."""
+        """Name of the workflow of the current attempt."""
         return workflow_name(self.run, self.run_uid, self.iteration, self.stage, self.attempt)
 
     @classmethod
@@ -171,7 +175,7 @@ class State(Document):
 
 
 def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 knew no rewind: the newest models had a field of their own, and all that was made counted."""
+    """Version 1 had no rewind: the newest models had a field of their own, and no iteration was dropped."""
     here = STAGES.index(body["stage"]) + (body["at"] in ("converged", "exhausted"))
 
     def done(stage: str, row: dict[str, Any]) -> bool:

@@ -80,20 +80,20 @@ def validate(config: ConfigFile) -> None:
 
 @app.command()
 def init(config: ConfigFile) -> None:
-    """Begin a run without starting anything.
+    """Create a run without submitting anything.
 
     The files that the configuration names are copied into the prefix, and the state is created. `plan` then shows
     what would be submitted.
     """
     state = _begin(config)
-    print(f"run {state.run} is at {state.at}; go on with `dpgen2-sm run {config}`")
+    print(f"run {state.run}: created, {state.at}; start it with `dpgen2-sm run {config}`")
 
 
 @app.command()
 def run(target: Target, interval: Interval = 0.5) -> None:
-    """Follow a run to its end in the foreground.
+    """Advance a run to its end, in the foreground.
 
-    A configuration file begins the run if there is none yet.
+    With a configuration file, the run is created if it does not exist yet.
     """
     from statemachine.run.opening import config_file, find_prefix
 
@@ -105,9 +105,9 @@ def run(target: Target, interval: Interval = 0.5) -> None:
 
 @app.command()
 def resume(target: Target, interval: Interval = 0.5) -> None:
-    """Take a run up again and follow it to its end.
+    """Continue a run and follow it to its end.
 
-    A paused run is released; a failed or cancelled one begins a new attempt of the stage it stopped in.
+    A paused run goes on; a failed or cancelled one starts a new attempt of the stage in which it stopped.
     Jobs that have finished are not run again.
     """
     from statemachine.machine.orders import Order
@@ -122,13 +122,13 @@ def resume(target: Target, interval: Interval = 0.5) -> None:
     if state.hold or state.at in ("failed", "cancelled"):
         if state.next_keeps_sha256:
             configuration(poller.store, state, newest=True)  # the one that comes into force is there
-        poller.tell(Order("resume", "resumed by a person"))
+        poller.tell(Order("resume", "resumed by the user"))
     _follow(prefix, interval)
 
 
 @app.command()
 def step(target: Target, as_json: AsJson = False) -> None:
-    """Advance a run as far as possible now: for cron."""
+    """Advance a run as far as possible now, then exit: for cron."""
     from statemachine.cli.show import print_state
     from statemachine.run.opening import find_prefix, open_poller
 
@@ -142,24 +142,24 @@ def daemon(
     interval: Interval = 10.0,
     listen: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Answer HTTP there; a bare port is on 127.0.0.1. Default: nowhere."),
+        typer.Option(
+            metavar="HOST:PORT", help="Serve HTTP at this address; a port alone is on 127.0.0.1. Default: off."
+        ),
     ] = None,
-    log_format: Annotated[
-        LogFormat, typer.Option(help="Lines for people, or one JSON object a line.")
-    ] = LogFormat.text,
-    stay: Annotated[bool, typer.Option(help="Do not end when all runs have: a resumed one is taken up.")] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="Plain text, or one JSON object per line.")] = LogFormat.text,
+    stay: Annotated[bool, typer.Option(help="Keep running when all runs have ended: one may be resumed.")] = False,
 ) -> None:
     """Advance several runs until all have ended.
 
-    SIGTERM or Ctrl-C stops the daemon after the steps that it has begun; workflows that were submitted go on. A run
-    with an error (its store is down, its state is damaged) is tried again, ever more rarely, up to every 10 minutes;
-    the others go on.
+    SIGTERM or Ctrl-C stops the daemon after the steps in progress; submitted workflows keep running. A run with an
+    error (its store is down, its state is damaged) is retried with growing delays, up to 10 minutes; the others are
+    not affected.
 
-    --listen offers /healthz and /readyz for probes, /metrics for Prometheus, and /hook: a POST there makes the daemon
-    look at its runs at once, and not only at the next interval. A hint must be signed with the key in DPGEN2_HOOK_KEY
-    (or in the file that DPGEN2_HOOK_KEY_FILE names): `dpgen2-sm notify` does that. Senders that cannot sign, such as S3
-    bucket notifications, may send `Authorization: Bearer` with DPGEN2_HOOK_TOKEN, if that is set. What a hint says is
-    never read. Without key and token there are no hooks.
+    --listen serves /healthz and /readyz for probes, /metrics for Prometheus, and /hook: a POST there (a hint) makes
+    the daemon check its runs at once instead of at the next interval. A hint must be signed with the key in
+    DPGEN2_HOOK_KEY (or in the file that DPGEN2_HOOK_KEY_FILE names): `dpgen2-sm notify` does that. Senders that cannot
+    sign, such as S3 bucket notifications, may send `Authorization: Bearer` with DPGEN2_HOOK_TOKEN, if that is set. The
+    content of a hint is ignored. Without key and token hooks are off.
     """
     from statemachine.daemon.serve import serve
     from statemachine.run.opening import find_prefix
@@ -171,12 +171,12 @@ def daemon(
 def notify(
     url: Annotated[str, typer.Argument(metavar="URL", help="The daemon's hook: http://127.0.0.1:8080/hook")],
 ) -> None:
-    """Wake a daemon: it looks at its runs now.
+    """Make a daemon check its runs now.
 
     The hint is signed with the key in DPGEN2_HOOK_KEY (or in the file that DPGEN2_HOOK_KEY_FILE names), which must be
-    the daemon's own. It can be lost without harm: the daemon looks by itself at its interval.
+    the same as the daemon's. A lost hint does no harm: the daemon also checks at its interval.
 
-    Exit codes: 0 the daemon took it, 1 it did not or cannot be reached, 2 no key or no usable URL.
+    Exit codes: 0 accepted, 1 refused or not reachable, 2 no key or no usable URL.
     """
     from conventions.endpoint import check_endpoint
     from conventions.errors import ConfigError
@@ -193,7 +193,7 @@ def notify(
     if trouble := send(url, key):
         print(f"error: {trouble}", file=sys.stderr)
         raise typer.Exit(1)
-    print("the daemon looks now")
+    print("accepted: the daemon checks its runs now")
 
 
 for order in (orders.pause, orders.cancel, orders.rewind, orders.patch):
@@ -204,7 +204,7 @@ for order in (orders.pause, orders.cancel, orders.rewind, orders.patch):
 def status(
     target: Target,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option(help="Show it again every two seconds until the run ends.")] = False,
+    watch: Annotated[bool, typer.Option(help="Refresh every two seconds until the run ends.")] = False,
 ) -> None:
     """Show where a run stands, and why.
 
@@ -225,10 +225,10 @@ def status(
 @app.command()
 def logs(
     target: Target,
-    stage: Annotated[str | None, typer.Option(help="Stage; default: the present one.")] = None,
-    iteration: Annotated[int | None, typer.Option("--iter", min=0, help="Iteration; default: the present one.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Stage; default: the current one.")] = None,
+    iteration: Annotated[int | None, typer.Option("--iter", min=0, help="Iteration; default: the current one.")] = None,
     job: Annotated[
-        int | None, typer.Option(min=0, help="Number of a job; default: the workflow's own steps, and a list.")
+        int | None, typer.Option(min=0, help="Job number; default: guard, plan and reduce, and a list of job logs.")
     ] = None,
 ) -> None:
     """Show the logs of a stage or of a job."""
@@ -269,15 +269,17 @@ def doctor(
         str | None, typer.Argument(metavar="[RUN]", help="Also check this run's store, engine and software.")
     ] = None,
     as_json: AsJson = False,
-    race: Annotated[bool, typer.Option("--race", help="Also let writers race in RUN's store: is it atomic?")] = False,
+    race: Annotated[
+        bool, typer.Option("--race", help="Also test with concurrent writers whether RUN's store is atomic.")
+    ] = False,
     restore: Annotated[
-        bool, typer.Option("--restore", help="Only bring back the last good version of RUN's state.")
+        bool, typer.Option("--restore", help="Only restore the last good version of RUN's state.")
     ] = False,
 ) -> None:
     """Check software, store and engine from here.
 
-    --restore is for a state.json that is damaged, missing or not the newest: the last good version under event/ takes
-    its place, and what was damaged is kept under event/damaged/. A state that is sound is left as it is.
+    --restore is for a state.json that is damaged, missing or not the newest: it is replaced by the last good version
+    under event/, and the damaged one is kept under event/damaged/. An intact state is not changed.
     """
     from statemachine.cli.show import print_checks
     from statemachine.run.doctor import examine, race_check, restore_state
@@ -286,7 +288,7 @@ def doctor(
         if asked and target is None:
             raise typer.BadParameter("name the RUN", param_hint=option)
     if race and restore:
-        raise typer.BadParameter("not together with --race", param_hint="--restore")
+        raise typer.BadParameter("cannot be combined with --race", param_hint="--restore")
     if restore and target is not None:
         print_checks(restore_state(target), as_json)
         return
@@ -296,7 +298,7 @@ def doctor(
         from rich.progress import Progress
 
         with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("racing")
+            task = bar.add_task("concurrent writers")
             checks.append(race_check(target, lambda done, total: bar.update(task, completed=done, total=total)))
     if not print_checks(checks, as_json):
         raise typer.Exit(1)
@@ -318,7 +320,7 @@ def _follow(prefix: str, interval: float) -> None:
         state = follow(prefix, interval)
     except (KeyboardInterrupt, Terminated) as ending:
         typer.echo(
-            "\ninterrupted, nothing is lost: a workflow that was submitted goes on. Follow it again with "
+            "\ninterrupted, nothing is lost: the submitted workflow keeps running. Follow it again with "
             f"`dpgen2-sm resume {prefix}`, or stop it with `dpgen2-sm cancel {prefix}`",
             err=True,
         )

@@ -1,4 +1,4 @@
-"""The way in: a known error is a line and an exit code, never a traceback."""
+"""The entry point: a known error is a line and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from statemachine.logs import guard, known
 from .ending import BROKEN_PIPE, Terminated, exit_code
 
 _INTERRUPTED = """
-interrupted: nothing is lost. Workflows that were submitted go on; `dpgen2-sm resume` follows the run again, \
+interrupted: nothing is lost. Submitted workflows keep running; `dpgen2-sm resume` follows the run again, \
 `dpgen2-sm cancel` stops it."""
 
 

@@ -46,7 +46,7 @@ def follow(prefix: str, interval: float) -> State:
 
 @contextmanager
 def beginning() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows what `init` is at: bars on a terminal, a line for each thing elsewhere."""
+    """Shows the progress of `init`: bars on a terminal, one line per step elsewhere."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     tasks: dict[str, Any] = {}
@@ -74,7 +74,7 @@ def watch_status(prefix: str) -> None:
 
 
 class _Lines:
-    """For pipes and logs: a line a stage, and the iteration table row by row."""
+    """For pipes and logs: one line per stage, and the iteration table row by row."""
 
     def __init__(self) -> None:
         self.shown = 0
@@ -101,7 +101,7 @@ class _Lines:
 
 
 class _Terminal:
-    """For people: the table as it grows, and a bar for the present stage."""
+    """For people: the table as it grows, and a bar for the current stage."""
 
     def __init__(self, console: Console) -> None:
         self.bar = Progress(

@@ -10,5 +10,5 @@ import typer
 Target = Annotated[str, typer.Argument(metavar="RUN", help="Configuration file, folder or URL of the run.")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML or JSON).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Interval = Annotated[float, typer.Option(help="Seconds between two looks at a running workflow.", min=0.05, max=86400)]
+Interval = Annotated[float, typer.Option(help="Seconds between two checks of a running workflow.", min=0.05, max=86400)]
 Reason = Annotated[str, typer.Option(help="Kept in the history.")]

@@ -1,4 +1,4 @@
-"""What a person orders a run to do: pause, cancel, rewind, patch. `app` makes commands of them."""
+"""Orders of a user to a run: pause, cancel, rewind, patch. `app` registers them as commands."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from statemachine.run.poller import Poller
 
 
-def pause(target: Target, reason: Reason = "paused by a person") -> None:
+def pause(target: Target, reason: Reason = "paused by the user") -> None:
     """Submit nothing new, until `resume`.
 
-    A workflow that runs is left to end.
+    A running workflow is not stopped.
     """
     from statemachine.cli.show import print_state
     from statemachine.machine.orders import Order
@@ -26,10 +26,10 @@ def pause(target: Target, reason: Reason = "paused by a person") -> None:
     print_state(open_poller(find_prefix(target)).tell(Order("pause", reason)))
 
 
-def cancel(target: Target, reason: Reason = "cancelled by a person") -> None:
+def cancel(target: Target, reason: Reason = "cancelled by the user") -> None:
     """Stop a run and its workflow.
 
-    Everything that was finished is kept; `resume` goes on with a new attempt.
+    Finished jobs are kept; `resume` continues with a new attempt.
     """
     from conventions.errors import CommandRefused
     from statemachine.cli.show import print_state
@@ -40,7 +40,7 @@ def cancel(target: Target, reason: Reason = "cancelled by a person") -> None:
     try:
         poller.tell(Order("cancel", reason))
     except CommandRefused:
-        if poller.record.load().state.at != "cancelling":  # a cancel that was interrupted is brought to its end
+        if poller.record.load().state.at != "cancelling":  # a cancel that was interrupted is completed
             raise
     print_state(stopped(poller))
 
@@ -48,14 +48,14 @@ def cancel(target: Target, reason: Reason = "cancelled by a person") -> None:
 def rewind(
     target: Target,
     iteration: Annotated[int, typer.Option("--iter", min=0, help="Iteration to go back to.")],
-    stage: Annotated[str, typer.Option(help="Stage of it to begin with: label, train, explore or select.")],
-    reason: Reason = "rewound by a person",
+    stage: Annotated[str, typer.Option(help="Stage to go back to: label, train, explore or select.")],
+    reason: Reason = "rewound by the user",
 ) -> None:
-    """Go back to a stage of an earlier iteration, and on from there.
+    """Go back to a stage of an earlier iteration, and continue from there.
 
-    What works is stopped first. The run goes on in an iteration with a new number, in the place of the one named; a
-    patched configuration comes into force. Nothing is deleted, but what was made from that stage on counts no more: its
-    labels are not trained on. `resume`, `step` or a daemon then takes the run up.
+    The running workflow is stopped first. The run then starts an iteration with a new number, which replaces the one
+    that --iter names; a patched configuration takes effect. Nothing is deleted, but results from that stage on are not
+    used any more: their labels are not trained on. `resume`, `step` or a daemon then continues the run.
     """
     from statemachine.cli.show import print_state
     from statemachine.machine.orders import Order
@@ -63,19 +63,19 @@ def rewind(
     from statemachine.run.opening import find_prefix, open_poller
 
     poller = open_poller(find_prefix(target))
-    configuration(poller.store, poller.record.load().state, newest=True)  # the one that comes into force is there
+    configuration(poller.store, poller.record.load().state, newest=True)  # the one that takes effect is there
     poller.tell(Order("rewind", reason, iteration, stage))
     print_state(stopped(poller))
 
 
-def patch(config: ConfigFile, reason: Reason = "patched by a person") -> None:
+def patch(config: ConfigFile, reason: Reason = "patched by the user") -> None:
     """Change the configuration of a run to that of the file.
 
-    The next iteration goes by it, or the one that `rewind` begins; a workflow that is there is left alone. One that
-    changes nothing but how jobs are run (command, setup, retries, ratio_failed, image, pod, hpc, engine) also comes
-    with the attempt that `resume` begins after a failure or a cancel. retries, max_iterations, convergence and the
-    number of exploration stages hold at once. What a run is made of (run, prefix, type_map, init, the stages' apps,
-    where the engine is) cannot be changed.
+    It takes effect with the next iteration, or with the one that `rewind` starts; the current workflow is not changed.
+    A patch that changes only how jobs are run (command, setup, retries, ratio_failed, image, pod, hpc, engine) also
+    takes effect when `resume` starts a new attempt after a failure or a cancel. retries, max_iterations, convergence
+    and the number of exploration stages take effect at once. run, prefix, type_map, init, the stages' apps and the
+    place of the engine cannot be changed.
     """
     from statemachine.cli.show import print_state, waiting
     from statemachine.run.config_file import read_config
@@ -88,7 +88,7 @@ def patch(config: ConfigFile, reason: Reason = "patched by a person") -> None:
 
 
 def stopped(poller: Poller) -> State:
-    """The state when all that a cancel, or a rewind, stops has stopped."""
+    """Wait until a cancel or a rewind has stopped the workflow; return the state."""
     state = poller.step(while_at="cancelling")
     while state.at == "cancelling":
         time.sleep(0.2)

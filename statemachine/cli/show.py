@@ -47,7 +47,7 @@ def status_of(prefix: str) -> dict[str, Any]:
 
 
 def _workflow_of(store: Store, state: State) -> dict[str, Any]:
-    """What the engine says; the state is shown also from where the engine cannot be asked."""
+    """What the engine reports; the state is shown even when the engine cannot be reached."""
     try:
         engine = engine_of(store, state)
         status = engine.status(state.workflow)
@@ -90,7 +90,7 @@ def headline(found: dict[str, Any]) -> str:
 
 
 def waiting(state: State) -> str:
-    """What a patched configuration waits for; "" when there is none."""
+    """When a patched configuration takes effect; "" when there is none."""
     if not state.next_config_sha256:
         return ""
     places = ["`dpgen2-sm rewind`"]
@@ -98,11 +98,11 @@ def waiting(state: State) -> str:
         places.insert(0, "the next iteration")
         if state.next_keeps_sha256 == state.config_sha256:
             places.append("`resume` after a failure or a cancel")
-    return f"a patched configuration waits for {', or '.join(places)}"
+    return f"a patched configuration takes effect with {', or '.join(places)}"
 
 
 def iteration_rows(state: State) -> list[dict[str, Any]]:
-    """The iterations as plain data; one that a rewind left says so."""
+    """The iterations as plain data; `left` marks one that a rewind dropped."""
     return [
         {
             "iteration": row.iteration,
@@ -115,12 +115,12 @@ def iteration_rows(state: State) -> list[dict[str, Any]]:
 
 
 def iteration_table(rows: list[dict[str, Any]]) -> str:
-    """One line an iteration: what was labelled, how good the models are, what exploration found."""
+    """One line per iteration: what was labelled, how good the models are, what exploration found."""
     return "\n".join([table_line(COLUMNS), *map(iteration_line, rows)])
 
 
 def iteration_line(row: dict[str, Any]) -> str:
-    return table_line(iteration_cells(row)) + ("  left by a rewind" if "left" in row else "")
+    return table_line(iteration_cells(row)) + ("  dropped by a rewind" if "left" in row else "")
 
 
 def table_line(cells: Sequence[str]) -> str:
@@ -149,7 +149,9 @@ def print_logs(prefix: str, stage: str | None, iteration: int | None, job: int |
     if stage is not None and stage not in STAGES:
         raise ConfigError(f"--stage {stage}: choose one of {', '.join(STAGES)}")
     if iteration is not None and iteration > state.iteration:
-        raise ConfigError(f"--iter {iteration}: the run has come to iteration {state.iteration}")
+        raise ConfigError(
+            f"--iter {iteration}: the run is at iteration {state.iteration}; choose 0 to {state.iteration}"
+        )
     place = DataSpace(state.policy.apps).stage(
         stage or state.stage, state.iteration if iteration is None else iteration
     )
@@ -157,7 +159,7 @@ def print_logs(prefix: str, stage: str | None, iteration: int | None, job: int |
         at = place.job(format_id(job))
         keys = [entry.key for entry in store.list(at.job_log + "/")]
         if not keys:
-            raise ConfigError(f"there is no log at {store.at(at.job_log)}")
+            raise ConfigError(f"--job {job}: there is no log at {store.at(at.job_log)}")
         for key in keys:
             sys.stdout.write(store.get(key).data.decode("utf-8", "replace"))
         return
@@ -186,7 +188,7 @@ def print_plan(prefix: str, as_json: bool) -> None:
 
 
 def print_checks(checks: list[Any], as_json: bool) -> bool:
-    """Print what the doctor found; True when nothing is broken."""
+    """Print the results of `doctor`; True when all checks passed."""
     good = all(check.good for check in checks)
     if as_json:
         print(json.dumps([{"what": c.what, "good": c.good, "detail": c.detail} for c in checks], indent=1))

@@ -25,7 +25,7 @@ from .schedule import PATIENCE, Schedule
 if TYPE_CHECKING:
     pass
 
-OPENING = 10.0  # seconds that stores get to answer before the first looks
+OPENING = 10.0  # seconds that stores have to answer at the start
 LATE = 1.0  # seconds that the timer may be late; it goes by the wall clock, which may be set back
 LAST_STEPS = 20.0  # seconds that steps get to end after SIGTERM; Kubernetes kills after 30
 
@@ -42,9 +42,9 @@ class Daemon:
     interval
         Seconds between two looks at a run.
     redactor
-        Keeps secrets out of what is said.
+        Keeps secrets out of the log.
     stay
-        Look on at runs that have ended: a person may resume them.
+        Keep checking runs that have ended: a user may resume them.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Daemon:
         self.all_over = threading.Event()
         self._changed = threading.Condition()  # guards the runs' schedule, `begun` and `hinted`
         self._stopping = False
-        # A thread for each run: one that waits for its store holds up no other.
+        # A thread for each run: one that waits for its store does not delay the others.
         self._scheduler = BackgroundScheduler(timezone="UTC", executors={"default": Workers(len(self.runs))})
 
     def open(self) -> None:
-        """Open every run; raise what is wrong with a target itself. What may pass is tried again later."""
+        """Open every run; raise errors of a target itself. Errors that may pass are retried later."""
         pool = ThreadPoolExecutor(len(self.runs))
         opening = {pool.submit(run.open): run for run in self.runs}
         wait(opening, OPENING)
@@ -77,7 +77,7 @@ class Daemon:
                 raise error
             if error is not None:
                 run.error = run.redactor.redact(one_line(error))
-                log.error("%s: %s; it is tried again", run.prefix, run.error, extra=run.extra("error"))
+                log.error("%s: %s; will be retried", run.prefix, run.error, extra=run.extra("error"))
 
     def start(self) -> None:
         """Look at every run now, and from then on by its schedule."""
@@ -89,7 +89,7 @@ class Daemon:
                 self._schedule(run)
 
     def hint(self) -> None:
-        """Something has happened, whatever it was: look at every run now."""
+        """A hint came, whatever its content: look at every run now."""
         with self._changed:
             if self._stopping or not self._scheduler.running:
                 return
@@ -104,7 +104,7 @@ class Daemon:
                     self._schedule(run)
 
     def stop(self, seconds: float = LAST_STEPS) -> list[str]:
-        """Begin no further step; return the runs whose step has not ended after that time."""
+        """Start no further step; return the runs whose step has not ended after that time."""
         with self._changed:
             self._stopping = True
         if self._scheduler.running:
@@ -114,7 +114,7 @@ class Daemon:
             return [run.prefix for run in self.runs if run.begun is not None]
 
     def catch_up(self) -> None:
-        """Look at what the timer has missed: it sleeps on where the wall clock was set back."""
+        """Look at runs that the timer has missed: it waits too long when the wall clock is set back."""
         with self._changed:
             for run in self.runs:
                 waiting = run.begun is None and (self.stay or not run.over)
@@ -122,24 +122,24 @@ class Daemon:
                     self._schedule(run)
 
     def stuck(self) -> str:
-        """Why the daemon should be started anew; "" when it is well. Errors of a run are no reason."""
+        """Why the daemon should be restarted; "" when it is healthy. Errors of a run do not count."""
         with self._changed:
             now = self.clock()
             for run in self.runs:
                 if run.begun is not None and now - run.begun > self.patience:
-                    return f"{run.prefix}: a step has been going on for {now - run.begun:.0f} s"
+                    return f"{run.prefix}: a step has been running for {now - run.begun:.0f} s"
                 if run.begun is None and not run.over and now - run.schedule.due > self.patience:
-                    return f"{run.prefix}: not looked at for {now - run.schedule.due:.0f} s; the timer has stopped"
+                    return f"{run.prefix}: not checked for {now - run.schedule.due:.0f} s; the timer has stopped"
         return ""
 
     def unready(self) -> str:
         """Which runs have not had a good step yet, and why; "" when all have."""
         return "\n".join(
-            f"{run.prefix}: {run.error or 'not looked at yet'}" for run in self.runs if run.last_good is None
+            f"{run.prefix}: {run.error or 'not checked yet'}" for run in self.runs if run.last_good is None
         )
 
     def _schedule(self, run: Run) -> None:
-        """Set the timer of a run anew. Each look is a job of its own: APScheduler drops a job's id after it fired."""
+        """Set the timer of a run again. Each look is a new job: APScheduler drops a job's id after it fired."""
         if run.job is not None:
             with contextlib.suppress(JobLookupError):
                 self._scheduler.remove_job(run.job.id)
@@ -159,7 +159,7 @@ class Daemon:
                 run.hinted, run.schedule = False, run.schedule.hinted(now)
             if outcome.get("failed"):
                 pause = run.schedule.due - now
-                log.error("%s: %s; next look in %.1f s", run.prefix, run.error, pause, extra=run.extra("error"))
+                log.error("%s: %s; next try in %.1f s", run.prefix, run.error, pause, extra=run.extra("error"))
             if not self._stopping and (self.stay or not run.over):
                 self._schedule(run)
             if not self.stay and all(other.over for other in self.runs):

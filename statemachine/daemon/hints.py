@@ -16,7 +16,7 @@ from operators.pod.hint import KEY, NONCE, SIGNATURE, TIMESTAMP, sign
 TOKEN = "DPGEN2_HOOK_TOKEN"
 KEY_FILE = f"{KEY}_FILE"
 SHORTEST = 16  # characters of a key or token
-WINDOW = 300  # seconds that a hint's time may be off
+WINDOW = 300  # seconds that a hint's timestamp may be off
 NONCES = 10_000  # accepted hints that are remembered
 
 
@@ -37,7 +37,7 @@ class Keys:
 
 
 class Nonces:
-    """The hints that were accepted lately. Bounded; only who has the key can fill it."""
+    """The hints accepted recently. Bounded; only a holder of the key can fill it."""
 
     def __init__(self, size: int = NONCES) -> None:
         self._size = size
@@ -45,10 +45,10 @@ class Nonces:
         self._lock = threading.Lock()
 
     def accept(self, nonce: str, until: float, now: float) -> None:
-        """Remember a nonce until it is too old anyway; raise `Refused` when it was seen before."""
+        """Remember a nonce until its hint would expire; raise `Refused` when it was seen before."""
         with self._lock:
             if nonce in self._until:
-                raise Refused(409, "this hint was sent before")
+                raise Refused(409, "this hint was received before")
             if len(self._until) >= self._size:
                 self._until = {old: end for old, end in self._until.items() if end >= now}
             if len(self._until) >= self._size:
@@ -87,7 +87,7 @@ def keys_from(environ: Mapping[str, str]) -> Keys:
 
 
 def verify(keys: Keys, headers: Mapping[str, str] | Message, body: bytes, now: float, nonces: Nonces) -> None:
-    """Accept a hint, or raise `Refused`. Who does not have the key learns nothing but that.
+    """Accept a hint, or raise `Refused`. A sender without the key learns nothing else.
 
     Parameters
     ----------
@@ -102,17 +102,17 @@ def verify(keys: Keys, headers: Mapping[str, str] | Message, body: bytes, now: f
     if keys.token and bearer is not None:
         scheme, _, token = bearer.partition(" ")
         if scheme.lower() != "bearer" or not _same(token.strip(), keys.token):
-            raise Refused(403, "not a hint of ours: the bearer token is wrong")
+            raise Refused(403, "invalid hint: the bearer token is wrong")
         return
     timestamp, nonce, signature = (headers.get(name, "") for name in (TIMESTAMP, NONCE, SIGNATURE))
     formed = re.fullmatch("[0-9]{1,12}", timestamp) and re.fullmatch("[A-Za-z0-9_-]{16,64}", nonce)
     if not keys.key or not formed or not _same(signature, sign(keys.key, timestamp, nonce, body)):
-        raise Refused(403, "not a hint of ours: the signature is missing or wrong")
+        raise Refused(403, "invalid hint: the signature is missing or wrong")
     if abs(now - int(timestamp)) > WINDOW:
-        raise Refused(403, f"the hint's time is more than {WINDOW} s off: are the clocks right?")
+        raise Refused(403, f"the hint's timestamp is more than {WINDOW} s off: check the clocks")
     nonces.accept(nonce, int(timestamp) + WINDOW, now)
 
 
 def _same(given: str, right: str) -> bool:
-    """In a time that tells nothing; bytes, since text that is not ASCII cannot be compared so."""
+    """Constant-time comparison; of bytes, since compare_digest takes only ASCII text."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), right.encode("utf-8"))

@@ -27,7 +27,7 @@ class Run:
     schedule
         When it is looked at.
     redactor
-        Is told the secrets of its store.
+        Learns the secrets of its store.
     """
 
     def __init__(self, prefix: str, schedule: Schedule, redactor: logs.Redactor) -> None:
@@ -58,7 +58,7 @@ class Run:
         return self.poller
 
     def step(self) -> dict[str, bool]:
-        """Advance the run; return what its schedule has to know. Never raises: one bad run must not stop the others."""
+        """Advance the run; return the outcome for its schedule. Never raises: one bad run must not stop the others."""
         began, before = time.monotonic(), self.state
         self.steps += 1
         try:

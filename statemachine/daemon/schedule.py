@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-# A workflow that tells us of its end is formally still running, for the seconds that its last pod takes to end.
+# A workflow whose last pod sends the hint is still `Running` for the seconds that this pod takes to end.
 GAPS = (0.2, *[0.5] * 30)
 SPACING = GAPS[1]  # a flood of hints costs two looks a second
 PATIENCE = 600.0  # the longest wait after errors
@@ -25,7 +25,7 @@ class Schedule:
     backoff
         The wait that errors have led to; 0 without errors.
     gaps
-        What is left of the looks that follow a hint.
+        The remaining delays between looks after a hint.
     """
 
     interval: float
@@ -35,7 +35,7 @@ class Schedule:
     gaps: tuple[float, ...] = ()
 
     def hinted(self, now: float) -> Schedule:
-        """After a hint: look now, and again after each gap until something has changed. Errors are forgiven.
+        """After a hint: look now, and again after each gap until something has changed. The backoff is reset.
 
         >>> Schedule(interval=60, due=42).hinted(now=10).due
         10
@@ -44,7 +44,7 @@ class Schedule:
         return replace(self, due=soon, backoff=0.0, gaps=GAPS[1:] if self.gaps else GAPS)
 
     def looked(self, now: float, *, changed: bool = False, failed: bool = False, ended: bool = False) -> Schedule:
-        """After a look: what a hint promised is over when the state changed; errors double the wait.
+        """After a look: the short gaps after a hint end when the state changed; errors double the wait.
 
         >>> Schedule(interval=60, due=0).looked(now=1, failed=True).due
         121

@@ -17,7 +17,7 @@ log = logging.getLogger("dpgen2-sm")
 
 
 def serve(prefixes: list[str], interval: float, listen: str | None, json_lines: bool, stay: bool) -> None:
-    """Advance runs until all have ended, or until SIGTERM or SIGINT; a step that was begun is finished.
+    """Advance runs until all have ended, or until SIGTERM or SIGINT; steps in progress are finished.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ def serve(prefixes: list[str], interval: float, listen: str | None, json_lines: 
         unfinished = daemon.stop()
         if server is not None:
             server.stop()
-    why = f"stopped by {received[0]}; workflows that were submitted go on" if received else "all runs have ended"
+    why = f"stopped by {received[0]}; submitted workflows keep running" if received else "all runs have ended"
     log.info("%s", why, extra={"event": "stopped"})
     if unfinished:
-        log.warning("left in the middle of a step, which is safe: %s", ", ".join(unfinished))
+        log.warning("stopped in the middle of a step, which is safe: %s", ", ".join(unfinished))
         logging.shutdown()
-        os._exit(0)  # their threads would be waited for
+        os._exit(0)  # a normal exit would wait for their threads

@@ -43,7 +43,7 @@ def address(text: str) -> tuple[str, int]:
     """
     found = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):)?([0-9]{1,5})", text, re.ASCII)
     if not found or int(found[2]) > 65535:
-        raise ConfigError(f"--listen {text!r}: this is HOST:PORT, or a port of this machine: 127.0.0.1:8080")
+        raise ConfigError(f"--listen {text!r}: HOST:PORT or a port is expected, such as 127.0.0.1:8080")
     return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
 
 
@@ -96,7 +96,7 @@ class Server(ThreadingMixIn, TCPServer):
             self.hints[result] += 1
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Slow clients never keep others out: when all places are taken the oldest connection is ended."""
+        """Slow clients cannot block others: at the limit of connections the oldest one is closed."""
         with self._lock:
             if len(self._open) >= CONNECTIONS:
                 oldest = next(iter(self._open))
@@ -111,7 +111,7 @@ class Server(ThreadingMixIn, TCPServer):
         super().close_request(request)
 
     def service_actions(self) -> None:
-        """Called twice a second: end connections that have lasted too long."""
+        """Called twice a second: close connections that have lasted too long."""
         oldest = time.monotonic() - SECONDS
         with self._lock:
             for request, since in self._open.items():
@@ -144,13 +144,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/hook":
             self._answer(405, b"POST a hint here\n", Allow="POST")
         else:
-            self._answer(404, b"there are /healthz, /readyz, /metrics and /hook\n")
+            self._answer(404, b"not found; paths: /healthz, /readyz, /metrics, /hook\n")
 
     def do_POST(self) -> None:
         try:
             body = self._body()
             if self.path.partition("?")[0] != "/hook":
-                raise Refused(404, "hints go to /hook")
+                raise Refused(404, "send hints to /hook")
             verify(self.server.keys, self.headers, body, time.time(), self.server.nonces)
         except Refused as refusal:
             self.server.count("refused")
@@ -160,10 +160,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.server.count("received")
         self.server.daemon.hint()
-        self._answer(202, b"looking\n")
+        self._answer(202, b"accepted\n")
 
     def _body(self) -> bytes:
-        """The whole body; what it says is not used, only its signature."""
+        """The whole body; it is only needed for the signature, its content is not used."""
         length = self.headers.get("Content-Length", "0").strip()
         if "Transfer-Encoding" in self.headers:
             raise Refused(411, "send a Content-Length")
@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(length))
 
     def _drain(self) -> None:
-        """Take what the client still sends: it would not see our answer otherwise. The server ends long ones."""
+        """Read what the client still sends, else it would not see the answer. The server closes long ones."""
         with contextlib.suppress(OSError):
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_WR)
@@ -207,22 +207,22 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 COUNTERS: list[tuple[str, str, Callable[[Run], float]]] = [
-    ("dpgen2_steps", "Looks at the run, good and failed.", lambda run: run.steps),
-    ("dpgen2_step_failures", "Looks that ended with an error.", lambda run: run.failures),
+    ("dpgen2_steps", "Steps of the run, good and failed.", lambda run: run.steps),
+    ("dpgen2_step_failures", "Steps that ended with an error.", lambda run: run.failures),
     ("dpgen2_transitions", "States that this daemon committed.", lambda run: run.transitions),
 ]
 GAUGES: list[tuple[str, str, Callable[[Run], float | None]]] = [
-    ("dpgen2_step_seconds", "How long the last look took.", lambda run: run.seconds),
-    ("dpgen2_last_good_step_timestamp_seconds", "When the last good look ended.", lambda run: run.last_good),
+    ("dpgen2_step_seconds", "Duration of the last step.", lambda run: run.seconds),
+    ("dpgen2_last_good_step_timestamp_seconds", "When the last good step ended.", lambda run: run.last_good),
     ("dpgen2_iteration", "Iteration of the run.", lambda run: run.state.iteration if run.state else None),
-    ("dpgen2_attempt", "Attempt of the present stage.", lambda run: run.state.attempt if run.state else None),
-    ("dpgen2_jobs_finished", "Finished jobs of the present workflow.", lambda run: run.jobs[0] if run.jobs else None),
-    ("dpgen2_jobs", "Jobs of the present workflow.", lambda run: run.jobs[1] if run.jobs else None),
+    ("dpgen2_attempt", "Attempt of the current stage.", lambda run: run.state.attempt if run.state else None),
+    ("dpgen2_jobs_finished", "Finished jobs of the current workflow.", lambda run: run.jobs[0] if run.jobs else None),
+    ("dpgen2_jobs", "Jobs of the current workflow.", lambda run: run.jobs[1] if run.jobs else None),
 ]
 
 
 class _Figures:
-    """What the daemon knows, as Prometheus wants it, at the time it asks. A few series a run."""
+    """The metrics, collected when Prometheus asks. A few series per run."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -242,12 +242,12 @@ class _Figures:
                 if (known := value(run)) is not None:
                     gauge.add_metric([run.prefix], known)
             yield gauge
-        info = GaugeMetricFamily("dpgen2_run_info", "1 for the state that a run is in.", labels=["run", "name", "at"])
+        info = GaugeMetricFamily("dpgen2_run_info", "1 for the current state of a run.", labels=["run", "name", "at"])
         for run in runs:
             if (state := run.state) is not None:
                 info.add_metric([run.prefix, state.run, state.at + (" (paused)" if state.hold else "")], 1)
         yield info
-        hints = CounterMetricFamily("dpgen2_hints", "Hints at /hook.", labels=["result"])
+        hints = CounterMetricFamily("dpgen2_hints", "Hints received at /hook.", labels=["result"])
         for result, number in self.server.hints.items():
             hints.add_metric([result], number)
         yield hints

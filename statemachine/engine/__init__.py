@@ -1,4 +1,4 @@
-"""Where workflows run: one protocol (`base`), one file an engine, one contract test for all.
+"""Where workflows run: one protocol (`base`), one file per engine, one contract test for all.
 
 What may enter: starting, watching and stopping workflows. Nothing that reads or changes a run's state.
 """

@@ -59,7 +59,7 @@ class ArgoEngine:
         return True
 
     def _is_there(self, name: str, manifest: dict[str, Any]) -> bool:
-        """False when the workflow that has the name is ours; raise when it is another."""
+        """False when the workflow with this name has our specification; raise when it has another."""
         try:
             found = self.client.call("GET", f"{self._place}/{name}", fields=_STATUS)
         except NotFound:
@@ -77,13 +77,13 @@ class ArgoEngine:
             if found is None:
                 return Status(Phase.gone, message=f"there is no workflow {name} any more")
         if _part(found, "metadata").get("name") != name:
-            raise EngineError(f"{self.client.url} was asked for the workflow {name} and answered something else")
+            raise EngineError(f"{self.client.url} returned something else than the workflow {name} that was requested")
         return self._read(name, _part(found, "status"))
 
     def _read(self, name: str, status: dict[str, Any]) -> Status:
         word = str(status.get("phase") or "")
         if word not in _PHASES:
-            raise EngineError(f"the workflow {name} is in a phase that is not known here: {word!r}")
+            raise EngineError(f"the workflow {name} is in an unknown phase: {word!r}")
         counts = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", str(status.get("progress")))
         finished, total = (int(counts[1]), int(counts[2])) if counts else (0, 0)
         return Status(_PHASES[word], "", finished, total, str(status.get("message") or ""))
@@ -133,7 +133,7 @@ class ArgoEngine:
             return
 
     def _telling_lines(self, name: str) -> list[str]:
-        """What guard, plan or reduce printed last: pods that succeeded are gone by then."""
+        """The last line that guard, plan or reduce printed: pods that succeeded are gone by then."""
         try:
             return list(deque(self.logs(name), maxlen=1))
         except EngineError:

@@ -1,4 +1,4 @@
-"""HTTP with an Argo server: TLS verified, time-outs, retries with jitter, a token that is read anew.
+"""HTTP with an Argo server: TLS verified, time-outs, retries with jitter, a token that is read for each request.
 
 The server's API: https://argo-workflows.readthedocs.io/en/latest/swagger/
 """
@@ -26,8 +26,8 @@ _TRIES = 4
 _AGAIN = frozenset((429, 500, 502, 503, 504))
 _ADVICE = {
     401: "the token is missing, wrong or expired: set ARGO_TOKEN or engine.token_file",
-    403: "the token may not do this: see deploy/base/rbac.yaml for the rights it needs",
-    404: "this is not how an Argo server says that something is gone: is engine.server right?",
+    403: "the token has no permission for this: deploy/base/rbac.yaml has the rights that it needs",
+    404: "this 404 does not come from an Argo server: is engine.server right?",
 }
 _NOT_FOUND = 5  # gRPC's code
 
@@ -77,7 +77,7 @@ class ArgoClient:
         return token
 
     def call(self, method: str, path: str, body: Any = None, **query: str) -> Any:
-        """One request, repeated while the server is only busy or away. Every request here may be repeated safely.
+        """One request, retried while the server is busy or unreachable. Every request here may be repeated safely.
 
         Raises
         ------
@@ -96,7 +96,7 @@ class ArgoClient:
         raise AssertionError("unreachable")
 
     def lines(self, path: str, **query: str) -> Iterator[dict[str, Any]]:
-        """The objects of an endless answer, one a line, until it ends."""
+        """The objects of a streamed response, one per line, until it ends."""
         try:
             with self._http.stream("GET", path, params=query, headers=self._headers()) as response:
                 if response.status_code != 200:
@@ -122,7 +122,7 @@ class ArgoClient:
             found = None
         found = found if isinstance(found, dict) else {}
         message = str(found.get("message") or response.reason_phrase)
-        # Only Argo knows what is gone: something on the way that knows no such path says 404 as well.
+        # Only Argo knows what does not exist: a proxy that has no such path answers 404 as well.
         if code == 404 and found.get("code") == _NOT_FOUND:
             raise NotFound(message)
         if code == 409:
@@ -162,7 +162,7 @@ def _parse(data: bytes, server: str) -> Any:
     except (ValueError, RecursionError):  # a web page; nested too deeply
         found = None
     if not isinstance(found, dict):
-        raise EngineError(f"{server} answered something that is not of an Argo server: is engine.server right?")
+        raise EngineError(f"{server} did not answer like an Argo server: is engine.server right?")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The protocol that every engine keeps."""
+"""The protocol that every engine implements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Status:
 def name_taken(name: str) -> NameTaken:
     return NameTaken(
         f"a workflow {name} exists with another specification: was dpgen2-sm upgraded or the configuration "
-        "changed while it was being submitted? `dpgen2-sm cancel` and then `resume` start a new attempt"
+        "changed while it was being submitted? `dpgen2-sm cancel`, then `resume`, starts a new attempt"
     )
 
 
@@ -44,16 +44,16 @@ class Engine(Protocol):
         """Phase and progress; `gone` when there is no such workflow or its process died."""
 
     def explain(self, name: str) -> str:
-        """What went wrong, or holds a workflow up: asked for rarely, so it may cost more than `status`."""
+        """Why a workflow failed or cannot proceed: called rarely, so it may cost more than `status`."""
 
     def logs(self, name: str) -> Iterator[str]:
         """What the workflow's own steps (guard, plan, reduce) printed."""
 
     def terminate(self, name: str) -> None:
-        """Stop a workflow and all that it started; one that has ended or never was is fine."""
+        """Stop a workflow and all that it started; no error when it has ended or does not exist."""
 
     def delete(self, name: str) -> None:
-        """Forget a workflow that has ended and been consumed."""
+        """Delete a workflow that has ended and whose results were used."""
 
     def wait(self, name: str, seconds: float) -> None:
         """Return when the workflow has ended, or after that time."""

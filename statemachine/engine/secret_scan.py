@@ -1,6 +1,6 @@
-"""The gate before every submission: no secret leaves in a manifest.
+"""The check before every submission: no manifest may hold a secret.
 
-Whoever may list workflows reads them, and so do etcd's backups and the controller's logs.
+Everybody who may list workflows can read them; they are also in etcd's backups and in the controller's logs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from conventions.errors import EngineError
 from conventions.secrets import SHORTEST, forms, looks_like_key
 
-_LONG = 16  # from here on a beginning of 8 characters gives a value away
-# What a variable's name ends with when its value only says where a secret is, or whose.
+_LONG = 16  # of values this long, also the first 8 characters are looked for
+# Endings of variable names whose values only say where a secret is, or whose.
 _NO_SECRET = ("_FILE", "_PATH", "_DIR", "_NAME", "_ID", "_URI", "_URL", "_HOST", "_PORT")
 
 

@@ -1,6 +1,6 @@
 """When a stage begins, is repeated, has ended: pure decisions. No I/O, no clock, no random.
 
-What may enter: states, transitions, what people order, what the poller has seen. The state itself, as it is stored,
+What may enter: states, transitions, orders of users, what the poller has seen. The state itself, as it is stored,
 is `conventions.state`. Imports nothing else of `statemachine`.
 """
 

@@ -1,4 +1,4 @@
-"""What the transitions are made of: guards, which read a state and what was seen, and effects, which change it."""
+"""Guards of the transitions, which read a state and an observation, and effects, which change the state."""
 
 from __future__ import annotations
 
@@ -122,13 +122,13 @@ class Cursor:
         self._enter(self.state.partition(".")[0])
 
     def next_iteration(self) -> None:
-        """After select: on to the next one; without new labels the models stay, and exploration repeats or moves on."""
+        """After select: start the next one; without new labels the models stay, and exploration repeats or moves on."""
         clean = self.doc.clean + 1 if self._accurate() else 0
         moved = {"explore_stage": self.doc.explore_stage + 1, "clean": 0} if self._clean() else {"clean": clean}
         self._enter(self.state.partition(".")[0], iteration=self.doc.iteration + 1, **moved, **adopted(self.doc))
 
     def last_labels(self) -> None:
-        """The run is over but for labelling what was chosen last, and training on it."""
+        """The last iteration: label what was chosen last, and train on it."""
         final = "converged" if self.last_stage_clean() else "exhausted"
         self._enter("label", iteration=self.doc.iteration + 1, final=final, **adopted(self.doc))
 
@@ -144,7 +144,7 @@ class Cursor:
             attempt=self.doc.attempt + 1,
             stalled=self._stalled(),
             finished=max(self.doc.finished, self.seen.finished),
-            reason=f"attempt {self.doc.attempt} ended unfinished: {self._trouble()}",
+            reason=f"attempt {self.doc.attempt} did not complete the stage: {self._trouble()}",
         )
 
     def fail(self) -> None:
@@ -156,7 +156,7 @@ class Cursor:
 
     def no_work(self) -> None:
         self._change(
-            reason=f"{self.doc.stage} of iteration {self.doc.iteration} left nothing to go on with: {self._trouble()}"
+            reason=f"{self.doc.stage} of iteration {self.doc.iteration} gave the next stage no work: {self._trouble()}"
         )
 
     def hold(self) -> None:
@@ -203,7 +203,7 @@ class Cursor:
         return 0 if self.seen.finished > self.doc.finished else self.doc.stalled + 1
 
     def _accurate(self) -> bool:
-        """Is this iteration's exploration accurate enough, and its level steady?"""
+        """Is this iteration's exploration accurate enough, and its level (95th percentile) stable?"""
         rules = self.doc.policy.convergence
         figures = self.seen.report.summary if self.seen.report else {}
         total = sum(figures.get(name, 0.0) for name in ("accurate", "candidate", "failed"))
@@ -220,14 +220,14 @@ class Cursor:
     def _trouble(self) -> str:
         messages = list(self.seen.report.messages) if self.seen.report else []
         return "; ".join(dict.fromkeys([*messages, *([self.seen.message] if self.seen.message else [])])) or (
-            "some jobs left no good result"
+            "some jobs have no valid result"
         )
 
     def _why_exhausted(self) -> str:
         if self.doc.final or self.doc.round + 1 >= self.doc.policy.max_iterations:
             return f"max_iterations ({self.doc.policy.max_iterations}) reached before convergence"
         return (
-            "not converged, yet no frame was chosen to label: what is not accurate lies above f_trust_hi or was "
+            "not converged, but no frame was chosen to label: the inaccurate frames are above f_trust_hi or were "
             "filtered out; raise f_trust_hi, lower the temperatures, or add initial data"
         )
 

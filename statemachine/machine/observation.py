@@ -1,4 +1,4 @@
-"""What the machine is told, and what it answers."""
+"""Input and output of the machine: what the poller has seen, and what it must do next."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""What people order beyond pause, resume and cancel: to go back (rewind), or to go on with other settings (patch).
+"""Orders of users beyond pause, resume and cancel: go back (rewind), or continue with other settings (patch).
 
-Nothing is undone. A rewind begins an iteration with a new number in the place of an earlier one: keys, workflows and
-claims of what it leaves stay apart from those of what it begins, whatever still comes late. What was made from that
-place on counts no more: it is not trained on, nor explored with; it is not deleted either.
+Nothing is undone. A rewind starts an iteration with a new number that replaces an earlier one: its keys, workflows and
+claims are separate from those of the dropped iterations, whatever output of these still arrives. Results from the
+stage that it goes back to, and later ones, are not used any more for training or exploration; they are not deleted.
 
-A patched configuration is for what begins after it: the next iteration, or the one that a rewind begins. Within an
-iteration all attempts plan the same jobs; so `resume` adopts it only where it changes nothing but how jobs are run.
-The rules of the machine (`Policy`) hold at once.
+A patched configuration is for the next iteration, or for the one that a rewind starts. Within an iteration all
+attempts plan the same jobs; so `resume` adopts it only where it changes nothing but how jobs are run. The rules of the
+machine (`Policy`) take effect at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from conventions.state import IterationSummary, Policy, State
 
 @dataclass(frozen=True)
 class Order:
-    """A person's command.
+    """A user's command.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Order:
     config_sha256, policy
         A patch: the configuration, which is in the store, and what the machine needs of it.
     keeps_sha256
-        A patch that changes only how jobs are run: the configuration whose jobs it would plan, too.
+        For a patch that changes only how jobs are run: the configuration that plans the same jobs.
     """
 
     trigger: str
@@ -47,7 +47,7 @@ class Order:
 
 
 def adopted(state: State) -> dict[str, Any]:
-    """The changes with which a patched configuration comes into force."""
+    """The changes with which a patched configuration takes effect."""
     newest = state.next_config_sha256 or state.config_sha256
     return {"config_sha256": newest, "next_config_sha256": "", "next_keeps_sha256": ""}
 
@@ -58,14 +58,16 @@ def why_no_rewind(state: State, iteration: int, stage: str) -> str:
         return f"there is no stage {stage!r}; {did_you_mean(stage, STAGES)}"
     places = {row.iteration: row for row in _rows(state)}
     if iteration not in places:
-        return f"the run has come to iteration {state.iteration}"
+        return f"there is no iteration {iteration}; the run is at iteration {state.iteration}"
     row = places[iteration]
     if stage not in row.stages and (iteration, stage) != _further(state, row):
         done = ", ".join(row.stages) or "none"
-        return f"{stage} of iteration {iteration} is nothing to go back to (its stages that count: {done})"
+        return (
+            f"{stage} of iteration {iteration} was not done, or was dropped by a rewind (stages to go back to: {done})"
+        )
     if row.explore_stage >= state.policy.explore_stages:
-        return f"iteration {iteration} explored stage {row.explore_stage}; the configuration has no such stage any more"
-    return "" if state.iteration < MAX_ID else "there are no more numbers for iterations"
+        return f"iteration {iteration} explored stage {row.explore_stage}; the configuration no longer has that stage"
+    return "" if state.iteration < MAX_ID else "the largest iteration number is reached"
 
 
 def rewound(state: State, order: Order) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def rewound(state: State, order: Order) -> dict[str, Any]:
 
 
 def why_no_patch(state: State, policy: Policy) -> str:
-    """Why a run cannot go on by these rules; "" when it can."""
+    """Why a run cannot continue with these rules; "" when it can."""
     if policy.apps != state.policy.apps:
         return "the software of a stage cannot be changed"
     if state.explore_stage >= policy.explore_stages:
@@ -104,7 +106,7 @@ def why_no_patch(state: State, policy: Policy) -> str:
 
 
 def patched(state: State, order: Order) -> dict[str, Any]:
-    """The changes of a patch; one that brings the present configuration back takes an earlier patch back."""
+    """The changes of a patch; a patch to the current configuration withdraws an earlier patch."""
     waits = order.config_sha256 != state.config_sha256
     return {
         "next_config_sha256": order.config_sha256 if waits else "",
@@ -115,13 +117,13 @@ def patched(state: State, order: Order) -> dict[str, Any]:
 
 
 def why_refused(state: State, order: Order) -> str:
-    """What to tell a person whose order does not fit."""
+    """Why an order does not fit the state, for the user."""
     why = ""
     if order.trigger == "rewind":
         why = why_no_rewind(state, order.iteration, order.stage)
     if order.trigger == "patch" and order.policy is not None:
         why = why_no_patch(state, order.policy)
-    return why or f"the run is {state.at}" + (", paused" if state.hold else "")
+    return why or f"the run's state is {state.at}" + (" (paused)" if state.hold else "")
 
 
 def _rows(state: State) -> list[IterationSummary]:
@@ -139,6 +141,6 @@ def new_row(state: State) -> IterationSummary:
 
 
 def _further(state: State, row: IterationSummary) -> tuple[int, str]:
-    """Where the run is, or would have gone on to had it not ended."""
+    """The stage that the run is in, or would have entered next had it not ended."""
     after = STAGES[STAGES.index(state.stage) + 1 :]
     return state.iteration, after[0] if state.stage in row.stages and after else state.stage

@@ -2,9 +2,9 @@
 
 A stage of an iteration is `{stage}.submitting` (the name of its workflow is decided) and then
 `{stage}.running`. Before it advances or gives an attempt up, the machine asks for what it has to see, in an
-order that survives any crash and any rival: outputs first, liveness second. Of a workflow that seems dead it takes
-the claim, so that it can never begin later, and asks about it again before it acts; also where its outputs are there
-(an earlier attempt's, which arrived late).
+order that is safe under any crash and any concurrent poller: outputs first, liveness second. When a workflow seems
+dead it takes the claim, so that the workflow can never begin later, and asks about it again before it acts; also when
+the outputs are complete (they may be an earlier attempt's that arrived late).
 """
 
 from __future__ import annotations
@@ -140,12 +140,12 @@ def decide(state: State, seen: Observation) -> Decision:
 
 
 def command(state: State, order: Order) -> State:
-    """The state after a person's command.
+    """The state after a user's command.
 
     Raises
     ------
     CommandRefused
-        When it does not fit the present state.
+        When it does not fit the current state.
     """
     from transitions import MachineError
 

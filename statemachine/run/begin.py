@@ -1,8 +1,8 @@
-"""Beginning a run: the user's files into the store, the initial data imported, the first state created.
+"""Creating a run: copy the user's files into the store, import the initial data, create the first state.
 
-The first configuration is created first, and once: of two at a prefix at the same time with different ones, the second
-to come is refused before it writes anything else. With the same one they write the same. `state.json` is created last:
-an interrupted `init` leaves no run, and is simply repeated.
+The first configuration is written first, by a create-only write. Of two `init` at one prefix with different
+configurations, the second is refused before it writes anything else; with the same configuration both write the same
+objects. `state.json` is created last: an interrupted `init` leaves no run, and can be repeated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from statemachine.store.probe import prove
 from .configuration import configuration
 from .record import Record
 
-# What is being done, the bytes that it has in all, and how many more are done; zeros where that is not counted.
+# What is being done, its total bytes, and the bytes done since the last call; zeros where bytes are not counted.
 Progress = Callable[[str, int, int], None]
 
 
@@ -54,7 +54,7 @@ def prepare(config: RunConfig, base: Path) -> tuple[RunConfig, dict[str, bytes]]
 
     def store(path: Path, where: str) -> str:
         if not path.is_file():
-            raise ConfigError(f"{where}: {path} is no file; a file is expected")
+            raise ConfigError(f"{where}: {path} is not a file")
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -170,7 +170,9 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
     of_an_init = bool(left) and store.head(space.config(0)) is not None
     strange = [key for key in left if not (of_an_init and space.is_imported(key))]
     if strange:
-        raise CommandRefused(f"{store.at(strange[0])} is there but no run is: choose an empty folder as prefix")
+        raise CommandRefused(
+            f"{store.at(strange[0])} exists, but there is no run here: choose an empty folder as prefix"
+        )
     prove(store)
     progress("writing the run's files", 0, 0)
     document = stored.dump()
@@ -186,7 +188,7 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
             published |= {f"{key}/{path.relative_to(made)}" for path in files}
             total = sum(path.stat().st_size for path in files)
             store.publish(made, key, functools.partial(progress, f"writing {key}", total))
-    for key in left:  # of an init that was interrupted; never what a rival with the same configuration has written
+    for key in left:  # of an interrupted init; never what a concurrent one with the same configuration has written
         if key not in published:
             store.delete(key)
     stage: Stage = "label" if stored.init.label else "train"
@@ -201,13 +203,13 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
         at=f"{stage}.submitting",
         iteration=0,
         stage=stage,
-        reason="the run begins",
+        reason="run created",
         config_sha256=sha256(document),
         policy=stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore)),
     )
     try:
         return record.create(first)
-    except CommandRefused:  # somebody else began it meanwhile
+    except CommandRefused:  # another process created it meanwhile
         if (there := _begun(record, stored)) is None:
             raise
         return there
@@ -224,14 +226,14 @@ def _begun(record: Record, stored: RunConfig) -> State | None:
     changed = sorted(key for key in after if before.get(key) != after[key])
     if changed:
         raise CommandRefused(
-            f"{stored.prefix} holds a run of another configuration (differs in: {', '.join(changed)}); change the "
-            "run's by `dpgen2-sm patch`, go on with the old one by `dpgen2-sm resume`, or choose another prefix"
+            f"{stored.prefix} holds a run with another configuration (differs in: {', '.join(changed)}); apply the "
+            "new one with `dpgen2-sm patch`, continue with the old one by `dpgen2-sm resume`, or choose another prefix"
         )
     return state
 
 
 def _claim(store: Store, key: str, document: bytes) -> None:
-    """Write the first configuration, unless somebody is beginning, or began to begin, another run here."""
+    """Write the first configuration, unless another `init` with another one is running, or was interrupted, here."""
     try:
         store.put(key, document, if_absent=True)
     except StoreError as error:
@@ -241,8 +243,8 @@ def _claim(store: Store, key: str, document: bytes) -> None:
             raise error from None
         if there != document:
             raise CommandRefused(
-                f"{store.at(key)} is of another configuration: somebody begins a run here just now, or was "
-                "interrupted: repeat it with that configuration, choose another prefix, or empty this one"
+                f"{store.at(key)} is another configuration: another `init` is running here, or was interrupted. "
+                "Repeat that `init` with its configuration, choose another prefix, or empty this one"
             ) from None
 
 
@@ -264,6 +266,6 @@ def _matches(base: Path, pattern: str, where: str) -> Iterator[Path]:
 
 
 def _plain(name: str) -> str:
-    """A file's name without what a key must not have; the content's hash tells files apart."""
+    """A file name with only characters that a key may have; the content's hash keeps files apart."""
     plain = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in name)
     return plain if plain[0].isalnum() else f"f{plain}"

@@ -28,7 +28,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         with open(path, "rb") as stream:
             data = stream.read(LARGEST + 1)
         if len(data) > LARGEST:
-            raise ConfigError(f"{path}: larger than {LARGEST >> 20} MiB; this is no configuration")
+            raise ConfigError(f"{path}: larger than {LARGEST >> 20} MiB; not a configuration file")
         text = data.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
@@ -63,7 +63,7 @@ def read_prefix(path: Path) -> str:
     """Only the prefix of a configuration file."""
     prefix = read_mapping(path).get("prefix")
     if not isinstance(prefix, str):
-        raise ConfigError(f"{path}: prefix: a text is expected")
+        raise ConfigError(f"{path}: prefix: a string is expected")
     return prefix_url(prefix, path.parent)
 
 
@@ -118,7 +118,7 @@ def _without_comments(value: Any) -> Any:
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise ValueError(f"key {key!r}: keys are texts; put it in quotes")
+                raise ValueError(f"key {key!r}: keys must be strings; put it in quotes")
         return {_text(k): _without_comments(v) for k, v in value.items() if not k.startswith("_")}
     if isinstance(value, list):
         return [_without_comments(item) for item in value]
@@ -127,7 +127,7 @@ def _without_comments(value: Any) -> Any:
 
 def _text(text: str) -> str:
     if any("\ud800" <= char <= "\udfff" for char in text):
-        raise ValueError(f"{text!r} is not Unicode text: it has half of a surrogate pair")
+        raise ValueError(f"{text!r} is not Unicode text: it has an unpaired surrogate")
     return text
 
 

@@ -7,11 +7,11 @@ from conventions.names import sha256
 from conventions.state import State
 from statemachine.store import Store
 
-PUT_BACK = "`dpgen2-sm patch CONFIG`, with that configuration, puts it back; nothing was changed"
+PUT_BACK = "`dpgen2-sm patch CONFIG` with the original configuration restores it; nothing was changed"
 
 
 def configuration(store: Store, state: State, newest: bool = False) -> bytes:
-    """The configuration of the present attempt, or the newest one, which may wait for the next iteration.
+    """The configuration of the current attempt, or the newest one, which may be for the next iteration.
 
     Raises
     ------
@@ -21,7 +21,7 @@ def configuration(store: Store, state: State, newest: bool = False) -> bytes:
     wanted = (newest and state.next_config_sha256) or state.config_sha256
     space = state.place.space
     named = space.configuration(wanted)
-    # The other two: of a run of an earlier version, or where it was deleted.
+    # The other two: for runs made by an earlier version, or where the first was deleted.
     for key in (named, space.config(state.iteration), space.config(0)):
         try:
             data = store.get(key).data

@@ -42,7 +42,7 @@ def examine(target: str | None) -> Iterator[Check]:
             yield _program(program, what, needed=False)
         return
     config, store = _run(target)
-    if config.engine.type == "local":  # elsewhere the jobs' images have them
+    if config.engine.type == "local":  # otherwise the programs are in the jobs' images
         for stage, settings in config.stages.items():
             for program in app(stage, settings.app).executables(settings):
                 needed = not settings.setup and settings.hpc is None
@@ -55,7 +55,7 @@ def examine(target: str | None) -> Iterator[Check]:
 
 
 def _run(target: str) -> tuple[Any, Store]:
-    """Configuration and store of a run, also of one that has not begun."""
+    """Configuration and store of a run, which need not exist yet."""
     store = open_store(find_prefix(target))
     path = config_file(target)
     if path is not None:
@@ -88,18 +88,18 @@ def _prove(store: Store) -> str:
 
 
 def race_check(target: str, progress: Progress) -> Check:
-    """Let writers race in a run's store."""
+    """Test a run's store with concurrent writers."""
     store = open_store(find_prefix(target))
     proved = _tried("race", lambda: _prove(store))
-    if not proved.good:  # where every swap is refused, a race would have no end
+    if not proved.good:  # where every swap is refused, the race would never end
         return proved
     verdict = race(store, progress)
-    advice = "" if verdict.atomic else "; it is not atomic: no two processes may advance a run there, use another store"
+    advice = "" if verdict.atomic else "; it is not atomic: only one process may advance a run there; use another store"
     return Check("race", verdict.atomic, f"{verdict}{advice}")
 
 
 def restore_state(target: str) -> list[Check]:
-    """Bring the last good version of a run's state back."""
+    """Restore the last good version of a run's state."""
     store = open_store(find_prefix(target))
     done = restore(store)
     Record(store).load()

@@ -1,4 +1,4 @@
-"""A run as people name it: by its configuration file or by its prefix."""
+"""Opening a run, named by its configuration file or by its prefix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def config_file(target: str) -> Path | None:
-    """The configuration file that a target names; None where it is a prefix."""
+    """The configuration file that a target names; None when the target is a prefix."""
     path = Path(target)
     try:
         named = path.suffix in (".yaml", ".yml", ".json") and not path.is_dir()

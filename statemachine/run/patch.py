@@ -1,7 +1,7 @@
 """Changing the configuration of a run: `dpgen2-sm patch CONFIG`.
 
 The files and the document are put into the store first, by content; then the state is swapped. An interrupted patch
-leaves objects that nothing names, and is simply repeated.
+leaves only unreferenced objects, and can be repeated.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .configuration import configuration
 from .poller import tell
 from .record import Record
 
-# What a run is made of: keys, models and data depend on it, or a workflow would be looked for in another place.
+# Fixed for a run: keys, models and data depend on them, or a workflow would be looked for in another place.
 FIXED = ("run", "prefix", "type_map", "init")
 FIXED_OF_ENGINE = ("type", "server", "namespace", "repository")
 
 
 def patch(config: RunConfig, base: Path, reason: str) -> State:
-    """Let a run go on by another configuration.
+    """Continue a run with another configuration.
 
-    One that the state names already, and that was deleted or damaged in the store, is put there again.
+    A configuration that the state names already, but that was deleted or damaged in the store, is written again.
 
     Parameters
     ----------
@@ -40,11 +40,11 @@ def patch(config: RunConfig, base: Path, reason: str) -> State:
     Raises
     ------
     NoRun
-        When there is none at the configuration's prefix.
+        When there is no run at the configuration's prefix.
     ConfigError
         When a file is missing or a structure cannot be used.
     CommandRefused
-        When something differs that a run cannot change, or nothing does.
+        When a key differs that cannot be changed, or when nothing differs.
     """
     stored, objects = prepare(config, base)
     document = stored.dump()
@@ -58,7 +58,7 @@ def patch(config: RunConfig, base: Path, reason: str) -> State:
     before = stored if digest == state.config_sha256 else load_config(configuration(store, state))
     if changed := [name for name, value in _fixed(stored).items() if _fixed(before).get(name) != value]:
         raise CommandRefused(
-            f"cannot patch: {', '.join(changed)} of a run cannot be changed; begin another one, with another prefix"
+            f"cannot patch: {', '.join(changed)} cannot be changed in a run; start a new run with another prefix"
         )
     policy = stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore))
     if why := why_no_patch(state, policy):  # before anything is written for it

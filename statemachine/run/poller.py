@@ -1,6 +1,6 @@
-"""The poller: `step()` looks, decides, commits, acts. Daemon, `run`, `resume` and cron all call it.
+"""The poller: `step()` observes, decides, commits, acts. Daemon, `run`, `resume` and cron all call it.
 
-It keeps nothing in memory that matters: any process may die at any line, and two may run at once.
+It keeps nothing important in memory: any process may die at any line, and two may run at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Listener = Callable[[State], None]
 
 
 def tell(record: Record, order: Order) -> tuple[State, State]:
-    """Commit a person's order; return the states before and after it. What it stops, the poller stops."""
+    """Commit a user's order; return the states before and after it. The poller then stops what it stops."""
     while True:
         loaded = record.load()
         committed = record.commit(loaded, command(loaded.state, order))
@@ -49,7 +49,7 @@ class Poller:
     on_commit
         Called with every state that this poller committed.
     loaded
-        The state where it was read just now: saves the first step a request.
+        The state, if it was just read: saves the first step a request.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Poller:
                 seen = self._act(decision.action, loaded, seen)
 
     def tell(self, order: Order) -> State:
-        """Carry out a person's command; raise `CommandRefused` when it does not fit."""
+        """Carry out a user's command; raise `CommandRefused` when it does not fit."""
         self._loaded = None
         before, after = tell(self.record, order)
         self._forget(before, after)
@@ -93,7 +93,7 @@ class Poller:
         return after
 
     def _commit(self, before: Loaded, after: State) -> Loaded:
-        """Swap the state; the winner forgets the workflow that it has consumed. A loser acts no further."""
+        """Swap the state; the winner deletes the workflow whose results it has used. The loser only reloads."""
         committed = self.record.commit(before, after)
         if committed is None:
             return self.record.load(verify=False)
@@ -102,11 +102,11 @@ class Poller:
         return committed
 
     def _forget(self, before: State, after: State) -> None:
-        """Delete the workflow that a commit has left behind."""
+        """Delete the workflow that is not needed after a commit."""
         if after.workflow != before.workflow or after.at in ("converged", "exhausted"):
             try:
                 self.engine.delete(before.workflow)
-            except EngineError as error:  # a workflow too many does no harm
+            except EngineError as error:  # a leftover workflow does no harm
                 log.warning("the workflow %s could not be deleted: %s", before.workflow, error)
 
     def _act(self, action: Action, loaded: Loaded, seen: Observation) -> Observation:
@@ -130,7 +130,7 @@ class Poller:
         return replace(seen, terminated=True)
 
     def _report(self, state: State) -> StageReport | None:
-        """The stage's report; one that is damaged, or ahead of its files, is none: the attempt is repeated."""
+        """The stage's report; None if it is damaged or its files are incomplete: then the attempt is repeated."""
         key = state.place.report
         try:
             report = StageReport.load(self.store.get(key).data, key)
@@ -144,7 +144,7 @@ class Poller:
         return report
 
     def _explain(self, state: State) -> str:
-        """Why the attempt is given up, as far as the engine knows; that it does not is no reason to stop."""
+        """Why the attempt is given up, as far as the engine knows; an error of the engine is ignored."""
         try:
             return self.engine.explain(state.workflow)
         except EngineError:

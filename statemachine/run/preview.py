@@ -18,11 +18,11 @@ from .submission import Submission
 
 
 def preview(prefix: str) -> dict[str, Any]:
-    """Jobs, tasks and input bytes of the present attempt, or only what is awaited."""
+    """Jobs, tasks and input bytes of the current attempt; only the state when nothing is to be submitted."""
     store = open_store(prefix)
     state = Record(store).load().state
     if not state.at.endswith(".submitting"):
-        return {"next": f"nothing is to be submitted: the run is {state.at}"}
+        return {"next": f"nothing to submit: the run's state is {state.at}"}
     with tempfile.TemporaryDirectory() as folder:
         planned, jobs = _plan(store, state, Path(folder))
         written = [path for path in sorted(jobs.rglob("*")) if path.is_file()]

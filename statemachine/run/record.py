@@ -20,7 +20,7 @@ from .restore import last_good
 
 _SPACE = DataSpace({})
 LONGEST = 2000  # characters of a reason
-BRING_BACK = "`dpgen2-sm doctor RUN --restore` brings the last good version back"
+BRING_BACK = "`dpgen2-sm doctor RUN --restore` restores the last good version"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Record:
         return loaded
 
     def _begun_just_now(self) -> Blob:
-        """There was no state. A history without one is damage, unless it is of a run that began in between."""
+        """There was no state. A history without a state is damage, unless the run was created in between."""
         if next(iter(self.store.list(_SPACE.events + "/")), None) is None:
             raise NoRun(f"there is no run at {self.store.url}; begin one with `dpgen2-sm init CONFIG`")
         there = self._present()
@@ -94,7 +94,7 @@ class Record:
 
     @contextlib.contextmanager
     def _hinting(self) -> Iterator[None]:
-        """Tell where the last good version is."""
+        """Add where the last good version is to the error."""
         try:
             yield
         except TooNew:
@@ -105,17 +105,17 @@ class Record:
             raise StateError(f"{error}{hint}; nothing was changed") from None
 
     def _check_history(self, loaded: Loaded) -> None:
-        """Refuse a state that was put back, or that came from another run: acting on it would do things twice."""
+        """Refuse a state that was rolled back, or comes from another run: acting on it would repeat work."""
         version, key = loaded.state.version, _SPACE.event(loaded.state.version)
         try:
             if self.store.get(key).data != loaded.data:
-                raise StateError(f"{_SPACE.state}: it is not the {key} of this run's history")
+                raise StateError(f"{_SPACE.state}: does not match {key} in this run's history")
             self._kept = loaded.data
         except NotFound:  # its writer was interrupted: the next commit repairs the history
             if version > 1 and not self._made_from(version - 1, loaded.state):
-                raise StateError(f"{_SPACE.state}: version {version} does not go on with this run's history") from None
+                raise StateError(f"{_SPACE.state}: version {version} does not continue this run's history") from None
         later = self.store.head(_SPACE.event(version + 1)) is not None
-        if later and self.store.get(_SPACE.state).etag == loaded.etag:  # and not just now written by a rival
+        if later and self.store.get(_SPACE.state).etag == loaded.etag:  # and not written by another process just now
             raise StateError(f"{_SPACE.state}: version {version} is older than the run's history")
 
     def _made_from(self, version: int, state: State) -> bool:
@@ -166,7 +166,7 @@ class Record:
                 "nonce": self.nonce(),
                 "previous_sha256": previous,
                 "writer": self.writer,
-                # Words of an engine or of a shell: whatever they are, the state must be readable, and stay small.
+                # The text comes from an engine or a shell: whatever it is, the state must stay readable and small.
                 "reason": state.reason[:LONGEST].encode("utf-8", "replace").decode(),
                 "updated_at": self.clock(),
             }
@@ -179,7 +179,7 @@ class Record:
             return None
 
     def keep(self, version: int, data: bytes) -> None:
-        """Write a version into the history, once. Who acts on a version, replaces it or ends with it keeps it first.
+        """Write a version into the history, once. Called before a version is acted on, replaced, or final.
 
         Raises
         ------
@@ -193,10 +193,10 @@ class Record:
             self.store.put(key, data, if_absent=True)
         except Conflict:
             if self.store.get(key).data != data:
-                raise StateError(f"{_SPACE.state}: it is not the {key} of this run's history") from None
+                raise StateError(f"{_SPACE.state}: does not match {key} in this run's history") from None
         self._kept = data
 
     def _keep_later(self, version: int, data: bytes) -> None:
-        """The state is swapped: what goes wrong now must not look as if it were not."""
+        """The state is swapped already: an error from here on must not look like a failed swap."""
         with contextlib.suppress(StoreError, StateError):
             self.keep(version, data)

@@ -1,9 +1,9 @@
-"""Bringing `state.json` back from the history: `dpgen2-sm doctor RUN --restore`.
+"""Restoring `state.json` from the history: `dpgen2-sm doctor RUN --restore`.
 
-Exactly the bytes of the newest good version are put back: then the state is the last of its history again. A version
-that was committed but not kept, because its writer died, is lost with the damage. That is harmless: whoever reads the
-version before it decides the same again, meets the same workflow under the same name, and a workflow that is made
-anew meets the claim of the one that worked. Only a person's command may have to be given once more.
+Exactly the bytes of the newest good version are written: then the state is the last of its history again. A version
+that was committed but not kept, because its writer died, is lost with the damage. That is harmless: a poller that reads
+the version before it makes the same decision and finds the same workflow under the same name; a workflow that is
+created again finds the claim of the one that worked. Only a user's command may have to be given again.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Version:
         return self.state.version
 
     def follows(self, earlier: Version) -> bool:
-        """Is it of the same run, and where it is the very next version: was it made from the earlier one?"""
+        """Is it of the same run and, if it is the very next version, made from the earlier one?"""
         next_one = self.number == earlier.number + 1
         made_from_it = self.state.previous_sha256 == sha256(earlier.data)
         return self.state.run_uid == earlier.state.run_uid and (made_from_it or not next_one)
 
 
 def newest_good(numbers: Iterable[int], read: Callable[[int], bytes]) -> Version | None:
-    """The newest version that is whole and follows the next older one that is whole; None where none is."""
+    """The newest intact version that follows the next older intact one; None when no version is intact."""
     later = None
     for number in sorted(numbers, reverse=True):
         found = _whole(read(number), number)
@@ -58,21 +58,21 @@ def last_good(store: Store) -> str | None:
 
 
 def restore(store: Store) -> list[str]:
-    """Make `state.json` the newest good version again; return what was done, a line for each thing.
+    """Make `state.json` the newest good version again; return one line for each change.
 
-    May be repeated, also by two at once. What is in the way (a damaged state, damaged entries of the history) is kept
-    under `event/damaged/`.
+    May be repeated, also by two processes at once. A damaged state and damaged entries of the history are kept under
+    `event/damaged/`.
 
     Raises
     ------
     NoRun
         When there is neither a state nor a history.
     StateError
-        When no version is whole, the run's configuration is damaged as well, or a newer program goes on with the run.
+        When no version is intact, the configuration is damaged too, or a newer dpgen2-sm has written the run.
     CommandRefused
-        When somebody else changed the state meanwhile.
+        When another process changed the state meanwhile.
     """
-    from .configuration import configuration  # which opens records, and those know this module
+    from .configuration import configuration  # here: `record` imports this module
 
     kept = _kept(store)  # before the state, which is written first: it cannot be older than what is kept
     blob = _present(store)
@@ -89,30 +89,30 @@ def restore(store: Store) -> list[str]:
     good = newest_good({*kept, there.number} if there else kept, read)
     if good is None:
         raise StateError(
-            f"{store.at(_SPACE.events)}/: no version of the state there is whole; bring the folder back from a backup, "
-            "or begin anew with another prefix; nothing was changed"
+            f"{store.at(_SPACE.events)}/: no version of the state there is intact; restore the folder from a backup, "
+            "or start a new run with another prefix; nothing was changed"
         )
     configuration(store, good.state)
     done = []
     for number in sorted(kept):
         if number >= good.number and (data := store.get(_SPACE.event(number)).data) != good.data:
             _put_aside(store, data, _SPACE.event(number))
-            done.append(f"{_SPACE.event(number)} was damaged: put aside as {_SPACE.damaged(sha256(data))}")
+            done.append(f"{_SPACE.event(number)} was damaged: moved to {_SPACE.damaged(sha256(data))}")
     with contextlib.suppress(Conflict):  # it is there
         store.put(_SPACE.event(good.number), good.data, if_absent=True)
     if blob is None or blob.data != good.data:
-        why = "was missing" if blob is None else f"was put aside as {_SPACE.damaged(sha256(blob.data))}"
+        why = "was missing" if blob is None else f"was moved to {_SPACE.damaged(sha256(blob.data))}"
         _swap(store, blob, good)
         done.append(
-            f"{_SPACE.state} {why}; it is version {good.number} again ({good.state.at}, iteration "
-            f"{good.state.iteration}, of {good.state.updated_at}). What a person commanded after that (pause, patch, "
-            "rewind, ...) has to be commanded again"
+            f"{_SPACE.state} {why}; version {good.number} was restored ({good.state.at}, iteration "
+            f"{good.state.iteration}, of {good.state.updated_at}). Commands given after that (pause, patch, rewind, "
+            "...) must be given again"
         )
-    return done or [f"{_SPACE.state} is sound: version {good.number}; there is nothing to restore"]
+    return done or [f"{_SPACE.state} is intact: version {good.number}; there is nothing to restore"]
 
 
 def _kept(store: Store) -> list[int]:
-    """The versions that the history has, whole or not."""
+    """The versions that the history has, intact or not."""
     found = (_SPACE.version(entry.key) for entry in store.list(_SPACE.events + "/"))
     return [number for number in found if number is not None]
 
@@ -135,7 +135,7 @@ def _present(store: Store) -> Blob | None:
 
 
 def _swap(store: Store, blob: Blob | None, good: Version) -> None:
-    """Put the good version where the damaged one is, unless somebody was first."""
+    """Replace the damaged state by the good version, unless another process has changed it."""
     try:
         if blob is None:
             store.put(_SPACE.state, good.data, if_absent=True)
@@ -148,16 +148,16 @@ def _swap(store: Store, blob: Blob | None, good: Version) -> None:
         if now is None or now.data != good.data:
             if isinstance(error, Conflict):
                 raise CommandRefused(
-                    f"{store.at(_SPACE.state)} was changed by somebody else just now: look with `dpgen2-sm status RUN`"
+                    f"{store.at(_SPACE.state)} was changed by another process just now: see `dpgen2-sm status RUN`"
                 ) from None
             raise
 
 
 def _put_aside(store: Store, data: bytes, key: str | None = None) -> None:
-    """Keep damaged bytes for a person to look at, and take them from where they are in the way."""
+    """Keep damaged bytes for inspection, and remove them from their place in the history."""
     with contextlib.suppress(Conflict):  # kept already
         store.put(_SPACE.damaged(sha256(data)), data, if_absent=True)
     if key is not None:
         with contextlib.suppress(NotFound):
-            if store.get(key).data == data:  # and not, meanwhile, a good one
+            if store.get(key).data == data:  # not a good one by now
                 store.delete(key)

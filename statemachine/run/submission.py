@@ -1,4 +1,4 @@
-"""From a state to the workflow of its present attempt. Everything here may be repeated after a crash."""
+"""From a state to the workflow of its current attempt. Everything here may be repeated after a crash."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Submission:
         self._shipped: set[str] = set()
 
     def prepare(self, state: State) -> StageWorkflow:
-        """Build the workflow of the present attempt and put the code it needs into the store."""
+        """Build the workflow of the current attempt and put the code it needs into the store."""
         from operators.pod.s3 import Place
         from operators.registry import app
         from operators.workflow import build
@@ -49,7 +49,7 @@ class Submission:
         return workflow
 
     def config(self, state: State) -> Any:
-        """The configuration of the present attempt; what the iteration begins with is kept for people, too."""
+        """The configuration of the current attempt; the iteration's first one is also kept by number."""
         place = state.place
         data = configuration(self.store, state)
         if place.config not in self._shipped:
@@ -75,8 +75,8 @@ class Submission:
     def _systems(self, state: State) -> list[str]:
         """Training data merge with history by listing, never by copying.
 
-        What a stage has not listed in its sums, an attempt that did not come to its end has left. Labels that a rewind
-        left do not count.
+        A system that the stage's SHA256SUMS does not list comes from an unfinished attempt and is not used. Labels
+        that a rewind dropped are not used either.
         """
         from operators.sums import parse
 
@@ -105,7 +105,7 @@ class Submission:
 
 
 def for_cluster(what: tuple[Any, ...], engine: ArgoConfig, stage: StageConfig, store: Place) -> StageWorkflow:
-    """The workflow as Argo gets it: with what its pods ask for, and the store as they see it."""
+    """The workflow as Argo gets it: with the pods' resources, and the store's address as pods see it."""
     from operators.workflow import build
     from operators.workflow.pods import dress
 

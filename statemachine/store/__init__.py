@@ -1,4 +1,4 @@
-"""Where a run's objects are kept: one protocol (`base`), one file a store, one contract test for all.
+"""Where a run's objects are kept: one protocol (`base`), one file per store, one contract test for all.
 
 What may enter: ways to keep and move objects, and checks of a store. Nothing that knows what an object means.
 """

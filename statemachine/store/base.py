@@ -1,4 +1,4 @@
-"""The protocol that every store keeps, and how a URL finds its store."""
+"""The protocol that every store implements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from conventions.errors import StoreError
 
 @dataclass(frozen=True)
 class Blob:
-    """An object's bytes, with the tag that a conditional write compares."""
+    """An object's bytes, with the tag (ETag) that a conditional write compares."""
 
     data: bytes
     etag: str
@@ -57,31 +57,31 @@ class Store(Protocol):
         Raises
         ------
         Conflict
-            With `if_absent`, when there is one already; with `if_match`, when the tag is another or there is none.
+            With `if_absent`, when the object exists; with `if_match`, when its tag differs or it does not exist.
         """
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Objects whose key begins with `prefix`, in lexical order."""
 
     def head(self, key: str) -> Entry | None:
-        """Size of an object, or None where there is none."""
+        """Size of an object, or None when it does not exist."""
 
     def copy(self, source: str, target: str) -> None:
         """Copy one object inside the store, replacing the target."""
 
     def delete(self, key: str) -> None:
-        """Delete an object; none is fine."""
+        """Delete an object; no error when it does not exist."""
 
     def fetch(self, key: str, scratch: Path) -> Path | None:
-        """A local path to read the object `key`, or all that lies under it; None where nothing does.
+        """A local path with the object `key`, or with all objects under it; None when there are none.
 
         The path is below `scratch`, unless the store can offer its own files (never to be changed).
         """
 
     def publish(self, path: Path, key: str, arrived: Arrived = lambda size: None) -> None:
-        """Put a local file at `key`, or a folder's files below it. Takes the local files away.
+        """Move a local file to `key`, or a folder's files below it.
 
-        Links are left out, and a link is not published: a job could make one to anything.
+        Symbolic links in a folder are skipped; `path` itself must not be one: a job could link to anything.
         `arrived` is called with the size of each file, from any thread.
         """
 
@@ -99,7 +99,7 @@ def check_key(key: str) -> str:
 def files_below(path: Path, key: str) -> list[Path]:
     """What `publish` puts into the store: a file, or the regular files below a folder, in order."""
     if path.is_symlink():
-        raise StoreError(f"{key}: what was to be put there is a link")
+        raise StoreError(f"{key}: a symbolic link is not published")
     if path.is_file():
         return [path]
     found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)

@@ -28,8 +28,8 @@ class FileStore:
     """Objects as files below a root folder.
 
     A write goes to a temporary file, is flushed, and is renamed over the target; conditional writes do so under
-    a lock. A swap flushes the whole file system first, so that a state never survives a power cut that its inputs
-    did not.
+    a lock. A swap flushes the whole file system first, so that after a power cut a state never exists without the
+    files that it depends on.
 
     Examples
     --------
@@ -136,7 +136,7 @@ class FileStore:
     def _path(self, key: str) -> Path:
         path = self.root / check_key(key)
         if path.name.startswith(_HIDDEN):
-            raise StoreError(f"{key!r} is a name that the store keeps for itself")
+            raise StoreError(f"{key!r} is a name reserved by the store")
         return path
 
     def _check(self, path: Path, key: str, if_match: str | None) -> None:
@@ -145,7 +145,7 @@ class FileStore:
         except FileNotFoundError:
             present = None
         if present != if_match:
-            found = "there is one already" if if_match is None else "it has changed" if present else "it is gone"
+            found = "exists already" if if_match is None else "it has changed" if present else "it is gone"
             raise Conflict(f"{self.at(key)}: {found}")
 
     @contextmanager
@@ -236,7 +236,7 @@ def _move_folder(found: _Folder, target: Path, arrived: Arrived) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Like mkdir -p, with each new folder's name made durable."""
+    """Like mkdir -p, flushing each new folder's entry to disk."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -263,7 +263,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _sync_filesystem(folder: Path) -> None:
-    """Make durable what jobs wrote without flushing it themselves."""
+    """Flush to disk what jobs wrote without flushing it themselves."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         syncfs = getattr(ctypes.CDLL(None), "syncfs", None)

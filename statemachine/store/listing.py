@@ -77,9 +77,9 @@ def _parse(response_dict: dict[str, Any], customized_response_dict: dict[str, An
         if root.findtext(f"{space}IsTruncated") != "true":
             token = None
         elif not token:
-            raise ValueError("there is more, but it does not say where")
+            raise ValueError("it is truncated, but has no continuation token")
     except (ElementTree.ParseError, ValueError) as error:
-        raise ResponseParserError(f"this is no listing: {error}") from None
+        raise ResponseParserError(f"not a listing: {error}") from None
     customized_response_dict[_PAGE] = {"objects": objects, "next": token}
     response_dict["body"] = b"<ListBucketResult/>"
 

@@ -1,4 +1,4 @@
-"""How a prefix finds its store; only the store that is used is imported."""
+"""Opening the store of a prefix; only the store that is used is imported."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def prefix_url(text: str, base: Path) -> str:
 
     try:
         return FileStore.of(base / Path(text).expanduser()).url
-    except (RuntimeError, OSError, ValueError) as error:  # no such user; a loop of links; no path at all
+    except (RuntimeError, OSError, ValueError) as error:  # no such user; a loop of links; not a path
         raise ConfigError(f"prefix {text!r}: {error}") from None

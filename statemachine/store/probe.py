@@ -1,4 +1,4 @@
-"""The proof that a store honours conditional writes: judged by what is read back, never by what it answers."""
+"""Test that a store honours conditional writes, judged by what is read back, never by its responses."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 def prove(store: Store) -> None:
     """Create twice, swap with a wrong tag and with the right one.
 
-    It shows that conditions are understood. That they are atomic, a race shows (`dpgen2-sm doctor --race`).
+    This shows that conditions are understood; whether they are atomic, only a race shows (`dpgen2-sm doctor --race`).
     """
     key = f"{DataSpace.probe}/{secrets.token_hex(8)}"
     try:
         tag = store.put(key, b"first", if_absent=True)
-        _refuses(store, key, "creates what is there already (If-None-Match)", if_absent=True)
-        _refuses(store, key, "replaces what has changed (If-Match)", if_match="0" * 32)
+        _refuses(store, key, "overwrites an existing object despite If-None-Match", if_absent=True)
+        _refuses(store, key, "overwrites a changed object despite If-Match", if_match="0" * 32)
         try:
             store.put(key, b"second", if_match=tag)
         except Conflict:
-            raise _unfit(store, "refuses to replace what has not changed (If-Match)") from None
+            raise _unfit(store, "refuses to replace an unchanged object with If-Match") from None
         if store.get(key).data != b"second":
-            raise _unfit(store, "does not write what it says it has written")
+            raise _unfit(store, "reports a write that it did not make")
     finally:
-        with contextlib.suppress(StoreError):  # it may be forbidden to delete
+        with contextlib.suppress(StoreError):  # deleting may be forbidden
             store.delete(key)
 
 
@@ -44,5 +44,5 @@ def _refuses(store: Store, key: str, fault: str, *, if_absent: bool = False, if_
 def _unfit(store: Store, fault: str) -> ConfigError:
     return ConfigError(
         f"{store.url}: this store {fault}. A run needs conditional writes, or two processes would overwrite each "
-        "other's state: use another store (docs/stores.md names those that have them)"
+        "other's state: use another store (docs/stores.md lists those that have them)"
     )

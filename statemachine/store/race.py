@@ -1,7 +1,7 @@
-"""Is a store atomic under concurrency? Writers race each other; a store that checks and then writes is caught.
+"""Are conditional writes atomic? Writers race each other; this finds stores that check and write in two steps.
 
-The proof at `init` shows that conditions are understood. Whether two writers at once are kept apart, only a race
-shows, and only with some probability: a pass is evidence, a violation is certain.
+The test at `init` shows that conditions are understood. Whether they hold for concurrent writers, only a race shows,
+and only with some probability: a pass is evidence, a violation is proof.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Verdict:
-    """What was seen. `unclear` writes ended in neither success nor refusal, which is no fault."""
+    """The result. `unclear` writes ended in neither success nor refusal, which is not a violation."""
 
     writers: int
     rounds: int = 0
@@ -42,8 +42,8 @@ class Verdict:
         return not (self.won_twice or self.lost or self.torn)
 
     def __str__(self) -> str:
-        torn = f", {self.torn} reads of half a write" if self.torn else ""
-        unclear = f", {self.unclear} writes without a clear answer" if self.unclear else ""
+        torn = f", {self.torn} partial reads" if self.torn else ""
+        unclear = f", {self.unclear} writes with an unknown outcome" if self.unclear else ""
         return (
             f"{self.writers} writers: {self.rounds} races to create, {self.won_twice} with more than one winner; "
             f"{self.swaps} swaps acknowledged, {self.lost} lost{torn}{unclear}"
@@ -71,7 +71,7 @@ def race(
 
 
 def _create(store: Store, key: str, size: int, pool: ThreadPoolExecutor, verdict: Verdict) -> None:
-    """One object, many creators: at most one is told that it won, and then the object is its."""
+    """One object, many creators: at most one may succeed, and then the object must be its."""
     gate = threading.Barrier(verdict.writers)
 
     def create(writer: int) -> bytes | None:
@@ -97,7 +97,7 @@ def _create(store: Store, key: str, size: int, pool: ThreadPoolExecutor, verdict
 def _count(
     store: Store, key: str, swaps: int, pool: ThreadPoolExecutor, verdict: Verdict, progress: Callable[[int], None]
 ) -> None:
-    """Everybody adds to one list by swaps: what was acknowledged must be in it at the end."""
+    """All writers add to one list by swaps: every acknowledged entry must be in it at the end."""
     store.put(key, _pack([]))
     lock = threading.Lock()
 
@@ -146,5 +146,5 @@ def _unpack(data: bytes) -> list[str] | None:
 
 
 def _forget(store: Store, key: str) -> None:
-    with contextlib.suppress(StoreError, NotFound):  # it may be forbidden to delete
+    with contextlib.suppress(StoreError, NotFound):  # deleting may be forbidden
         store.delete(key)

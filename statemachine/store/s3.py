@@ -26,8 +26,8 @@ _PART = ".part-"
 class S3Store:
     """Objects below a prefix of a bucket.
 
-    A conditional write is sent once: repeated after a lost answer, it would meet itself and be refused. So `Conflict`
-    means that the store refused it, and any other `StoreError` leaves open what happened: read again.
+    A conditional write is sent once: repeated after a lost response, it would conflict with itself. So `Conflict`
+    means that the store refused it; after any other `StoreError` the outcome is unknown: read again.
     """
 
     def __init__(self, url: str) -> None:
@@ -68,12 +68,12 @@ class S3Store:
                     answer = self._swap(request, key, if_match)
                 else:
                     answer = self._client.put_object(**request)
-        except NotFound:  # what a swap of nothing is answered with
+        except NotFound:  # the response to a swap of a missing object
             raise Conflict(f"{self.at(key)}: it is gone") from None
         return str(answer["ETag"]).strip('"')
 
     def _swap(self, request: dict[str, Any], key: str, tag: str) -> Any:
-        """Replace what has `tag`. Some stores (Ceph) want the tag without quotes: found out at the first swap."""
+        """Replace the object that has `tag`. Some stores (Ceph) want it without quotes: found out at the first swap."""
         try:
             return put_if(self._once, **request, IfMatch=self._tag.format(tag))
         except ClientError as error:
@@ -158,7 +158,7 @@ class S3Store:
             if status == 404 and code != "NoSuchBucket":
                 raise NotFound(f"{self.at(key)}: there is no such object") from None
             if status in (409, 412):
-                raise Conflict(f"{self.at(key)}: it is there already, or has changed") from None
+                raise Conflict(f"{self.at(key)}: exists already, or has changed") from None
             raise StoreError(f"cannot {doing} {self.at(key)}: {explain(error)}") from None
         except BotoCoreError as error:
             raise StoreError(f"cannot {doing} {self.at(key)}: {explain(error)}") from None

@@ -18,14 +18,14 @@ from operators.pod.s3 import THREADS, md5
 T = TypeVar("T")
 R = TypeVar("R")
 
-WHOLE = 64 << 20  # larger files go up in parts
+WHOLE = 64 << 20  # larger files are uploaded in parts
 PART = 16 << 20
 _CHUNK = 1 << 20
 _TRIES = 4
 
 
 def parallel(work: Callable[[T], R], items: Iterable[T], threads: int = THREADS) -> list[R]:
-    """Results of `work` in order; the first error ends what has not begun."""
+    """Results of `work` in order; the first error cancels what has not begun."""
     with ThreadPoolExecutor(threads) as pool:
         try:
             return list(pool.map(work, items))
@@ -35,7 +35,7 @@ def parallel(work: Callable[[T], R], items: Iterable[T], threads: int = THREADS)
 
 
 def read(client: Any, name: dict[str, str]) -> tuple[bytes, str]:
-    """An object's bytes and its tag. An answer that breaks off is asked for again."""
+    """An object's bytes and its tag. A truncated response is requested again."""
     for left in reversed(range(_TRIES)):
         answer = client.get_object(**name)
         try:
@@ -47,7 +47,7 @@ def read(client: Any, name: dict[str, str]) -> tuple[bytes, str]:
 
 
 def download(client: Any, name: dict[str, str], target: Path, part: Path) -> None:
-    """Stream an object to `part`, check it, and rename it to `target`. Goes on where an answer broke off."""
+    """Stream an object to `part`, check it, and rename it to `target`. Continues after a truncated response."""
     digest = hashlib.md5(usedforsecurity=False)
     more: dict[str, str] = {}
     with open(part, "wb") as stream:
@@ -67,13 +67,13 @@ def download(client: Any, name: dict[str, str], target: Path, part: Path) -> Non
     expected = int(answer.get("ContentRange", "").rpartition("/")[2] or answer["ContentLength"])
     plain = answer.get("ServerSideEncryption", "AES256") == "AES256" and is_md5(answer["ETag"])
     if size != expected or (plain and digest.hexdigest() != answer["ETag"].strip('"')):
-        raise StoreError(f"s3://{name['Bucket']}/{name['Key']} did not arrive whole; try again")
+        raise StoreError(f"s3://{name['Bucket']}/{name['Key']} was not downloaded completely; try again")
     target.parent.mkdir(parents=True, exist_ok=True)
     part.replace(target)
 
 
 def is_there(path: Path, size: int, etag: str) -> bool:
-    """Is this file the object already?"""
+    """Is this file identical to the object already?"""
     if not path.is_file() or path.stat().st_size != size or not is_md5(etag):
         return False
     with open(path, "rb") as stream:
@@ -81,12 +81,12 @@ def is_there(path: Path, size: int, etag: str) -> bool:
 
 
 def is_md5(etag: str) -> bool:
-    """Tags of objects that went up in parts are no MD5; they have a dash."""
+    """ETags of multipart uploads are not MD5 sums; they have a dash."""
     return len(etag.strip('"')) == 32 and "-" not in etag
 
 
 def upload(client: Any, name: dict[str, str], path: Path) -> None:
-    """Put a file in one request. The store checks the MD5 that goes with it."""
+    """Upload a file in one request. The store checks its MD5."""
     with open(path, "rb") as stream:
         if path.stat().st_size <= _CHUNK:
             data = stream.read()
@@ -97,7 +97,7 @@ def upload(client: Any, name: dict[str, str], path: Path) -> None:
 
 
 def upload_parts(client: Any, name: dict[str, str], path: Path) -> None:
-    """Put a large file in parts, some at once; nothing is left behind when it fails."""
+    """Upload a large file in parts, some in parallel; the upload is aborted when it fails."""
     size = path.stat().st_size
     step = max(PART, -(-size // 10_000))
     upload_id = client.create_multipart_upload(**name)["UploadId"]

@@ -148,7 +148,7 @@ def test_another_page_is_not_taken_for_an_argo_server(engine: ArgoEngine, monkey
 
     page = httpx.MockTransport(lambda request: httpx.Response(200, text="<html>login</html>"))
     monkeypatch.setattr(engine.client, "_http", httpx.Client(base_url="http://argo", transport=page))
-    with pytest.raises(EngineError, match="not of an Argo server"):
+    with pytest.raises(EngineError, match="did not answer like an Argo server"):
         engine.status("w-a0")
 
 

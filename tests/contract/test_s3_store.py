@@ -113,7 +113,7 @@ def test_a_run_does_not_begin_in_such_a_store(tmp_path: Path, stub_run: Path, cl
     with servers.rclone(tmp_path / "rclone") as server:
         stub_run.write_text(stub_run.read_text().replace("prefix: out", f"prefix: {server.prefix('run')!r}"))
         code, _, errors = cli("init", stub_run)
-        assert code == 2 and "creates what is there already" in errors
+        assert code == 2 and "overwrites an existing object despite If-None-Match" in errors
         assert "Contents" not in server.client().list_objects_v2(Bucket=server.bucket)
 
 

@@ -216,7 +216,7 @@ def test_a_campaign_gives_no_secret_away(scene: Scene, figure: Figures) -> None:
         signed(SECRETS["hook key"] + "x"),
     ):
         served.append(ask(hook, b"hint", headers))
-    assert served[-4].endswith("looking\n")
+    assert served[-4].endswith("accepted\n")
     daemon.terminate()
     assert scene.finish(daemon) == 0, scene.printed[-1]
     scene.printed += [("served", text) for text in served]

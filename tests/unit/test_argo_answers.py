@@ -44,7 +44,7 @@ def test_a_404_of_something_on_the_way_is_no_gone_workflow(body: Any) -> None:
 
 @pytest.mark.parametrize("body", [{}, {"error": "x"}, {"metadata": None}, {"metadata": {"name": "other"}}])
 def test_an_answer_about_something_else_is_no_running_workflow(body: Any) -> None:
-    with pytest.raises(EngineError, match="answered something else"):
+    with pytest.raises(EngineError, match="returned something else than the workflow"):
         engine((200, body)).status("w")
 
 

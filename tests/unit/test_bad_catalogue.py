@@ -205,7 +205,7 @@ def test_a_state_that_was_made_from_another_one(cli: Cli, stub_run: Path) -> Non
     for previous in ("", "0" * 64, sha256(canonical_json({}))):
         path.write_bytes(before.model_copy(update={"version": 2, "previous_sha256": previous}).seal())
         code, output, errors = cli("status", stub_run)
-        assert (code, output) == (2, "") and "version 2 does not go on with this run's history" in errors
+        assert (code, output) == (2, "") and "version 2 does not continue this run's history" in errors
     assert cli("doctor", stub_run, "--restore")[0] == 0
     assert State.unseal(path.read_bytes()) == before
 
@@ -272,7 +272,7 @@ def test_a_marker_of_a_gigabyte(tmp_path: Path) -> None:
 @pytest.mark.parametrize("phase", ["Omitted", "Skipped", "unknown", "RUNNING", "0", "{}"])
 def test_phases_that_nobody_knows(phase: str) -> None:
     """Neither running nor ended: it is an error, and nothing is decided."""
-    with pytest.raises(EngineError, match="in a phase that is not known here"):
+    with pytest.raises(EngineError, match="is in an unknown phase: "):
         engine((200, {**WORKFLOW, "status": {"phase": phase}})).status("w")
 
 

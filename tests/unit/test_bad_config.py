@@ -83,11 +83,11 @@ BAD: dict[str, tuple[bytes, str]] = {
     "two masses": (add("mass_map: [1.0, 2.0]\n"), "mass_map: 2 masses for 1 elements"),
     "unknown structure set": (put(LABEL, "init: {label: [strat]}"), r"init\.label: .*'strat'.*did you mean 'start'"),
     "nothing to begin with": (put(LABEL + "\n", ""), r"init: .*init\.label"),
-    "set with a slash": (put("  start:", '  "a/b":'), "structures.a/b: .*is not of the form"),
+    "set with a slash": (put("  start:", '  "a/b":'), "structures.a/b: .*is not valid; expected: 1-64 letters"),
     "missing file": (put("cu.xyz", "cuu.xyz"), r"structures\.start\.files: 'cuu\.xyz': there is no such file"),
     "no match": (put("cu.xyz", '"*.foo"'), r"structures\.start\.files: no file matches '\*\.foo'"),
-    "folder for a file": (put("cu.xyz", "."), r"structures\.start\.files: .* a file is expected"),
-    "device for a file": (put("cu.xyz", "/dev/zero"), r"structures\.start\.files: .* a file is expected"),
+    "folder for a file": (put("cu.xyz", "."), r"structures\.start\.files: .* is not a file"),
+    "device for a file": (put("cu.xyz", "/dev/zero"), r"structures\.start\.files: .* is not a file"),
     "file of no user": (put("cu.xyz", "~nosuchuser/cu.xyz"), r"structures\.start\.files: '~nosuchuser"),
     "long file name": (put("cu.xyz", "x" * 5000), r"structures\.start\.files: .*too long"),
     "unknown format": (put(FILES, "{files: cu.xyz, format: foo}"), r"cu\.xyz: ASE cannot read it: foo"),
@@ -111,7 +111,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     },
     # names
     **{
-        f"run {name!r}": (put("run: stub", f"run: {name}"), "run: .* is not of the form: 1-20 lower-case letters")
+        f"run {name!r}": (put("run: stub", f"run: {name}"), "run: .* is not valid; expected: 1-20 lower-case letters")
         for name in ("Stub", "x" * 21, "-x", "x-", "1a", "a.b", "$(id)", "ü", "'{{x}}'", "';rm'", '"a\\n"', "a b", '""')
     },
 }  # fmt: skip

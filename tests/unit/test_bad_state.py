@@ -158,7 +158,7 @@ def test_every_command_leaves_a_damaged_state_alone(cli: Cli, prefix: Path, dama
     code, output, errors = cli(*command.split(), prefix)
     assert (code, output) == (2, "")
     assert errors.startswith("error: ") and len(errors.splitlines()) == 1
-    assert "`dpgen2-sm doctor RUN --restore` brings the last good version back" in errors
+    assert "`dpgen2-sm doctor RUN --restore` restores the last good version" in errors
     assert "event/00000001.json" in errors or damage == "missing"
     assert snapshot(prefix) == before
 
@@ -203,14 +203,14 @@ def test_the_version_that_is_offered_is_a_good_one(cli: Cli, prefix: Path) -> No
     (prefix / "event" / "00000002.json").write_bytes(b"")
     (prefix / "event" / "notes.txt").touch()
     assert "the last good version is file://" in (errors := cli("status", prefix)[2])
-    assert "event/00000001.json: `dpgen2-sm doctor RUN --restore` brings the last good version back" in errors
+    assert "event/00000001.json: `dpgen2-sm doctor RUN --restore` restores the last good version" in errors
 
 
 def test_a_state_of_another_run(cli: Cli, prefix: Path) -> None:
     state = State.unseal((prefix / "state.json").read_bytes()).model_copy(update={"run_uid": "f" * 32})
     (prefix / "state.json").write_bytes(state.seal())
     code, _, errors = cli("step", prefix)
-    assert code == 2 and "not the event/00000001.json of this run's history" in errors
+    assert code == 2 and "does not match event/00000001.json in this run's history" in errors
 
 
 def test_a_rival_between_two_reads_is_no_damage() -> None:

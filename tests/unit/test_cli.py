@@ -83,8 +83,8 @@ def test_usage_errors(cli: Cli, arguments: tuple[str, ...]) -> None:
     ("arguments", "expected"),
     [
         (("--stage", "relax"), "--stage relax: choose one of label"),
-        (("--iter", "5"), "--iter 5: the run has come to iteration 0"),
-        (("--job", "3"), "there is no log"),
+        (("--iter", "5"), "--iter 5: the run is at iteration 0; choose 0 to 0"),
+        (("--job", "3"), "--job 3: there is no log"),
         (("--job", "99999999"), "99999999"),
     ],
 )
@@ -113,7 +113,7 @@ def test_commands_that_do_not_fit(cli: Cli, stub_run: Path) -> None:
     assert cli("init", stub_run)[0] == 0
     assert cli("pause", stub_run)[0] == 0
     code, _, errors = cli("pause", stub_run)
-    assert (code, errors) == (2, "error: cannot pause: the run is label.submitting, paused\n")
+    assert (code, errors) == (2, "error: cannot pause: the run's state is label.submitting (paused)\n")
     assert cli("cancel", stub_run)[0] == 0
     for command in ("pause", "cancel"):
         assert cli(command, stub_run)[0] == 2

@@ -105,7 +105,7 @@ def test_a_run_with_errors_goes_on_by_itself_and_stops_no_other(
     run = daemon.runs[0]
     assert (run.steps, run.failures, run.transitions, run.error) == (3, 2, 1, "")
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert lines == ["a: no answer; from ***; next look in 0.0 s", "a: KeyError: 'x'; next look in 0.0 s"]
+    assert lines == ["a: no answer; from ***; next try in 0.0 s", "a: KeyError: 'x'; next try in 0.0 s"]
 
 
 def test_a_run_backs_off_and_a_hint_calls_it_back(
@@ -118,7 +118,7 @@ def test_a_run_backs_off_and_a_hint_calls_it_back(
     wait(a)
     wait(b)
     daemon.stop(0)
-    assert "a: away; next look in 200.0 s" in caplog.text
+    assert "a: away; next try in 200.0 s" in caplog.text
     assert "a: away" in daemon.unready() and "b" not in daemon.unready()
 
 
@@ -198,7 +198,7 @@ def test_a_step_that_does_not_end(pollers: dict[str, FakePoller]) -> None:
     now[0] = 1000.0
     assert daemon.stuck() == ""
     now[0] = 1001.0
-    assert daemon.stuck() == "a: a step has been going on for 1001 s"
+    assert daemon.stuck() == "a: a step has been running for 1001 s"
     assert daemon.stop(0) == ["a"]
     go.set()
     assert daemon.stop() == [] and a.steps == 1

@@ -83,7 +83,7 @@ def test_rewind_twice_to_what_still_counts() -> None:
     run_to_end(poller, engine)
     state = poller.tell(Order("rewind", "", 1, "label"))  # its label stage still counted
     assert state.newest == dict.fromkeys(STAGES, 0) and state.round == 1
-    assert "nothing to go back to" in why_no_rewind(state, 2, "select")
+    assert "select of iteration 2 was not done, or was dropped" in why_no_rewind(state, 2, "select")
     assert run_to_end(poller, engine).at == "converged"
     assert len(engine.bodies) == len(set(engine.bodies))
 
@@ -112,9 +112,9 @@ def test_the_last_labels_can_be_trained_on_again() -> None:
 @pytest.mark.parametrize(
     ("iteration", "stage", "why"),
     [
-        (7, "train", "has come to iteration 2"),
+        (7, "train", "no iteration 7; the run is at iteration 2"),
         (1, "trian", "did you mean 'train'"),
-        (2, "label", "nothing to go back to.*explore, select"),
+        (2, "label", "label of iteration 2 was not done.*stages to go back to: explore, select"),
         (0, "label", "explored stage 1"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_rewind_that_is_under_way_can_be_cancelled_or_sent_elsewhere() -> None
     assert rewind(state, 0, "label").goal == Goal(iteration=0, stage="label")
     cancelled = command(state, Order("cancel", "after all not"))
     assert (cancelled.at, cancelled.goal) == ("cancelling", None)
-    with pytest.raises(CommandRefused, match="cannot cancel: the run is cancelling"):
+    with pytest.raises(CommandRefused, match="cannot cancel: the run's state is cancelling"):
         command(cancelled, Order("cancel", ""))
 
 
@@ -253,7 +253,7 @@ def test_a_failed_stage_goes_on_by_a_patched_configuration(cli: Cli, stub_run: P
     assert code == 2 and "differs in: explore" in errors and "dpgen2-sm patch" in errors
     code, output, _ = cli("patch", stub_run)
     first, second = output.splitlines()
-    assert (code, first) == (0, "stub: iteration 0, failed (patched by a person)")
+    assert (code, first) == (0, "stub: iteration 0, failed (patched by the user)")
     assert second in cli("status", stub_run)[1] and second.endswith("or `resume` after a failure or a cancel")
     assert cli("patch", stub_run)[0] == 2, "it has that configuration already"
     assert cli("resume", stub_run)[0] == 0
@@ -278,7 +278,7 @@ def test_labels_that_a_rewind_left_are_not_trained_on(cli: Cli, stub_run: Path, 
     assert (tmp_path / "out/dataset/deepmd/iter/000002/Cu1").is_dir(), "nothing is deleted"
     assert cli("resume", stub_run)[0] == 0
     _, output, _ = cli("status", stub_run)
-    assert len([line for line in output.splitlines() if line.endswith("left by a rewind")]) == 3
+    assert len([line for line in output.splitlines() if line.endswith("dropped by a rewind")]) == 3
 
 
 def test_other_jobs_wait_for_another_iteration(cli: Cli, stub_run: Path, tmp_path: Path) -> None:

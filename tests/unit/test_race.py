@@ -106,7 +106,7 @@ class Refusing(FileStore):
 def test_there_is_no_race_where_nobody_can_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("statemachine.run.doctor.open_store", lambda url: Refusing(url))
     check = race_check(str(tmp_path), lambda done, total: None)
-    assert not check.good and "refuses to replace what has not changed" in check.detail
+    assert not check.good and "refuses to replace an unchanged object with If-Match" in check.detail
 
 
 @pytest.mark.servers

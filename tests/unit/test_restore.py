@@ -140,7 +140,7 @@ def test_a_rival_that_goes_on_is_not_overwritten() -> None:
             restore(store)
             poller_of(store, FakeEngine(store)).tell(Order("cancel", "by a rival"))
 
-        with pytest.raises(CommandRefused, match="somebody else"):
+        with pytest.raises(CommandRefused, match="was changed by another process"):
             restore(Rival(store, before, act))
         assert State.unseal(store.objects[SPACE.state]).version == 4
         assert Record(store).load().state.at == "cancelling"
@@ -189,7 +189,7 @@ def test_holes_in_the_history_are_skipped() -> None:
     store.objects[SPACE.event(2)] = b""
     store.delete(SPACE.state)
     done = restore(store)
-    assert len(done) == 3 and "event/00000008.json was damaged" in done[0] and "version 7 again" in done[2]
+    assert len(done) == 3 and "event/00000008.json was damaged" in done[0] and "version 7 was restored" in done[2]
     assert Record(store).load().state.version == 7
     assert {store.objects[SPACE.damaged(sha256(b"\0"))]} == {b"\0"}
     poller_of(store, FakeEngine(store)).tell(Order("cancel", "x"))
@@ -244,7 +244,7 @@ def test_nothing_whole_is_left(state: bytes | None) -> None:
     if state is None:
         store.delete(SPACE.state)
     before = dict(store.objects)
-    with pytest.raises(StateError, match="no version of the state there is whole"):
+    with pytest.raises(StateError, match="no version of the state there is intact"):
         restore(store)
     assert store.objects == before
 
@@ -387,5 +387,5 @@ def test_the_command_line(cli: Cli, stub_run: Path) -> None:
     prefix = stub_run.parent / "out"
     (prefix / "state.json").write_bytes(b"")
     code, output, _ = cli("doctor", prefix, "--restore", "--json")
-    assert code == 0 and "it is version 1 again (label.submitting, iteration 0" in json.loads(output)[0]["detail"]
+    assert code == 0 and "version 1 was restored (label.submitting, iteration 0" in json.loads(output)[0]["detail"]
     assert cli("doctor", prefix, "--restore", "--race")[0] == 2

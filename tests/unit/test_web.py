@@ -213,11 +213,11 @@ def test_dpgen2_sm_poke(server: Server, daemon: FakeDaemon, cli: Cli, monkeypatc
     hook = f"{server.url}/hook"
     assert cli("notify", hook)[0] == 2
     monkeypatch.setenv("DPGEN2_HOOK_KEY", KEY)
-    assert cli("notify", hook) == (0, "the daemon looks now\n", "")
+    assert cli("notify", hook) == (0, "accepted: the daemon checks its runs now\n", "")
     assert daemon.hints == 1
     assert cli("notify", "ftp://host/hook")[0] == cli("notify", "http://user:pw@host/hook")[0] == 2
     code, _, errors = cli("notify", server.url)
-    assert code == 1 and "404: hints go to /hook" in errors
+    assert code == 1 and "404: send hints to /hook" in errors
     monkeypatch.setenv("DPGEN2_HOOK_KEY", "K" * 32)
     code, _, errors = cli("notify", hook)
     assert code == 1 and "403" in errors and "K" * 32 not in errors
