@@ -307,7 +307,11 @@ def _write_index(product: Path, found: Sequence[Labelled], places: Sequence[tupl
         for each, place in zip(found, places, strict=True)
     ]
     product.mkdir(parents=True, exist_ok=True)
-    (product / "labels.json").write_text(json.dumps({"schema_version": 1, "frames": frames}, indent=1) + "\n")
+    # As json.dumps(..., indent=1), which does that in Python, letter by letter.
+    texts = [json.dumps(frame, separators=(",\n   ", ": "))[1:-1] for frame in frames]
+    listed = ",\n".join(f"  {{\n   {text}\n  }}" for text in texts)
+    index = '{\n "schema_version": 1,\n "frames": ' + (f"[\n{listed}\n ]" if frames else "[]") + "\n}\n"
+    (product / "labels.json").write_text(index)
 
 
 def _messages(found: Sequence[Labelled], most: int = 5) -> list[str]:
