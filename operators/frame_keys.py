@@ -96,7 +96,7 @@ def write_keys(folder: Path) -> None:
 def _kept_keys(folder: Path, sha256: str | None) -> list[bytes] | None:
     """The keys beside a system. None where they are not recorded or are other ones: the frames themselves tell then."""
     path = folder / KEYS
-    if sha256 is None or not path.is_file():
+    if not path.is_file():
         return None
     data = path.read_bytes()
     boxes = [np.load(part / "box.npy", mmap_mode="r", allow_pickle=False) for part in folder.glob("set.*")]

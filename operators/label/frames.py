@@ -122,11 +122,16 @@ def dump_frames(frames: Sequence[Atoms]) -> bytes:
 def load_frames(path: Path) -> list[Atoms]:
     """Inverse of `dump_frames`."""
     from ase import Atoms
+    from ase.data import atomic_numbers
 
     try:
         return [
             Atoms(
-                each["symbols"], each["positions"], cell=each["cell"], pbc=True, info={"structure": each["structure"]}
+                numbers=[atomic_numbers[symbol] for symbol in each["symbols"]],
+                positions=each["positions"],
+                cell=each["cell"],
+                pbc=True,
+                info={"structure": each["structure"]},
             )
             for each in parse_json(path.read_bytes(), path.name)
         ]
@@ -228,15 +233,17 @@ def write_dataset(root: Path, found: Sequence[Labelled], type_map: list[str]) ->
     -------
     For every frame the name of its system and its index there; None where it has no label.
     """
-    types = {symbol: number for number, symbol in enumerate(type_map)}
+    from ase.data import atomic_numbers
+
+    elements = {symbol: atomic_numbers[symbol] for symbol in type_map}
     virials: dict[str, set[bool]] = {}
     names: list[str | None] = []
     for each in found:
         if each.label.kind != "ok":
             names.append(None)
             continue
-        counts = Counter(each.atoms.get_chemical_symbols())
-        names.append("".join(f"{symbol}{counts[symbol]}" for symbol in type_map if counts[symbol]))
+        counts = Counter(each.atoms.numbers.tolist())
+        names.append("".join(f"{symbol}{counts[element]}" for symbol, element in elements.items() if counts[element]))
         virials.setdefault(names[-1] or "", set()).add(each.label.virial is not None)
     systems: dict[str, list[Labelled]] = {}
     places: list[tuple[str, int] | None] = []
@@ -250,22 +257,23 @@ def write_dataset(root: Path, found: Sequence[Labelled], type_map: list[str]) ->
         places.append((name, len(members)))
         members.append(each)
     for name, members in sorted(systems.items()):
-        _write_system(root / name, members, types)
+        _write_system(root / name, members, elements)
     return places
 
 
-def _write_system(folder: Path, members: Sequence[Labelled], types: dict[str, int]) -> None:
+def _write_system(folder: Path, members: Sequence[Labelled], elements: dict[str, int]) -> None:
     import dpdata
     import numpy as np
 
     from operators.frame_keys import write_keys
 
-    numbers = [np.array([types[symbol] for symbol in each.atoms.get_chemical_symbols()]) for each in members]
+    types = {element: number for number, element in enumerate(elements.values())}
+    numbers = [np.array([types[element] for element in each.atoms.numbers.tolist()]) for each in members]
     order = [np.argsort(each, kind="stable") for each in numbers]
     atom_types = numbers[0][order[0]]
     forces = [each.label.forces for each in members]
     data: dict[str, Any] = {
-        "atom_names": list(types),
+        "atom_names": list(elements),
         "atom_numbs": [int(np.count_nonzero(atom_types == number)) for number in types.values()],
         "atom_types": atom_types,
         "orig": np.zeros(3),
@@ -299,7 +307,11 @@ def _write_index(product: Path, found: Sequence[Labelled], places: Sequence[tupl
         for each, place in zip(found, places, strict=True)
     ]
     product.mkdir(parents=True, exist_ok=True)
-    (product / "labels.json").write_text(json.dumps({"schema_version": 1, "frames": frames}, indent=1) + "\n")
+    # As json.dumps(..., indent=1), which does that in Python, letter by letter.
+    texts = [json.dumps(frame, separators=(",\n   ", ": "))[1:-1] for frame in frames]
+    listed = ",\n".join(f"  {{\n   {text}\n  }}" for text in texts)
+    index = '{\n "schema_version": 1,\n "frames": ' + (f"[\n{listed}\n ]" if frames else "[]") + "\n}\n"
+    (product / "labels.json").write_text(index)
 
 
 def _messages(found: Sequence[Labelled], most: int = 5) -> list[str]:

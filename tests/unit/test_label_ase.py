@@ -226,6 +226,15 @@ def test_the_keys_of_the_frames_lie_beside_them(tmp_path: Path, finished: LabelR
     assert dataset_keys(run.labels.parent, ["000002/Cu2"]) == (set(expected), [])
 
 
+def test_the_index_is_indented_by_one(tmp_path: Path, odd: LabelRun) -> None:
+    nothing = LabelRun(tmp_path, label(), [], ["Cu"], iteration=1)
+    nothing.reduce(0)
+    for run in (odd, nothing):
+        text = (run.root / run.place.product / "labels.json").read_text()
+        assert text == json.dumps(json.loads(text), indent=1) + "\n"
+    assert nothing.index == [] and len(odd.index) == 7
+
+
 def test_nothing_selected_is_complete_and_has_no_next(tmp_path: Path) -> None:
     run = LabelRun(tmp_path, label(), [], ["Cu"], iteration=1)
     assert run.plan().n_jobs == 0
