@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Concurrent learning of machine-learned force fields: label -> train -> explore -> select, until the
-committee of models agrees. The state of a run lives in its prefix; any of these commands may be killed at any time.
+committee of models agrees. The state of a run is kept under its prefix; any command may be killed at any time.
 
 A first run:  dpgen2-sm validate run.yaml;  dpgen2-sm run run.yaml;  dpgen2-sm status run.yaml
 
@@ -75,7 +75,7 @@ def validate(config: ConfigFile) -> None:
         for name, data in getattr(checked.init, kind).items():
             systems = load_data(data, config.parent, f"init.{kind}.{name}", checked.type_map)
             print(f"init.{kind}.{name}: {systems.get_nframes()} labelled frames")
-    print(f"{config}: valid; its run goes to {stored.prefix}")
+    print(f"{config}: valid; the run's prefix is {stored.prefix}")
 
 
 @app.command()
@@ -86,7 +86,7 @@ def init(config: ConfigFile) -> None:
     what would be submitted.
     """
     state = _begin(config)
-    print(f"run {state.run}: created, {state.at}; start it with `dpgen2-sm run {config}`")
+    print(f"run {state.run}: {state.at}; advance it with `dpgen2-sm run {config}`")
 
 
 @app.command()
@@ -138,7 +138,9 @@ def step(target: Target, as_json: AsJson = False) -> None:
 
 @app.command()
 def daemon(
-    targets: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to advance (see above).")],
+    targets: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs to advance: configuration files, folders or URLs.")
+    ],
     interval: Interval = 10.0,
     listen: Annotated[
         str | None,
@@ -276,7 +278,7 @@ def doctor(
         bool, typer.Option("--restore", help="Only restore the last good version of RUN's state.")
     ] = False,
 ) -> None:
-    """Check software, store and engine from here.
+    """Check software, store and engine on this machine.
 
     --restore is for a state.json that is damaged, missing or not the newest: it is replaced by the last good version
     under event/, and the damaged one is kept under event/damaged/. An intact state is not changed.

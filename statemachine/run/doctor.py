@@ -1,4 +1,4 @@
-"""Can the software, the store and the engine be used from here?"""
+"""Checks whether the software, the store and the engine can be used on this machine."""
 
 from __future__ import annotations
 

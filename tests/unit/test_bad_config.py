@@ -158,13 +158,13 @@ def test_not_a_mistake(cli: Cli, stub_run: Path, case: str) -> None:
     (stub_run.parent / "cu[1].xyz").write_bytes((stub_run.parent / "cu.xyz").read_bytes())
     stub_run.write_bytes(GOOD[case])
     code, output, errors = cli("validate", stub_run)
-    assert (code, errors) == (0, "") and "valid; its run goes to file:///" in output
+    assert (code, errors) == (0, "") and "valid; the run's prefix is file:///" in output
 
 
 def test_home_is_expanded_in_a_prefix(cli: Cli, stub_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(stub_run.parent / "home"))
     stub_run.write_bytes(put("prefix: out", "prefix: ~/out"))
-    assert f"goes to file://{stub_run.parent}/home/out\n" in cli("validate", stub_run)[1]
+    assert f"prefix is file://{stub_run.parent}/home/out\n" in cli("validate", stub_run)[1]
 
 
 def test_a_key_of_all_problems_is_named(cli: Cli, stub_run: Path) -> None:
