@@ -50,6 +50,7 @@ constraints: ## the image's exact versions, newest that fit (needs uv on PATH)
 bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle machine, after `make bench-peers`
 	$(BIN)/python benchmarks/orchestration.py
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/labels.py
 	$(BIN)/python benchmarks/s3.py
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/hook.py

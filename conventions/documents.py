@@ -14,6 +14,10 @@ Stage = Literal["label", "train", "explore", "select"]
 assert Stage.__args__ == STAGES  # type: ignore[attr-defined]
 
 D = TypeVar("D", bound="Document")
+# Only a JSON text with one of these, all digits taken as zeros, can hold an infinity or a lone surrogate: a positive
+# exponent, 300 digits in a row, or an escape. Others need no second check, which takes longer than parsing.
+_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_TRAPS = (b"e0", b"e+", b"E", b"\\u", b"0" * 300)
 
 
 class Strict(BaseModel):
@@ -127,7 +131,9 @@ def parse_json(data: bytes, where: str) -> Any:
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
         # Refuses 1e999, which becomes infinity, and lone surrogates, which no other program could read.
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8")
+        plain = data.translate(_ZEROS)
+        if any(trap in plain for trap in _TRAPS):
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8")
         return value
     except DataError:
         raise

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 from ase.build import bulk
 
-from conventions.documents import DoneMarker, StageReport
+from conventions.documents import DoneMarker, StageReport, parse_json
 from conventions.errors import ConfigError, DataError, Dpgen2Error, EngineError, StateError, StoreError
 from conventions.names import SPEC_HASH, canonical_json, sha256
 from conventions.space import DataSpace, JobFile
@@ -242,3 +242,19 @@ def test_a_value_or_an_error_of_ours(name: str, tmp_path: Path) -> None:
 def test_many_more(tmp_path: Path, figure: Figures) -> None:
     tried = [check(parser, tmp_path, LONG) for parser in PARSERS.values()]
     figure("bad input: damaged documents tried", sum(tried), exact=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1e999", "-1E999", "1e+999", "[1, 1.5e0999]", "1" + "0" * 309, f"-{'9' * 400}.5", '"\\ud800"', '{"\\uDFFF": 1}'],
+)
+def test_what_becomes_an_infinity_or_half_a_character_is_refused(text: str) -> None:
+    """Also where it is the only such thing in a large document."""
+    for document in (text, f'{{"x": [0.25, 1e-300, "E = 5e-1 \\\\n"], "y": {text}}}'):
+        with pytest.raises(DataError, match="not valid JSON"):
+            parse_json(document.encode(), "x")
+
+
+@pytest.mark.parametrize("text", ["1e-999", "1e308", "0.1", "1" + "0" * 308, '"\\ud83d\\ude00"', '"é"', "[]"])
+def test_what_does_not_is_read(text: str) -> None:
+    assert parse_json(text.encode(), "x") == json.loads(text)
