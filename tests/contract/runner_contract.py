@@ -153,6 +153,15 @@ class RunnerContract:
         assert runner.run(job.env) == 0
         assert job.executions() == ["0", "0"] and job.left() == whole
 
+    def test_half_a_copy_of_what_an_attempt_saved_does_not_count(self, runner: Runner, tmp_path: Path) -> None:
+        job = Job(tmp_path, RUN + "ls -A >result\n", tasks=1)
+        for folder in (job.previous / "task.000000", job.place / "work/task.000000.new"):
+            folder.mkdir(parents=True)
+            (folder / f"of {folder.parent.name}").touch()
+        assert runner.run(job.env) == 0
+        assert (job.out / "task.000000/result").read_text().splitlines() == ["name", "of store", "result"]
+        assert [path.name for path in (job.place / "work").glob("*.new")] == []
+
     @pytest.mark.parametrize("taken", [False, True])
     def test_a_failed_task_goes_on_from_what_it_kept(self, runner: Runner, tmp_path: Path, taken: bool) -> None:
         """And begins anew with all else, wherever its outputs are now."""
