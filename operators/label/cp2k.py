@@ -41,7 +41,7 @@ INPUT, OUTPUT = "input.inp", "output.log"
 RUN = """\
 # CP2K appends to an old output, and dies of an old wave function that does not fit: begin with the inputs alone.
 set --
-for file in * .[!.]*; do
+for file in * .[!.]* ..?*; do
   case $file in input.inp | frames.json) ;; *) [ ! -e "$file" ] && [ ! -h "$file" ] || set -- "$@" "./$file" ;; esac
 done
 [ $# = 0 ] || rm -rf "$@"

@@ -31,6 +31,11 @@ recorded() {
   (cd "$1" && exec sha256sum -c "$dir.sums") >/dev/null 2>&1
 }
 
+# A file or a folder: a link could lead anywhere, and who opens a fifo waits.
+is_output() {
+  [ ! -h "$1" ] && { [ -f "$1" ] || [ -d "$1" ]; }
+}
+
 # Copies what the task left in an earlier attempt: files and folders, as that is all that a store holds.
 fetch() {
   cp -RP "$JOB_PREVIOUS/$task/." "$1" && find "$1" ! -type d ! -type f -exec rm -f {} +
@@ -44,7 +49,7 @@ prepare() {
   if [ -d "$dir" ]; then
     [ -w "$dir" ] || chmod u+rwx "$dir"
     for file in "$task"/*; do
-      [ ! -e "$file" ] || { remove "$dir/${file##*/}" && mv "$file" "$dir/"; } || exit 70
+      ! is_output "$file" || { remove "$dir/${file##*/}" && mv "$file" "$dir/"; } || exit 70
     done
   elif [ -d "$task" ]; then
     mv "$task" "$dir" || exit 70
@@ -66,15 +71,15 @@ prepare() {
   [ -w "$dir" ] || chmod u+rwx "$dir" || exit 70
 }
 
-# Files and folders only: a link or a fifo counts as missing. They can be read and moved on, whatever their modes were.
-# Recorded is each file whose name the marker can hold; a name that no store can hold is not kept.
+# What is no output counts as missing. Outputs can be read and moved on, whatever their modes were. Recorded is each file
+# whose name the marker can hold; a name that no store can hold is not kept.
 keep() {
   [ -w "$dir" ] || chmod u+rwx "$dir"
   set --
   names=plain
   while read -r need name; do
     file=$dir/$name
-    if [ ! -h "$file" ] && { [ -f "$file" ] || [ -d "$file" ]; }; then
+    if is_output "$file"; then
       [ -r "$file" ] && [ -w "$file" ] || chmod u+rwX "$file"
       [ ! -d "$file" ] || names=any
       case $name in [!A-Za-z0-9_]* | *[!A-Za-z0-9._+-]*) names=any ;; esac

@@ -124,7 +124,7 @@ class _Job:
         """Write the completion marker."""
         with _or_ended(_NOT_KEPT):
             try:
-                sizes = {name: _size(self.out / name) for name in sorted(sums)}
+                sizes = {name: _size(self.out, name) for name in sorted(sums)}
             except FileNotFoundError as error:
                 # Whose it was, the next attempt finds by running all of them.
                 for name in codes:
@@ -206,7 +206,7 @@ class _Task:
         saved = self.job.previous / self.name
         if self.folder.is_dir():
             _open_up(self.folder)
-            for path in sorted(self.out.iterdir()) if self.out.is_dir() else ():
+            for path in filter(_is_output, sorted(self.out.iterdir()) if self.out.is_dir() else ()):
                 _remove(self.folder / path.name)
                 path.rename(self.folder / path.name)
         elif self.out.is_dir():
@@ -234,7 +234,7 @@ class _Task:
         for line in (self.job.inputs / "outputs").read_text("utf-8", "surrogateescape").splitlines():
             need, name = line.strip().split(maxsplit=1)
             path = self.folder / name
-            if not path.is_symlink() and (path.is_file() or path.is_dir()):
+            if _is_output(path):
                 found.append(path)
             elif need == "need" and code == 0:
                 with open(self.log, "a", encoding="utf-8", errors="surrogateescape") as log:
@@ -261,6 +261,11 @@ def _or_ended(code: int) -> Iterator[None]:
         raise _Ended(code, error) from None
 
 
+def _is_output(path: Path) -> bool:
+    """A file or a folder: a link could lead anywhere, and who opens a fifo waits."""
+    return not path.is_symlink() and (path.is_file() or path.is_dir())
+
+
 def _line(path: Path) -> str:
     """The first line of a file, empty where there is none."""
     try:
@@ -281,10 +286,14 @@ def _make_folder(folder: Path) -> None:
         folder.chmod(0o755)
 
 
-def _size(path: Path) -> int:
-    status = path.lstat()
-    if not stat.S_ISREG(status.st_mode):
-        raise FileNotFoundError(f"{path} is no file")
+def _size(folder: Path, name: str) -> int:
+    """The size of a file below a folder; no link leads there."""
+    path = folder
+    for part in name.split("/"):
+        path /= part
+        status = path.lstat()
+        if not (stat.S_ISDIR if path != folder / name else stat.S_ISREG)(status.st_mode):
+            raise FileNotFoundError(f"{path} is another thing now")
     return status.st_size
 
 

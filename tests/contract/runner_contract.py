@@ -153,6 +153,15 @@ class RunnerContract:
         assert runner.run(job.env) == 0
         assert job.executions() == ["0", "0"] and job.left() == whole
 
+    def test_half_a_copy_of_what_an_attempt_saved_does_not_count(self, runner: Runner, tmp_path: Path) -> None:
+        job = Job(tmp_path, RUN + "ls -A >result\n", tasks=1)
+        for folder in (job.previous / "task.000000", job.place / "work/task.000000.new"):
+            folder.mkdir(parents=True)
+            (folder / f"of {folder.parent.name}").touch()
+        assert runner.run(job.env) == 0
+        assert (job.out / "task.000000/result").read_text().splitlines() == ["name", "of store", "result"]
+        assert [path.name for path in (job.place / "work").glob("*.new")] == []
+
     @pytest.mark.parametrize("taken", [False, True])
     def test_a_failed_task_goes_on_from_what_it_kept(self, runner: Runner, tmp_path: Path, taken: bool) -> None:
         """And begins anew with all else, wherever its outputs are now."""
@@ -185,12 +194,32 @@ class RunnerContract:
         assert job.executions() == ["0", "1", *(["0"] if spoil else []), "1"]
         assert (job.out / "task.000000/result").read_text() == "0\n"
 
-    def test_a_finished_tasks_output_that_goes_while_others_run(self, runner: Runner, tmp_path: Path) -> None:
-        run = RUN + '[ -e "$FLAG" ] || [ $(cat name) = 0 ] || { : >"$FLAG"; rm "$JOB_OUT/task.000000/result"; }\n'
-        job = Job(tmp_path, run)
+    @pytest.mark.parametrize("instead", ["true", "mkfifo", "ln -s ../task.000001/none"])
+    def test_a_finished_tasks_output_that_goes_while_others_run(
+        self, runner: Runner, tmp_path: Path, instead: str
+    ) -> None:
+        gone = f'rm "$JOB_OUT/task.000000/result"; {instead} "$JOB_OUT/task.000000/result"'
+        job = Job(tmp_path, RUN + f'[ -e "$FLAG" ] || [ $(cat name) = 0 ] || {{ : >"$FLAG"; {gone}; }}\n')
         assert runner.run(job.env) == 74 and not job.done.exists()
         assert runner.run(job.env) == 0
         assert job.recorded() == ["task.000000/result", "task.000001/result"]
+
+    def test_a_folder_of_outputs_that_has_become_a_link(self, runner: Runner, tmp_path: Path) -> None:
+        """No store would follow it."""
+        job = Job(tmp_path, RUN + "rm -rf box; mkdir box; : >box/x\n", "need box\n")
+        assert runner.run(job.env) == 0
+        whole = job.left()
+        (job.out / "task.000001/box").rename(tmp_path / "elsewhere")
+        (job.out / "task.000001/box").symlink_to(tmp_path / "elsewhere")
+        job.done.unlink()
+        assert runner.run(job.env) == 74 and not job.done.exists()
+        assert runner.run(job.env) == 0 and job.left() == whole
+
+    def test_what_a_task_puts_among_the_outputs_itself_is_not_kept(self, runner: Runner, tmp_path: Path) -> None:
+        job = Job(tmp_path, RUN + 'mkdir "$JOB_OUT/task.000000"; : >"$JOB_OUT/task.000000/more"\n', tasks=1)
+        assert runner.run(job.env) == 0
+        assert job.recorded() == ["task.000000/result"]
+        assert not (job.out / "task.000000/more").exists()
 
     def test_outputs_that_are_no_files(self, runner: Runner, tmp_path: Path) -> None:
         """Links and fifos count as missing; in a folder they stay what they are, and are not recorded."""
@@ -239,8 +268,9 @@ class RunnerContract:
         for name in [*stay, *gone, "good"]:
             (odd / name).mkdir(parents=True)
             (odd / name / "x").write_text(name, "utf-8", "surrogateescape")
+        (odd / "good/x y").write_text("of another size")
         assert runner.run(job.env) == 0
-        assert job.recorded() == ["task.000000/box/good/x"]
+        assert job.recorded() == ["task.000000/box/good/x"] and job.marker()["files"][0]["size"] == 4
         assert {path.name for path in (job.out / "task.000000/box").iterdir()} == {*stay, "good"}
         job.done.unlink()
         assert runner.run(job.env) == 0, "finished, and not run again"
