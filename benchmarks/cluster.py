@@ -25,7 +25,7 @@ from conventions.config import StageConfig
 from conventions.space import DataSpace
 from operators.registry import app
 from operators.s3 import Place
-from statemachine.submission import for_cluster
+from statemachine.submission import argo_workflow
 
 place = DataSpace({"label": "cp2k", "train": "deepmd", "explore": "lammps", "select": "model_devi"}).stage(
     "explore", 1, {"train": 1}
@@ -33,7 +33,7 @@ place = DataSpace({"label": "cp2k", "train": "deepmd", "explore": "lammps", "sel
 facts = {"iteration": 1, "attempt": 0, "has_models": True, "has_selected": True, "explore_stage": 0, "systems": []}
 what = ("cu-00000000-000001-explore-a0", app("explore", "lammps"), place, facts)
 engine, stage = ArgoConfig(type="argo"), StageConfig(app="lammps")
-workflow = for_cluster(what, engine, stage, Place.parse("s3://bucket/runs/cu"))
+workflow = argo_workflow(what, engine, stage, Place.parse("s3://bucket/runs/cu"))
 items = json.dumps([f"{job:06d}" for job in range(2000)])
 print(len(json.dumps(workflow.manifest)) + len(items), time.process_time())
 """

@@ -58,7 +58,7 @@ class Daemon:
         self.clock, self.stay = clock, stay
         self.patience = max(10 * interval, PATIENCE)
         self.runs = [Run(prefix, Schedule(interval, clock()), redactor) for prefix in dict.fromkeys(prefixes)]
-        self.all_over = threading.Event()
+        self.all_ended = threading.Event()
         self._changed = threading.Condition()  # guards the runs' schedule, `begun` and `hinted`
         self._stopping = False
         # A thread for each run: one that waits for its store does not delay the others.
@@ -132,7 +132,7 @@ class Daemon:
                     return f"{run.prefix}: not checked for {now - run.schedule.due:.0f} s; the timer has stopped"
         return ""
 
-    def unready(self) -> str:
+    def not_ready(self) -> str:
         """Which runs have not had a good step yet, and why; "" when all have."""
         return "\n".join(
             f"{run.prefix}: {run.error or 'not checked yet'}" for run in self.runs if run.last_good is None
@@ -163,5 +163,5 @@ class Daemon:
             if not self._stopping and (self.stay or not run.over):
                 self._schedule(run)
             if not self.stay and all(other.over for other in self.runs):
-                self.all_over.set()
+                self.all_ended.set()
             self._changed.notify_all()

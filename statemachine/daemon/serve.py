@@ -37,7 +37,7 @@ def serve(prefixes: list[str], interval: float, listen: str | None, json_lines: 
 
     def stop(number: int, frame: object) -> None:
         received.append(signal.Signals(number).name)
-        daemon.all_over.set()
+        daemon.all_ended.set()
 
     for kind in (signal.SIGTERM, signal.SIGINT):
         signal.signal(kind, stop)
@@ -49,7 +49,7 @@ def serve(prefixes: list[str], interval: float, listen: str | None, json_lines: 
             log.info("listening on %s; hooks are %s", server.url, hooks, extra={"event": "listening"})
         if not received:
             daemon.start()
-        while not daemon.all_over.wait(LATE):
+        while not daemon.all_ended.wait(LATE):
             daemon.catch_up()
     finally:
         unfinished = daemon.stop()

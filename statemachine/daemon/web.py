@@ -136,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/healthz":
             self._report(daemon.stuck())
         elif path == "/readyz":
-            self._report(daemon.unready())
+            self._report(daemon.not_ready())
         elif path == "/metrics":
             from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 

@@ -55,10 +55,10 @@ class ArgoEngine:
         try:
             self.client.call("POST", self._place, {"workflow": manifest})
         except AlreadyExists:
-            return self._is_there(name, manifest)
+            return self._same_specification(name, manifest)
         return True
 
-    def _is_there(self, name: str, manifest: dict[str, Any]) -> bool:
+    def _same_specification(self, name: str, manifest: dict[str, Any]) -> bool:
         """False when the workflow with this name has our specification; raise when it has another."""
         try:
             found = self.client.call("GET", f"{self._place}/{name}", fields=_STATUS)

@@ -9,7 +9,7 @@ from conventions.names import STAGES
 from conventions.state import Goal, IterationSummary, State
 
 from .observation import Action, Observation, Phase
-from .orders import Order, adopted, new_row, patched, rewound, why_no_patch, why_no_rewind
+from .orders import Order, adopted, new_row, patch_error, patched, rewind_error, rewound
 
 NOTHING, UNSEEN = Order(""), Observation()
 
@@ -93,10 +93,10 @@ class Cursor:
         return self.doc.goal is not None
 
     def may_rewind(self) -> bool:
-        return not why_no_rewind(self.doc, self.order.iteration, self.order.stage)
+        return not rewind_error(self.doc, self.order.iteration, self.order.stage)
 
     def may_patch(self) -> bool:
-        return self.order.policy is not None and not why_no_patch(self.doc, self.order.policy)
+        return self.order.policy is not None and not patch_error(self.doc, self.order.policy)
 
     # --- effects ------------------------------------------------------------------------------------------
 

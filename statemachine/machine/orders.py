@@ -52,7 +52,7 @@ def adopted(state: State) -> dict[str, Any]:
     return {"config_sha256": newest, "next_config_sha256": "", "next_keeps_sha256": ""}
 
 
-def why_no_rewind(state: State, iteration: int, stage: str) -> str:
+def rewind_error(state: State, iteration: int, stage: str) -> str:
     """Why a run cannot go back there; "" when it can."""
     if stage not in STAGES:
         return f"there is no stage {stage!r}; {did_you_mean(stage, STAGES)}"
@@ -96,7 +96,7 @@ def rewound(state: State, order: Order) -> dict[str, Any]:
     }
 
 
-def why_no_patch(state: State, policy: Policy) -> str:
+def patch_error(state: State, policy: Policy) -> str:
     """Why a run cannot continue with these rules; "" when it can."""
     if policy.apps != state.policy.apps:
         return "the software of a stage cannot be changed"
@@ -116,13 +116,13 @@ def patched(state: State, order: Order) -> dict[str, Any]:
     }
 
 
-def why_refused(state: State, order: Order) -> str:
+def refusal(state: State, order: Order) -> str:
     """Why an order does not fit the state, for the user."""
     why = ""
     if order.trigger == "rewind":
-        why = why_no_rewind(state, order.iteration, order.stage)
+        why = rewind_error(state, order.iteration, order.stage)
     if order.trigger == "patch" and order.policy is not None:
-        why = why_no_patch(state, order.policy)
+        why = patch_error(state, order.policy)
     return why or f"the run's state is {state.at}" + (" (paused)" if state.hold else "")
 
 

@@ -18,7 +18,7 @@ from conventions.state import ENDED, State
 
 from .cursor import Cursor
 from .observation import Action, Decision, Observation
-from .orders import Order, why_refused
+from .orders import Order, refusal
 
 if TYPE_CHECKING:
     from transitions import Machine
@@ -154,7 +154,7 @@ def command(state: State, order: Order) -> State:
     except MachineError:
         decision = Decision(Action.WAIT, state)
     if decision.action is not Action.COMMIT:
-        raise CommandRefused(f"cannot {order.trigger}: {why_refused(state, order)}")
+        raise CommandRefused(f"cannot {order.trigger}: {refusal(state, order)}")
     return decision.state
 
 

@@ -7,7 +7,7 @@ from conventions.names import sha256
 from conventions.state import State
 from statemachine.store import Store
 
-PUT_BACK = "`dpgen2-sm patch CONFIG` with the original configuration restores it; nothing was changed"
+PATCH_HINT = "`dpgen2-sm patch CONFIG` with the original configuration restores it; nothing was changed"
 
 
 def configuration(store: Store, state: State, newest: bool = False) -> bytes:
@@ -30,5 +30,5 @@ def configuration(store: Store, state: State, newest: bool = False) -> bytes:
         if sha256(data) == wanted:
             return data
         if key == named:
-            raise StateError(f"{store.at(key)} is not the configuration that the state names; {PUT_BACK}")
-    raise StateError(f"{store.at(named)} is missing; {PUT_BACK}")
+            raise StateError(f"{store.at(key)} is not the configuration that the state names; {PATCH_HINT}")
+    raise StateError(f"{store.at(named)} is missing; {PATCH_HINT}")

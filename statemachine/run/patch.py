@@ -14,7 +14,7 @@ from conventions.errors import CommandRefused, StateError
 from conventions.names import sha256
 from conventions.state import State
 from operators.registry import app, load_config
-from statemachine.machine.orders import Order, why_no_patch
+from statemachine.machine.orders import Order, patch_error
 from statemachine.store import Store, open_store
 
 from .begin import check_structures, prepare
@@ -61,7 +61,7 @@ def patch(config: RunConfig, base: Path, reason: str) -> State:
             f"cannot patch: {', '.join(changed)} cannot be changed in a run; start a new run with another prefix"
         )
     policy = stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore))
-    if why := why_no_patch(state, policy):  # before anything is written for it
+    if why := patch_error(state, policy):  # before anything is written for it
         raise CommandRefused(f"cannot patch: {why}")
     check_structures(stored, objects)
     for key, data in {**objects, state.place.space.configuration(digest): document}.items():

@@ -20,7 +20,7 @@ from .restore import last_good
 
 _SPACE = DataSpace({})
 LONGEST = 2000  # characters of a reason
-BRING_BACK = "`dpgen2-sm doctor RUN --restore` restores the last good version"
+RESTORE_HINT = "`dpgen2-sm doctor RUN --restore` restores the last good version"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Record:
         if there is None:
             raise StateError(
                 f"{self.store.at(_SPACE.state)} is missing although the run has a history under "
-                f"{_SPACE.events}/: {BRING_BACK}; nothing was changed"
+                f"{_SPACE.events}/: {RESTORE_HINT}; nothing was changed"
             )
         return there
 
@@ -101,7 +101,7 @@ class Record:
             raise
         except StateError as error:
             last = last_good(self.store)
-            hint = f"; the last good version is {self.store.at(last)}: {BRING_BACK}" if last else ""
+            hint = f"; the last good version is {self.store.at(last)}: {RESTORE_HINT}" if last else ""
             raise StateError(f"{error}{hint}; nothing was changed") from None
 
     def _check_history(self, loaded: Loaded) -> None:

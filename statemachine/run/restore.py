@@ -96,7 +96,7 @@ def restore(store: Store) -> list[str]:
     done = []
     for number in sorted(kept):
         if number >= good.number and (data := store.get(_SPACE.event(number)).data) != good.data:
-            _put_aside(store, data, _SPACE.event(number))
+            _quarantine(store, data, _SPACE.event(number))
             done.append(f"{_SPACE.event(number)} was damaged: moved to {_SPACE.damaged(sha256(data))}")
     with contextlib.suppress(Conflict):  # it is there
         store.put(_SPACE.event(good.number), good.data, if_absent=True)
@@ -140,7 +140,7 @@ def _swap(store: Store, blob: Blob | None, good: Version) -> None:
         if blob is None:
             store.put(_SPACE.state, good.data, if_absent=True)
         else:
-            _put_aside(store, blob.data)
+            _quarantine(store, blob.data)
             store.put(_SPACE.state, good.data, if_match=blob.etag)
     except StoreError as error:
         # Refused, or an answer was lost: what is there now says which.
@@ -153,7 +153,7 @@ def _swap(store: Store, blob: Blob | None, good: Version) -> None:
             raise
 
 
-def _put_aside(store: Store, data: bytes, key: str | None = None) -> None:
+def _quarantine(store: Store, data: bytes, key: str | None = None) -> None:
     """Keep damaged bytes for inspection, and remove them from their place in the history."""
     with contextlib.suppress(Conflict):  # kept already
         store.put(_SPACE.damaged(sha256(data)), data, if_absent=True)

@@ -40,12 +40,12 @@ class Submission:
         stage, engine = config.stages[state.stage], config.engine
         what = (state.workflow, app(state.stage, stage.app), state.place, self.facts(state))
         if engine.type == "argo":
-            workflow = for_cluster(what, engine, stage, Place.parse(self.store.url))
+            workflow = argo_workflow(what, engine, stage, Place.parse(self.store.url))
         else:
             workflow = build(*what, prefix=self.store.url, image="local", hpc=stage.hpc)
         for key, data in workflow.objects.items():
             if key not in self._shipped:
-                self._ship(key, data)
+                self._upload(key, data)
         return workflow
 
     def config(self, state: State) -> Any:
@@ -53,7 +53,7 @@ class Submission:
         place = state.place
         data = configuration(self.store, state)
         if place.config not in self._shipped:
-            self._ship(place.config, data)
+            self._upload(place.config, data)
         frozen = place.space.config(state.iteration)
         if frozen not in self._shipped:
             with contextlib.suppress(Conflict):
@@ -96,7 +96,7 @@ class Submission:
 
         return [system for system in systems if recorded(system)]
 
-    def _ship(self, key: str, data: bytes) -> None:
+    def _upload(self, key: str, data: bytes) -> None:
         """Content-addressed: what is there is right, unless it was cut short."""
         there = self.store.head(key)
         if there is None or there.size != len(data):
@@ -104,7 +104,7 @@ class Submission:
         self._shipped.add(key)
 
 
-def for_cluster(what: tuple[Any, ...], engine: ArgoConfig, stage: StageConfig, store: Place) -> StageWorkflow:
+def argo_workflow(what: tuple[Any, ...], engine: ArgoConfig, stage: StageConfig, store: Place) -> StageWorkflow:
     """The workflow as Argo gets it: with the pods' resources, and the store's address as pods see it."""
     from operators.workflow import build
     from operators.workflow.pods import dress

@@ -11,7 +11,7 @@ import numpy as np
 
 from conventions.errors import CommandRefused, EngineError, StateError, StoreError
 from conventions.names import STAGES, sha256
-from statemachine.machine.orders import why_no_rewind
+from statemachine.machine.orders import rewind_error
 
 from .process import (
     ENGINE_TROUBLE,
@@ -207,7 +207,7 @@ class Search(Servers):
         elif self.scenario.commands:
             for row in state.trail or [state]:
                 for stage in STAGES:
-                    if not why_no_rewind(state, row.iteration, stage):
+                    if not rewind_error(state, row.iteration, stage):
                         yield f"rewind {row.iteration} {stage}", 1
         if not state.next_config_sha256 and state.config_sha256 == sha256(FIRST):
             yield "patch", 1

@@ -100,7 +100,7 @@ def test_a_run_with_errors_goes_on_by_itself_and_stops_no_other(
     a.orders = [fail(StoreError(f"no answer\nfrom {SECRET}")), fail(KeyError("x")), lambda: a.change(at="converged")]
     b.orders = [lambda: None] * 2 + [lambda: b.change(at="failed")]
     daemon = make(0.01)
-    assert daemon.all_over.wait(20)
+    assert daemon.all_ended.wait(20)
     assert (a.opened, b.opened) == (3, 1)
     run = daemon.runs[0]
     assert (run.steps, run.failures, run.transitions, run.error) == (3, 2, 1, "")
@@ -119,7 +119,7 @@ def test_a_run_backs_off_and_a_hint_calls_it_back(
     wait(b)
     daemon.stop(0)
     assert "a: away; next try in 200.0 s" in caplog.text
-    assert "a: away" in daemon.unready() and "b" not in daemon.unready()
+    assert "a: away" in daemon.not_ready() and "b" not in daemon.not_ready()
 
 
 def test_hints_look_again_until_the_state_changes(make: Callable[..., Daemon], pollers: dict[str, FakePoller]) -> None:
@@ -166,7 +166,7 @@ def test_targets_that_are_wrong_are_refused_and_stores_that_are_away_are_not(
         Daemon(["a", "b"], 1, Redactor()).open()
     daemon = Daemon(["a"], 1, Redactor())
     daemon.open()
-    assert daemon.unready() == "a: connection refused"
+    assert daemon.not_ready() == "a: connection refused"
 
 
 def test_a_daemon_that_stays_waits_for_a_run_to_be_begun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_a_daemon_that_stays_waits_for_a_run_to_be_begun(monkeypatch: pytest.Mon
         Daemon(["a"], 1, Redactor()).open()
     daemon = Daemon(["a"], 1, Redactor(), stay=True)
     daemon.open()
-    assert daemon.unready() == "a: there is no run"
+    assert daemon.not_ready() == "a: there is no run"
 
 
 def test_a_step_that_does_not_end(pollers: dict[str, FakePoller]) -> None:
@@ -221,7 +221,7 @@ def test_a_daemon_that_stays_takes_up_a_run_that_was_resumed(
     wait(a), wait(b)
     daemon.hint()
     wait(a), wait(b)
-    assert not daemon.all_over.is_set() and daemon.unready() == ""
+    assert not daemon.all_ended.is_set() and daemon.not_ready() == ""
 
 
 def test_what_is_known_of_a_run(make: Callable[..., Daemon], pollers: dict[str, FakePoller]) -> None:

@@ -15,7 +15,7 @@ from conventions.space import DataSpace
 from conventions.state import Convergence, Goal, IterationSummary, Policy, State
 from statemachine.engine import Phase
 from statemachine.machine.observation import Action, Observation
-from statemachine.machine.orders import Order, adopted, why_no_rewind
+from statemachine.machine.orders import Order, adopted, rewind_error
 from statemachine.machine.transitions import command, decide
 from statemachine.run.submission import Submission
 from statemachine.store import open_store
@@ -83,7 +83,7 @@ def test_rewind_twice_to_what_still_counts() -> None:
     run_to_end(poller, engine)
     state = poller.tell(Order("rewind", "", 1, "label"))  # its label stage still counted
     assert state.newest == dict.fromkeys(STAGES, 0) and state.round == 1
-    assert "select of iteration 2 was not done, or was dropped" in why_no_rewind(state, 2, "select")
+    assert "select of iteration 2 was not done, or was dropped" in rewind_error(state, 2, "select")
     assert run_to_end(poller, engine).at == "converged"
     assert len(engine.bodies) == len(set(engine.bodies))
 

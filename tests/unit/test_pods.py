@@ -19,7 +19,7 @@ from operators.pod.s3 import Place
 from operators.registry import app
 from operators.workflow.builder import SPEC_HASH, StageWorkflow
 from operators.workflow.pods import STEP_LABEL
-from statemachine.run.submission import for_cluster
+from statemachine.run.submission import argo_workflow
 from tests.argo_double.rules import validate
 
 from .test_workflow import APPS, place
@@ -60,7 +60,7 @@ def dressed(stage: str = "explore", engine: dict[str, Any] | None = None, **sett
     }  # fmt: skip
     what = (f"cu-00000000-000001-{stage}-a0", app(stage, APPS[stage]), place(stage), facts)
     config = StageConfig.model_validate({"app": APPS[stage], "image": "deepmd:3", "pod": POD, **settings})
-    return for_cluster(what, ArgoConfig.model_validate(engine or ENGINE), config, Place.parse(PREFIX))
+    return argo_workflow(what, ArgoConfig.model_validate(engine or ENGINE), config, Place.parse(PREFIX))
 
 
 def template(workflow: StageWorkflow, name: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from conventions.space import DataSpace
 from operators.pod.s3 import Place
 from operators.registry import app, load_config
 from operators.workflow.builder import build
-from statemachine.run.submission import for_cluster
+from statemachine.run.submission import argo_workflow
 from statemachine.store.file import FileStore
 from tests.conftest import CONFIG, STUBS
 from tests.explore_run import ExploreRun
@@ -111,7 +111,7 @@ def manifests(config: Any, stages: Sequence[str] = STAGES) -> str:
             place.stage(stage, 1, newest(stage, 1)),
             facts,
         )
-        found.append(for_cluster(what, config.engine, settings, Place.parse(config.prefix)).manifest)
+        found.append(argo_workflow(what, config.engine, settings, Place.parse(config.prefix)).manifest)
     return json.dumps(found)
 
 

@@ -30,7 +30,7 @@ class FakeDaemon:
     """Says what a test wants, and counts who woke it."""
 
     def __init__(self) -> None:
-        self.trouble = {"stuck": "", "unready": ""}
+        self.trouble = {"stuck": "", "not_ready": ""}
         self.hints = 0
         self.runs = [
             SimpleNamespace(
@@ -43,8 +43,8 @@ class FakeDaemon:
     def stuck(self) -> str:
         return self.trouble["stuck"]
 
-    def unready(self) -> str:
-        return self.trouble["unready"]
+    def not_ready(self) -> str:
+        return self.trouble["not_ready"]
 
     def hint(self) -> None:
         self.hints += 1
@@ -89,7 +89,7 @@ def raw(server: Server, request: bytes) -> bytes:
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-@pytest.mark.parametrize(("path", "what"), [("/healthz", "stuck"), ("/readyz", "unready")])
+@pytest.mark.parametrize(("path", "what"), [("/healthz", "stuck"), ("/readyz", "not_ready")])
 def test_probes(server: Server, daemon: FakeDaemon, path: str, what: str) -> None:
     answer = ask(server, "GET", path)
     assert (answer.status, answer.text, answer.version) == (200, "ok\n", 11)  # type: ignore[attr-defined]
