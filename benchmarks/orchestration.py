@@ -64,7 +64,7 @@ def real_cases(programs: StubPrograms, size: Size, grouped: float, alone: float 
     peers = []
     if version := campaigns.dpgen_version():
         peers = [Case(f"DP-GEN {version}, 10 and 5 tasks a job", real(campaigns.run_dpgen, programs, size, GROUPS))]
-    beside = [("loop", floor, None), *(("DP-GEN", peer, None) for peer in peers)]
+    beside = [("the loop's", floor, None), *(("DP-GEN's", peer, None) for peer in peers)]
     ours = [Case("dpgen2-sm, 10 and 5 tasks a job", real(campaigns.run_real, programs, size, GROUPS), grouped)]
     if alone:
         ours += [Case("dpgen2-sm, one task a job", real(campaigns.run_real, programs, size, (1, 1)), alone)]
@@ -81,7 +81,7 @@ def stub_cases() -> list[Case]:
     """An iteration with the stub apps."""
     floor = Case("bare loop of three programs a task", partial(campaigns.loop_stubs, size=FULL))
     ours = Case(
-        "dpgen2-sm, one task a job", partial(campaigns.run_stubs, size=FULL), 11, beside=[("loop", floor, RATIO)]
+        "dpgen2-sm, one task a job", partial(campaigns.run_stubs, size=FULL), 11, beside=[("the loop's", floor, RATIO)]
     )
     return [floor, ours]
 
@@ -120,11 +120,11 @@ def show(title: str, cases: list[Case]) -> None:
         if case.goal:
             goal = f"{case.goal:g} s" + (" of CPU" if case.cold else "")
             missed = at.cpu > case.goal or (not case.cold and at.wall > case.goal)
-        print(f"  {case.name:46s}{at.cpu:8.2f}{at.wall:9.2f}{at.started:9.0f}  {mark(goal, missed)}")
+        print(f"  {case.name:46s}{at.cpu:8.2f}{at.wall:9.2f}{at.started:9.0f}  {mark(goal, missed)}".rstrip())
         for name, other, limit in case.beside:
             ratios = at.cpu / other.median.cpu, at.wall / other.median.wall
             goal = mark(f"{limit:g} x", max(ratios) > limit) if limit else ""
-            print(f"    of {name + chr(39) + 's':42s}{ratios[0]:9.2f}{ratios[1]:9.2f}{'':9s}  {goal}")
+            print(f"    {'of ' + name:44s}{ratios[0]:8.2f}{ratios[1]:9.2f}{'':9s}  {goal}".rstrip())
 
 
 def mark(goal: str, missed: bool) -> str:
