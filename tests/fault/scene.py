@@ -96,7 +96,6 @@ class Scene:
         own = {
             "HOME": str(self.home),
             "TMPDIR": str(self.home / "tmp"),
-            "PATH": os.pathsep.join((str(INJECT / "bin"), os.environ["PATH"])),
             "PYTHONPATH": os.pathsep.join((str(INJECT), str(STUBS), str(INJECT.parents[2]))),
             "PYTHONDONTWRITEBYTECODE": "1",
         }

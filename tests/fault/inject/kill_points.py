@@ -6,7 +6,8 @@ a file changes nothing, so a death around it is one before the next effect.
 
 The environment tells which process is meant:
 
-    KILL_ROLE   cli, interpreter, guard, plan or reduce; another process is left alone (bin/ has the job wrapper's)
+    KILL_ROLE   cli, interpreter, guard, plan or reduce; another process is left alone. The interpreter runs
+                the jobs, too
     KILL_AT     number of the effect; 0 only counts
     KILL_ON     files, or requests (and the two acts that reserve a workflow's name and start it)
     KILL_TRACE  a file for the names of the effects. One process has it to itself: the first of that role
