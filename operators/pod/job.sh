@@ -3,7 +3,7 @@
 # and writes the completion marker last. in/once.sh, if there is one, is run before the first task that has to be run.
 # The environment names the places:
 #   JOB_ID JOB_JOB (in/) JOB_PREVIOUS JOB_OUT JOB_LOG JOB_DONE, and JOB_* for what the app shares with its jobs.
-# Programs are what a short task costs: what the shell can do by itself, it does. statemachine/engine/jobs.py is the
+# Programs are what a short task costs: what the shell can do by itself, it does. statemachine/engine/job_runner.py is the
 # same in Python; tests/contract/runner_contract.py holds both.
 set -u
 umask 022

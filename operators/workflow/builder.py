@@ -23,7 +23,7 @@ from operators.pod import scripts
 from operators.pod.claim import claim
 from operators.pod.hint import notify
 
-from .batch import executor
+from .hpc import executor
 from .shipping import ship
 
 _ROOT = "/dpgen2"

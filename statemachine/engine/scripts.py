@@ -1,6 +1,6 @@
 """How a pod's script is run on this machine.
 
-A job is run by threads of the interpreter, in Python (`jobs.py`), and starts one program a task.
+A job is run by threads of the interpreter, in Python (`job_runner.py`), and starts one program a task.
 
 An operator of ours runs in a child forked from the interpreter, which has imported our code already: a fresh Python
 and its imports cost more than most plans. That is done only where the installed code is, file by file, the code that
@@ -25,7 +25,7 @@ from conventions.errors import ConfigError
 from conventions.names import sha256
 from operators.pod import runner, scripts
 
-from .jobs import run_job
+from .job_runner import run_job
 
 FAILED = 1
 # A template's script, its environment, its folder and its log: to the exit code.

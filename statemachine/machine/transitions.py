@@ -16,9 +16,9 @@ from conventions.errors import CommandRefused
 from conventions.names import STAGES
 from conventions.state import ENDED, State
 
-from .cursor import Cursor
 from .observation import Action, Decision, Observation
 from .orders import Order, refusal
+from .rules import Cursor
 
 if TYPE_CHECKING:
     from transitions import Machine

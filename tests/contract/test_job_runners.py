@@ -84,7 +84,7 @@ class Wrapper:
 
 
 class Native:
-    """statemachine/engine/jobs.py."""
+    """statemachine/engine/job_runner.py."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -128,16 +128,22 @@ def test_killed_in_every_stage_nothing_is_lost_done_twice_or_given_away(cluster:
 @pytest.mark.servers
 def test_lost_answers_and_collected_workflows_do_no_harm(cluster: Cluster) -> None:
     """Every answer of the Argo server to the first requests of a stage is lost or an error, in turn."""
-    ledger = cluster.root / "ledger"
+    ledger, gate = cluster.root / "ledger", cluster.root / "gate"
     ledger.mkdir()
+    gate.mkdir()
+    for name in ("entered", "go"):
+        os.mkfifo(gate / name)
     (cluster.root / "cu.xyz").write_text(STRUCTURE)
-    cluster.configure(CONFIG, **{stage: {"env": {"STUB_LEDGER": str(ledger)}} for stage in STAGES})
+    env = {"STUB_LEDGER": str(ledger), "STUB_GATE": str(gate), "STUB_GATE_AT": "label-0-1"}
+    cluster.configure(CONFIG, **{stage: {"env": dict(env)} for stage in STAGES})
     assert cluster.finish(cluster.start("init", "run.yaml")) == 0, cluster.printed[-1]
     cluster.double.faults += ["lose", 503, "lose"]
     assert cluster.finish(cluster.start("step", cluster.prefix)) == 0, cluster.printed[-1]
+    assert (gate / "entered").read_text() == "entered\n"
     cluster.double.faults += [503] * 4
     assert cluster.finish(cluster.start("status", cluster.prefix)) == 0, "the state is shown also then"
     assert "label.running" in cluster.printed[-1] and "answered 503" in cluster.printed[-1]
+    (gate / "go").write_text("go\n")
     (name,) = (manifest["metadata"]["name"] for manifest in cluster.double.manifests())
     cluster.double.pods.wait(name, 60)
     cluster.double.collect_garbage()

@@ -13,9 +13,9 @@ from conventions.errors import StoreError
 from conventions.space import StageSpace
 from conventions.state import State
 from statemachine.engine import Phase
-from statemachine.machine import cursor, transitions
-from statemachine.machine.cursor import Cursor
+from statemachine.machine import rules, transitions
 from statemachine.machine.orders import Order
+from statemachine.machine.rules import Cursor
 from statemachine.machine.transitions import Action, Observation
 from statemachine.run import poller
 from statemachine.run.poller import REVOKED, Poller
@@ -66,7 +66,7 @@ def method(owner: Any, name: str, instead: Any) -> Switch:
 
 
 _commit, _put, _keep, _take = Record.commit, Line.put, Record.keep, Poller._commit
-_enter, _report, _act, _rewound = Cursor._enter, Poller._report, Poller._act, cursor.rewound
+_enter, _report, _act, _rewound = Cursor._enter, Poller._report, Poller._act, rules.rewound
 
 
 def _believes_any_report(self: Cursor) -> bool:
@@ -194,10 +194,10 @@ MUTANTS: dict[str, Mutant] = {
         "may still begin", method(poller, "command", _rewinds_what_works), commands=1
     ),
     "a rewind takes a new number": Mutant(
-        "used twice", method(cursor, "rewound", _rewinds_to_the_same_number), commands=1
+        "used twice", method(rules, "rewound", _rewinds_to_the_same_number), commands=1
     ),
     "a patch waits for a new name": Mutant(
-        "another specification", method(cursor, "patched", _patches_at_once), commands=1
+        "another specification", method(rules, "patched", _patches_at_once), commands=1
     ),
     # names and claims
     "a name belongs to one attempt": Mutant("another specification", NAME_OF_ALL, faults=1),
