@@ -71,6 +71,11 @@ def third_party(space: DataSpace) -> dict[str, str]:
 
 @functools.cache
 def pack(package: str) -> bytes:
+    """A package as it was when this process first needed it: what it submits stays the same."""
+    return read_package(package)
+
+
+def read_package(package: str) -> bytes:
     """A package (or a single module) as a zip whose bytes depend on its files only."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:

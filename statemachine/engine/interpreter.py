@@ -6,10 +6,12 @@ It knows the part of Argo that the builder uses: steps, script templates, parame
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -19,7 +21,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from conventions.errors import Dpgen2Error
 from statemachine.machine import Phase
 from statemachine.store import Store, open_store
 
@@ -119,11 +120,12 @@ class Interpreter:
                 path = Path(parameter["valueFrom"]["path"])
                 if passed:
                     self.variables[f"steps.{step['name']}.outputs.parameters.{parameter['name']}"] = path.read_text()
-        except (OSError, KeyError, Dpgen2Error) as error:
+        except Exception as error:  # whatever a job left: it must not end the other jobs' process
             passed = False
-            self.messages.append(f"{name}: {error}")
+            self.messages.append(f"{name}: {error if str(error) else type(error).__name__}")
         if item is None or passed:
-            shutil.rmtree(place, ignore_errors=True)
+            with contextlib.suppress(RecursionError):  # of folders in folders in folders
+                shutil.rmtree(place, ignore_errors=True)
         if item is not None:
             with self._lock:
                 self.finished += 1
@@ -178,6 +180,10 @@ def main() -> int:
     folder = Path(sys.argv[1])
     lock = int(os.environ.pop("DPGEN2_LOCK_FD"))
     os.set_inheritable(lock, False)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, exit codes of jobs cannot be had
+    # `-m` puts the folder of whoever submitted first: nothing is imported from there.
+    if sys.path[:1] == [str(Path.cwd())]:
+        del sys.path[0]
     return 0 if Interpreter(folder, Runner(lock).run).run() is Phase.succeeded else 1
 
 

@@ -78,7 +78,7 @@ class _Job:
         with _or_ended(_TROUBLE):
             for folder in (self.work, self.out, self.log, self.done.parent):
                 _make_folder(folder)
-            digest, end, _ = (self.inputs / "digest").read_text().partition("\n")
+            digest, end, _ = (self.inputs / "digest").read_text("utf-8", "replace").partition("\n")
             if not end:
                 raise _Ended(_TROUBLE, "in/digest was cut short")
             names = sorted(path.name for path in self.inputs.glob("task.*"))

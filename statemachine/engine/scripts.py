@@ -33,7 +33,7 @@ Execute = Callable[[Mapping[str, Any], Mapping[str, str], Path, IO[bytes]], int]
 
 
 class Runner:
-    """Runs scripts for one workflow; remembers what code it has compared.
+    """Runs scripts for one workflow.
 
     Parameters
     ----------
@@ -43,7 +43,6 @@ class Runner:
 
     def __init__(self, lock: int) -> None:
         self.lock = lock
-        self._installed: dict[str, str] = {}
 
     def run(self, script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: IO[bytes]) -> int:
         """Run a template's script in the folder `place`; return its exit code."""
@@ -62,22 +61,13 @@ class Runner:
             found = read_entry(Path(env["FN"]).read_bytes(), env["FN_SHA256"])
         except OSError:
             return None
-        return found if found and all(self._is_installed(*each) for each in found["PACKAGES"].items()) else None
-
-    def _is_installed(self, package: str, pin: str) -> bool:
-        if package not in self._installed:
-            from operators.workflow.shipping import pack
-
-            try:
-                self._installed[package] = sha256(pack(package))
-            except (ConfigError, OSError):
-                self._installed[package] = ""
-        return self._installed[package] == pin
+        return found if found and all(_is_installed(*each) for each in found["PACKAGES"].items()) else None
 
     def _fork(self, shipped: dict[str, Any], env: Mapping[str, str], place: Path, log: IO[bytes]) -> int:
         module, _, name = shipped["OPERATOR"].partition(":")
         if module.partition(".")[0] == "operators":  # what others wrote may do anything when it is imported
-            importlib.import_module(module)
+            with contextlib.suppress(Exception):  # the child meets it again, and tells it in the step's log
+                importlib.import_module(module)
         child = os.fork()
         if child:
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -85,10 +75,7 @@ class Runner:
         try:
             os.close(self.lock)
             _redirect(log.fileno())
-            os.chdir(place)
-            os.environ.clear()
-            os.environ.update(env)
-            code = _call(shipped, module, name)
+            code = _call(shipped, module, name, env, place)
         finally:
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
@@ -114,9 +101,22 @@ def _redirect(log: int) -> None:
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False, errors="backslashreplace") for number in (1, 2))
 
 
-def _call(shipped: dict[str, Any], module: str, name: str) -> int:
+def _is_installed(package: str, pin: str) -> bool:
+    """Is the package on the disk the shipped one? Asked for each operator: an upgrade may come at any time."""
+    from operators.workflow.shipping import read_package
+
+    try:
+        return sha256(read_package(package)) == pin
+    except (ConfigError, OSError):
+        return False
+
+
+def _call(shipped: dict[str, Any], module: str, name: str, env: Mapping[str, str], place: Path) -> int:
     """Call the operator as the shipped runner does; what it raises goes to the log."""
     try:
+        os.chdir(place)
+        os.environ.clear()
+        os.environ.update(env)
         runner.verify(shipped["PACKAGES"], runner.given("PACKAGE_"))
         os.environ["DPGEN2_APPS"] = json.dumps(shipped["APPS"])
         runner.run(getattr(importlib.import_module(module), name))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from operators import sums
-from statemachine.engine import jobs
+from statemachine.engine import job_runner
 from tests.fault.inject.kill_points import CHANGES, KillPoints
 
 from .job_places import Job, three_tasks
@@ -90,7 +90,7 @@ class Native:
         self.root = root
 
     def run(self, env: dict[str, str]) -> int:
-        return jobs.run_job(env, io.StringIO())
+        return job_runner.run_job(env, io.StringIO())
 
     def killed(self, env: dict[str, str], at: int) -> bool:
         def child() -> int:
@@ -113,7 +113,7 @@ class Native:
             return sha256_of(path)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(jobs, "sha256_of", noted)
+            patch.setattr(job_runner, "sha256_of", noted)
             patch.setattr(sums, "sha256_of", noted)
             assert self.run(env) == 0
         return found
@@ -191,7 +191,7 @@ class TestNative(RunnerContract):
     def test_it_says_what_is_wrong(self, tmp_path: Path) -> None:
         errors = io.StringIO()
         job = Job(tmp_path, once="exit 1\n")
-        assert jobs.run_job(job.env, errors) == 70
+        assert job_runner.run_job(job.env, errors) == 70
         assert errors.getvalue() == "job runner: once.sh failed, see log/job.log\n"
 
 

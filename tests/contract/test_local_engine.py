@@ -112,6 +112,27 @@ def test_a_job_that_the_store_refuses_fails_alone(engine: LocalEngine, store: St
     assert [entry.key for entry in store.list("job/")] == ["job/000001/out/result"]
 
 
+def test_a_job_that_leaves_folders_without_end_fails_alone(engine: LocalEngine, store: Store) -> None:
+    """Python gives up on them with an error that is no error of the system."""
+    deep = "import os, sys\nos.chdir(os.environ['OUT'])\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')\n"
+    script = f'mkdir -p $OUT; case $JOB_ID in 000000) python3 -c "{deep}";; esac; echo $JOB_ID >$OUT/result'
+    engine.submit(manifest("w-a0", script, items=json.dumps([f"{n:06d}" for n in range(4)])))
+    status = ended(engine, "w-a0")
+    assert status.phase is Phase.succeeded and status.finished == 4
+    found = {entry.key.split("/")[1] for entry in store.list("job/") if entry.key.endswith("/out/result")}
+    assert {"000001", "000002", "000003"} <= found
+
+
+def test_ignored_signals_of_the_caller_are_not_the_workflows(engine: LocalEngine) -> None:
+    """Where SIGCHLD is ignored, what failed looks like what ended well."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        engine.submit(manifest("w-a0", WRITE, reduce="exit 3"))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert ended(engine, "w-a0").phase is Phase.failed
+
+
 def test_what_a_killed_step_left_is_not_published_by_the_next_attempt(engine: LocalEngine, store: Store) -> None:
     left = engine.root / "work" / "w-reduce" / "out" / "labels"
     left.mkdir(parents=True)

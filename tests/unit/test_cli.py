@@ -137,6 +137,16 @@ def test_json_is_json(cli: Cli, stub_run: Path, command: str) -> None:
     assert output.isascii()
 
 
+def test_nothing_is_imported_from_the_folder_it_is_called_in(
+    cli: Cli, stub_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be somebody's data, with files of any name. The first operator imports ssl."""
+    monkeypatch.chdir(stub_run.parent)
+    (stub_run.parent / "ssl.py").write_text("open('mark', 'w').close()\n")
+    assert cli("run", stub_run)[0] == 0
+    assert not (stub_run.parent / "mark").exists()
+
+
 def test_a_run_with_20000_systems(cli: Cli, stub_run: Path) -> None:
     """Their names are longer than an environment variable may be."""
     text = stub_run.read_text().replace("accurate_after: 1", "accurate_after: 0")

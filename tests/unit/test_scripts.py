@@ -90,7 +90,7 @@ def test_the_child_has_the_steps_environment_and_folder_and_this_process_keeps_i
 
 
 def fail(error: BaseException) -> Any:
-    def body() -> None:
+    def body(*_: Any) -> None:
         raise error
 
     return body
@@ -139,9 +139,22 @@ def test_a_damaged_entry_point_does_not_run(pod: Pod) -> None:
 def test_code_of_another_version_runs_as_it_was_shipped(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     """The installation was upgraded after the workflow had been submitted: it is not the installed code that runs."""
     monkeypatch.setattr("operators.pod.claim.claim", fail(AssertionError("the installed code ran")))
-    monkeypatch.setattr(shipping, "pack", lambda package: b"another version")
+    monkeypatch.setattr(shipping, "read_package", lambda package: b"another version")
     assert pod.run() == 0, pod.log
     assert not pod.was_forked and (pod.folder / "store/claim/0").read_text() == "me"
+
+
+def test_an_upgrade_between_two_steps_is_seen(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage may take days: reduce must not run other code than plan did."""
+    assert pod.run() == 0 and pod.was_forked
+    monkeypatch.setattr(shipping, "read_package", lambda package: b"another version")
+    assert pod.run() == 0 and not pod.was_forked
+
+
+def test_an_operator_that_cannot_be_imported_says_so_in_its_log(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.import_module", fail(ImportError("half an upgrade")))
+    assert pod.run() == 1
+    assert "ImportError: half an upgrade" in pod.log
 
 
 def test_a_runner_of_another_version_runs_as_it_was_shipped(pod: Pod) -> None:
