@@ -116,11 +116,14 @@ def test_a_job_that_leaves_folders_without_end_fails_alone(engine: LocalEngine, 
     """Python gives up on them with an error that is no error of the system."""
     deep = "import os, sys\nos.chdir(os.environ['OUT'])\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')\n"
     script = f'mkdir -p $OUT; case $JOB_ID in 000000) python3 -c "{deep}";; esac; echo $JOB_ID >$OUT/result'
-    engine.submit(manifest("w-a0", script, items=json.dumps([f"{n:06d}" for n in range(4)])))
-    status = ended(engine, "w-a0")
-    assert status.phase is Phase.succeeded and status.finished == 4
-    found = {entry.key.split("/")[1] for entry in store.list("job/") if entry.key.endswith("/out/result")}
-    assert {"000001", "000002", "000003"} <= found
+    try:
+        engine.submit(manifest("w-a0", script, items=json.dumps([f"{n:06d}" for n in range(4)])))
+        status = ended(engine, "w-a0")
+        assert status.phase is Phase.succeeded and status.finished == 4
+        found = {entry.key for number in (1, 2, 3) for entry in store.list(f"job/{number:06d}/")}
+        assert found == {f"job/{number:06d}/out/result" for number in (1, 2, 3)}
+    finally:
+        subprocess.run(["rm", "-rf", str(engine.root.parent)], check=True)  # pytest could not
 
 
 def test_ignored_signals_of_the_caller_are_not_the_workflows(engine: LocalEngine) -> None:
