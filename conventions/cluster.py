@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from conventions import __version__
-from conventions.documents import Strict
-from conventions.endpoint import check_endpoint
-from conventions.secrets import looks_like_key
+from . import __version__
+from .documents import Strict
+from .endpoint import check_endpoint
+from .secrets import looks_like_key
 
 
 def no_template(text: str) -> str:

@@ -12,13 +12,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, RootModel, model_validator
 
-from conventions.cluster import EngineConfig, Image, LocalConfig, Pod
-from conventions.cluster import Text as Text  # third-party apps import it from here
-from conventions.documents import Document, Strict
-from conventions.errors import did_you_mean
-from conventions.hpc import Hpc
-from conventions.names import RUN_NAME
-from conventions.state import Convergence, Policy
+from .cluster import EngineConfig, Image, LocalConfig, Pod
+from .cluster import Text as Text  # third-party apps import it from here
+from .documents import Document, Strict
+from .errors import did_you_mean
+from .hpc import Hpc
+from .names import RUN_NAME
+from .state import Convergence, Policy
 
 # fmt: off
 ELEMENTS = frozenset("""

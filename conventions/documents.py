@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from conventions.errors import DataError, TooNew
-from conventions.names import STAGES, canonical_json
+from .errors import DataError, TooNew
+from .names import STAGES, canonical_json
 
 Stage = Literal["label", "train", "explore", "select"]
 assert Stage.__args__ == STAGES  # type: ignore[attr-defined]

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from conventions.cluster import EnvName, PlainJson, SecretKey, Text, refuse_secret_names
-from conventions.documents import Strict
+from .cluster import EnvName, PlainJson, SecretKey, Text, refuse_secret_names
+from .documents import Strict
 
 _SECRETS = ("password", "passphrase", "totp_secret")
 _ELSEWHERE = {

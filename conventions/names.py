@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from conventions.errors import DataError
+from .errors import DataError
 
 ID_WIDTH = 6
 MAX_ID = 10**ID_WIDTH - 1

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from conventions.errors import DataError
-from conventions.names import ID_WIDTH, STAGES, format_id, parse_id
+from .errors import DataError
+from .names import ID_WIDTH, STAGES, format_id, parse_id
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _EVENT_KEY = re.compile(r"event/([0-9]{8})\.json")

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from conventions.documents import Document, Stage, Strict, parse_json
-from conventions.errors import DataError, StateError, TooNew
-from conventions.names import RUN_NAME, STAGES, canonical_json, sha256, workflow_name
-from conventions.space import DataSpace, StageSpace, check_name
+from .documents import Document, Stage, Strict, parse_json
+from .errors import DataError, StateError, TooNew
+from .names import RUN_NAME, STAGES, canonical_json, sha256, workflow_name
+from .space import DataSpace, StageSpace, check_name
 
 ENDED = ("converged", "exhausted", "failed", "cancelled")
 _TRAINED = {"rmse_f", "train_rmse_f"}

@@ -18,13 +18,13 @@ from conventions.errors import DataError
 from conventions.hpc import Hpc
 from conventions.names import SPEC_HASH, canonical_json, sha256
 from conventions.space import StageSpace
-from operators.core import App, Input, Operator, Output, Planned, artifacts, signature
+from operators.core import App, Input, Operator, Output, Planned, Signature, artifacts, signature
 from operators.pod import scripts
 from operators.pod.claim import claim
 from operators.pod.hint import notify
 
 from .hpc import executor
-from .shipping import ship
+from .shipping import Shipped, ship
 
 _ROOT = "/dpgen2"
 _EMPTY = "podGC initContainers sidecars volumes tolerations nodeSelector volumeMounts resources hooks arguments".split()
@@ -85,10 +85,7 @@ def build(
     def s3(key: str) -> Any:
         return dflow.S3Artifact(key=key_prefix + key)
 
-    def python_template(step: str, operator: Operator, lists: Mapping[str, str]) -> Any:
-        shipped = ship(operator, place.space)
-        objects.update(shipped.objects)
-        parts = signature(operator)
+    def python_template(step: str, shipped: Shipped, parts: Signature, lists: Mapping[str, str]) -> Any:
         envs: dict[str, Any] = {"FN_SHA256": shipped.digest, "FN": "{{inputs.artifacts.fn.path}}"}
         template = ScriptOPTemplate(step, image=image, command=["sh"], script=scripts.OPERATOR, envs=envs)
         for name in parts.texts:
@@ -139,12 +136,12 @@ def build(
         values = {**facts, **more}
         files = {name: canonical_json(values[name]) for name in parts.lists}
         lists = {name: sha256(data) for name, data in files.items()}
-        objects.update({place.space.argument(lists[name]): data for name, data in files.items()})
+        objects.update({**shipped.objects, **{place.space.argument(lists[name]): files[name] for name in files}})
         given = {f"list-{name}": s3(place.space.argument(digest)) for name, digest in lists.items()}
         code = {f"pkg-{package}": s3(key) for package, key in shipped.packages.items()}
         return dflow.Step(
             step,
-            python_template(step, operator, lists),
+            python_template(step, shipped, parts, lists),
             parameters={name: _text(name, values[name]) for name in parts.texts},
             artifacts={"fn": s3(shipped.function), **code, **given, **sources(parts.artifacts, place)},
         )
