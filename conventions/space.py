@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import DataError
 from .names import ID_WIDTH, STAGES, format_id, parse_id
@@ -77,6 +77,10 @@ class DataSpace:
         """Copy of `state.json` at one version."""
         return f"{self.events}/{version:08d}.json"
 
+    def past(self, sha256: str) -> str:
+        """Rows of the iteration table that the state does not hold any more, by content."""
+        return f"{self.events}/trail/{sha256}.json"
+
     def damaged(self, sha256: str) -> str:
         """A damaged state, or a damaged version of it: moved here by `doctor --restore`, by content."""
         return f"{self.events}/damaged/{sha256}"
@@ -117,7 +121,7 @@ class DataSpace:
     packages = ".dflow/python/pkg"
 
     def stage(
-        self, stage: str, iteration: int, newest: Mapping[str, int] | None = None, config: str = ""
+        self, stage: str, iteration: int, newest: Mapping[Any, int] | None = None, config: str = ""
     ) -> StageSpace:
         """The keys of one stage of one iteration."""
         if stage not in STAGES:
@@ -158,7 +162,7 @@ class StageSpace:
     space: DataSpace
     stage: str
     iteration: int
-    newest: Mapping[str, int]
+    newest: Mapping[Any, int]
     config: str
     job_id: str = ""
 

@@ -15,6 +15,7 @@ ENDED = ("converged", "exhausted", "failed", "cancelled")
 _TRAINED = {"rmse_f", "train_rmse_f"}
 _FINAL = r"^(converged|exhausted|)$"
 _SHA256 = r"^([0-9a-f]{64})?$"
+_DIGEST = r"^[0-9a-f]{64}$"
 _PHASE = r"^((label|train|explore|select)\.(submitting|running)|cancelling|converged|exhausted|failed|cancelled)$"
 
 
@@ -65,6 +66,43 @@ class IterationSummary(Strict):
     final: str = Field("", pattern=_FINAL, description="It only labels what was chosen last, and trains on it.")
 
 
+class Earlier(Strict):
+    """Names the object that holds the iterations before those of a trail, and says what they amount to."""
+
+    sha256: str = Field(pattern=_DIGEST)
+    iterations: int = Field(ge=1, description="Rows in that object and in those before it.")
+    left: int = Field(ge=0, description="How many of them a rewind dropped.")
+    newest: dict[Stage, int] = Field(description="Iteration of each stage's newest product among them that counts.")
+    level: float | None = Field(description="`level` of the last of them that counts.")
+
+
+class Past(Document):
+    """`event/trail/{sha256}.json`: rows of the iteration table, and the name of the object with those before."""
+
+    rows: list[IterationSummary] = Field(min_length=1)
+    earlier: Earlier | None = None
+
+    @property
+    def name(self) -> Earlier:
+        """What a state, or a later object, keeps of it."""
+        before = self.earlier
+        counted = [row for row in self.rows if not row.left]
+        return Earlier(
+            sha256=sha256(self.dump()),
+            iterations=len(self.rows) + (before.iterations if before else 0),
+            left=len(self.rows) - len(counted) + (before.left if before else 0),
+            newest=_newest(before, self.rows),
+            level=counted[-1].figures.get("level") if counted else before.level if before else None,
+        )
+
+
+class Systems(Strict):
+    """The training systems that the newest train stage was given."""
+
+    iteration: int = Field(ge=0, description="Labels of later iterations are not among them.")
+    sha256: str = Field(pattern=_DIGEST, description="SHA-256 of the list, which is kept by content.")
+
+
 class Goal(Strict):
     """Where a rewind goes back to, once the workflow has stopped."""
 
@@ -79,8 +117,8 @@ class State(Document):
     exist), `{stage}.running`, `cancelling`, or one of the four ends.
     """
 
-    supported: ClassVar[int] = 2
-    schema_version: int = Field(2, ge=1)
+    supported: ClassVar[int] = 3
+    schema_version: int = Field(3, ge=1)
     run: str = Field(pattern=RUN_NAME)
     run_uid: str = Field(pattern=r"^[0-9a-f]{32}$")
     version: int = Field(ge=1, lt=10**8)
@@ -110,26 +148,32 @@ class State(Document):
     )
     goal: Goal | None = Field(None, description="Set while a run is stopped for a rewind.")
     policy: Policy
-    trail: list[IterationSummary] = Field(default_factory=list)
+    systems: Systems | None = Field(None, description="Unset after a rewind, until the next train stage.")
+    trail: list[IterationSummary] = Field(default_factory=list, description="The newest rows of the iteration table.")
+    earlier: Earlier | None = Field(None, description="Where the rows before are, once there are many.")
 
     @property
     def ended(self) -> bool:
         return self.at in ENDED
 
     @property
-    def newest(self) -> dict[str, int]:
+    def newest(self) -> dict[Stage, int]:
         """Iteration of each stage's newest product that no rewind dropped."""
-        return {stage: row.iteration for row in self.trail for stage in row.stages}
+        return _newest(self.earlier, self.trail)
 
     @property
-    def counted(self) -> list[IterationSummary]:
-        """The iterations before this one that no rewind dropped."""
-        return [row for row in self.trail if row.iteration < self.iteration and not row.left]
+    def level_before(self) -> float | None:
+        """`level` of the last iteration before this one that no rewind dropped."""
+        for row in reversed(self.trail):
+            if row.iteration < self.iteration and not row.left:
+                return row.figures.get("level")
+        return self.earlier.level if self.earlier else None
 
     @property
     def round(self) -> int:
         """Number of this iteration among those that no rewind dropped."""
-        return self.iteration - sum(row.left for row in self.trail if row.iteration < self.iteration)
+        left = self.earlier.left if self.earlier else 0
+        return self.iteration - left - sum(row.left for row in self.trail if row.iteration < self.iteration)
 
     @property
     def place(self) -> StageSpace:
@@ -149,6 +193,8 @@ class State(Document):
                 value = _from_version_1(value)
             except (KeyError, TypeError, AttributeError) as error:
                 raise DataError(f"{where}: not a state of schema_version 1: {error!r}") from None
+        if isinstance(value, dict) and value.get("schema_version") == 2:  # all rows were in the state
+            value = {**value, "schema_version": 3}
         return super().from_json(value, where)
 
     def seal(self) -> bytes:
@@ -172,6 +218,11 @@ class State(Document):
             raise
         except DataError as error:
             raise StateError(str(error)) from None
+
+
+def _newest(earlier: Earlier | None, rows: list[IterationSummary]) -> dict[Stage, int]:
+    """Iteration of each stage's newest product that counts."""
+    return {**(earlier.newest if earlier else {}), **{stage: row.iteration for row in rows for stage in row.stages}}
 
 
 def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ class FakeSubmission:
     """A manifest that carries its state."""
 
     def prepare(self, state: State) -> Any:
-        return SimpleNamespace(manifest={"name": state.workflow, "state": state})
+        return SimpleNamespace(manifest={"name": state.workflow, "state": state}, systems=None)
 
 
 class Crash(BaseException):

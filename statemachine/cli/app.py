@@ -207,12 +207,13 @@ def status(
     target: Target,
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option(help="Refresh every two seconds until the run ends.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show all iterations, not only the last 40.")] = False,
 ) -> None:
     """Show where a run stands, and why.
 
     The force RMSE (eV/Angstrom) is on the independent test set; in brackets, on the training set.
     """
-    from statemachine.cli.show import print_status, status_of
+    from statemachine.cli.show import LAST, print_status, status_of
 
     if as_json:
         print(json.dumps(status_of(_prefix(target)), indent=1))
@@ -221,7 +222,7 @@ def status(
 
         watch_status(_prefix(target))
     else:
-        print_status(status_of(_prefix(target)))
+        print_status(status_of(_prefix(target), None if every else LAST))
 
 
 @app.command()

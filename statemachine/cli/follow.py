@@ -21,11 +21,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from conventions.state import ENDED, State
+from conventions.state import ENDED, IterationSummary, State
 from statemachine.run.opening import open_poller
 from statemachine.run.poller import Poller
+from statemachine.run.trail import rows
 
-from .show import COLUMNS, headline, iteration_line, iteration_rows, iteration_table, status_of, table_line
+from .show import COLUMNS, LAST, headline, iteration_line, iteration_rows, iteration_table, status_of, table_line
 
 
 def follow(prefix: str, interval: float) -> State:
@@ -34,13 +35,14 @@ def follow(prefix: str, interval: float) -> State:
     display = _Terminal(console) if console.is_terminal else _Lines()
     poller = open_poller(prefix, display.committed)
     with display.open():
-        display.committed(poller.record.load().state)
+        state = poller.record.load().state
+        display.committed(state.model_copy(update={"trail": rows(poller.store, state, LAST)}))
         while not (state := poller.step()).ended:
             display.progress(poller)
             poller.engine.wait(state.workflow, interval)
             if state.hold:
                 time.sleep(interval)
-    typer.echo(headline(status_of(prefix)))
+    typer.echo(headline(status_of(prefix, last=1)))
     return state
 
 
@@ -66,7 +68,7 @@ def watch_status(prefix: str) -> None:
     """Show the status again and again until the run ends."""
     with Live(console=Console(), auto_refresh=False) as live:
         while True:
-            found = status_of(prefix)
+            found = status_of(prefix, LAST)
             live.update(Text.from_ansi(f"{headline(found)}\n{iteration_table(found['iterations'])}"), refresh=True)
             if found["at"] in ENDED:
                 return
@@ -77,7 +79,7 @@ class _Lines:
     """For pipes and logs: one line per stage, and the iteration table row by row."""
 
     def __init__(self) -> None:
-        self.shown = 0
+        self.shown = -1  # the last iteration whose row was printed
         self.last = ""
 
     @contextmanager
@@ -85,12 +87,13 @@ class _Lines:
         yield
 
     def committed(self, state: State) -> None:
-        complete = [row for row in iteration_rows(state) if "selected" in row or "left" in row or state.ended]
-        if not self.shown and complete:
+        complete = [row for row in iteration_rows(state.trail) if "selected" in row or "left" in row or state.ended]
+        if self.shown < 0 and complete:
             print(table_line(COLUMNS))
-        for row in complete[self.shown :]:
-            print(iteration_line(row))
-        self.shown = max(self.shown, len(complete))
+        for row in complete:
+            if row["iteration"] > self.shown:
+                print(iteration_line(row))
+                self.shown = row["iteration"]
         line = f"iteration {state.iteration}  {state.at}" + (f"  attempt {state.attempt}" if state.attempt else "")
         if state.at.endswith(".running") and line != self.last:
             print(line, flush=True)
@@ -114,6 +117,7 @@ class _Terminal:
         self.live = Live(console=console, refresh_per_second=4)
         self.task: Any = None
         self.name = ""
+        self.rows: dict[int, IterationSummary] = {}
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -129,7 +133,9 @@ class _Terminal:
         paused = " (paused)" if state.hold else ""
         attempt = f", attempt {state.attempt}" if state.attempt else ""
         self.bar.update(self.task, description=f"iteration {state.iteration} {state.stage}{attempt}{paused}")
-        self.live.update(Group(*([iteration_table(iteration_rows(state))] if state.trail else []), self.bar))
+        self.rows.update({row.iteration: row for row in state.trail})
+        table = [iteration_table(iteration_rows(list(self.rows.values())[-LAST:]))] if self.rows else []
+        self.live.update(Group(*table, self.bar))
 
     def progress(self, poller: Poller) -> None:
         if self.task is not None and poller.status is not None:

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
 
-from conventions.errors import ConfigError, EngineError
+from conventions.errors import ConfigError, EngineError, StateError
 from conventions.names import STAGES
 from conventions.space import DataSpace, JobFile
-from conventions.state import State
+from conventions.state import IterationSummary, State
 from statemachine.engine import Phase, Status
 from statemachine.run.opening import engine_of
 from statemachine.run.record import Record
+from statemachine.run.trail import rows
 from statemachine.store import Store, open_store
 
 COLOURS = {"converged": "green", "exhausted": "yellow", "failed": "red", "cancelled": "red"}
+LAST = 40  # iterations of a table
 COLUMNS = ("iter", "stage", "labelled", "force RMSE", "frames", "accurate", "candidate", "failed", "selected")
 
 
-def status_of(prefix: str) -> dict[str, Any]:
-    """Where a run stands, as plain data."""
+def status_of(prefix: str, last: int | None = None) -> dict[str, Any]:
+    """Where a run stands, as plain data, with the last iterations; by default with all."""
     store = open_store(prefix)
     state = Record(store).load().state
+    trail, damage = state.trail, ""
+    try:
+        trail = rows(store, state, last)
+    except StateError as error:
+        damage = str(error)
     found: dict[str, Any] = {
         "run": state.run,
         "prefix": store.url,
@@ -39,7 +46,8 @@ def status_of(prefix: str) -> dict[str, Any]:
         "updated_at": state.updated_at,
         "reason": state.reason,
         "patched": waiting(state),
-        "iterations": iteration_rows(state),
+        "iterations": iteration_rows(trail),
+        "damage": damage,
     }
     if state.at.endswith(".running"):
         found |= _workflow_of(store, state)
@@ -62,6 +70,8 @@ def print_status(found: dict[str, Any]) -> None:
     typer.echo(headline(found))
     if found["iterations"]:
         typer.echo(iteration_table(found["iterations"]))
+        if earlier := found["iterations"][0]["iteration"]:
+            typer.echo(found["damage"] or f"iterations 0 to {earlier - 1} are not shown: use --all")
 
 
 def headline(found: dict[str, Any]) -> str:
@@ -101,7 +111,7 @@ def waiting(state: State) -> str:
     return f"a patched configuration takes effect with {', or '.join(places)}"
 
 
-def iteration_rows(state: State) -> list[dict[str, Any]]:
+def iteration_rows(trail: Iterable[IterationSummary]) -> list[dict[str, Any]]:
     """The iterations as plain data; `left` marks one that a rewind dropped."""
     return [
         {
@@ -110,7 +120,7 @@ def iteration_rows(state: State) -> list[dict[str, Any]]:
             **row.figures,
             **({"left": True} if row.left else {}),
         }
-        for row in state.trail
+        for row in trail
     ]
 
 

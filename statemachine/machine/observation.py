@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from conventions.documents import StageReport
-from conventions.state import State
+from conventions.state import State, Systems
 
 
 class Phase(Enum):
@@ -41,6 +41,7 @@ class Observation:
     report: StageReport | None = None
     finished: int = 0
     submitted: bool = False
+    systems: Systems | None = None
     revoked: bool | None = None
     terminated: bool = False
 

@@ -53,7 +53,7 @@ def adopted(state: State) -> dict[str, Any]:
 
 
 def rewind_error(state: State, iteration: int, stage: str) -> str:
-    """Why a run cannot go back there; "" when it can."""
+    """Why a run cannot go back there; "" when it can. The state's trail must reach back to that iteration."""
     if stage not in STAGES:
         return f"there is no stage {stage!r}; {did_you_mean(stage, STAGES)}"
     places = {row.iteration: row for row in _rows(state)}
@@ -91,6 +91,7 @@ def rewound(state: State, order: Order) -> dict[str, Any]:
         "final": place.final if order.stage in ("label", "train") else "",
         "goal": None,
         "trail": trail,
+        "systems": None,
         "reason": order.reason,
         **adopted(state),
     }

@@ -116,7 +116,7 @@ class Cursor:
         self.action = Action.TERMINATE
 
     def begin(self) -> None:
-        self._change(reason="submitted")
+        self._change(reason="submitted", systems=self.seen.systems or self.doc.systems)
 
     def next_stage(self) -> None:
         self._enter(self.state.partition(".")[0])
@@ -210,8 +210,7 @@ class Cursor:
         accurate = total > 0 and figures.get("accurate", 0.0) / total >= rules.accuracy
         if not accurate or rules.level_drift is None:
             return accurate
-        previous = self.doc.counted[-1].figures.get("level") if self.doc.counted else None
-        level = figures.get("level")
+        previous, level = self.doc.level_before, figures.get("level")
         return previous is not None and level is not None and abs(level - previous) <= rules.level_drift * previous
 
     def _clean(self) -> bool:

@@ -22,6 +22,7 @@ from .configuration import configuration
 from .opening import config_file, find_prefix
 from .record import Record
 from .restore import restore
+from .trail import rows
 
 DEFAULT_PROGRAMS = {"dp": "train/deepmd", "lmp": "explore/lammps", "cp2k.psmp": "label/cp2k"}
 
@@ -51,6 +52,7 @@ def examine(target: str | None) -> Iterator[Check]:
     with contextlib.suppress(NoRun):
         state = Record(store).load().state
         yield _tried("configuration", lambda: f"{len(configuration(store, state, newest=True)):,} bytes")
+        yield _tried("iterations", lambda: f"{len(rows(store, state))} in the table")
     yield _tried("engine", lambda: open_engine(config.engine, store, "doctor").check())
 
 
@@ -99,7 +101,7 @@ def race_check(target: str, progress: Progress) -> Check:
 
 
 def restore_state(target: str) -> list[Check]:
-    """Restore the last good version of a run's state."""
+    """Restore the last good version of a run's state, and the rows of its table."""
     store = open_store(find_prefix(target))
     done = restore(store)
     Record(store).load()

@@ -20,6 +20,7 @@ from statemachine.machine.transitions import command, decide
 
 from .record import Loaded, Record
 from .submission import Submission
+from .trail import lengthened
 
 REVOKED = b"revoked"
 log = logging.getLogger("dpgen2-sm")
@@ -30,7 +31,9 @@ def tell(record: Record, order: Order) -> tuple[State, State]:
     """Commit a user's order; return the states before and after it. The poller then stops what it stops."""
     while True:
         loaded = record.load()
-        committed = record.commit(loaded, command(loaded.state, order))
+        rewinding = order.trigger == "rewind"
+        state = lengthened(record.store, loaded.state, order.iteration) if rewinding else loaded.state
+        committed = record.commit(loaded, command(state, order))
         if committed is not None:
             return loaded.state, committed.state
 
@@ -72,7 +75,7 @@ class Poller:
         while True:
             if while_at and loaded.state.at != while_at:
                 return loaded.state
-            decision = decide(loaded.state, seen)
+            decision = decide(self._reaching_back(loaded.state), seen)
             if decision.action is not Action.CHECK and not (decision.action is Action.WAIT and seen.checks):
                 self.record.verify(loaded)  # an idle tick, which only asks the engine, needs not
             if decision.action is Action.WAIT:
@@ -83,6 +86,10 @@ class Poller:
                 loaded, seen = self._commit(loaded, decision.state), Observation()
             else:
                 seen = self._act(decision.action, loaded, seen)
+
+    def _reaching_back(self, state: State) -> State:
+        """A rewind that waits for the workflow's end needs the iteration that it goes back to."""
+        return lengthened(self.store, state, state.goal.iteration) if state.goal else state
 
     def tell(self, order: Order) -> State:
         """Carry out a user's command; raise `CommandRefused` when it does not fit."""
@@ -114,8 +121,9 @@ class Poller:
         if action in (Action.SUBMIT, Action.REVOKE, Action.TERMINATE):
             self.record.keep(state.version, loaded.data)  # nothing is done for a version that could still be lost
         if action is Action.SUBMIT:
-            self.engine.submit(self.submission.prepare(state).manifest)
-            return replace(seen, submitted=True)
+            prepared = self.submission.prepare(state)
+            self.engine.submit(prepared.manifest)
+            return replace(seen, submitted=True, systems=prepared.systems)
         if action is Action.CHECK:
             self.status = self.engine.status(name)
             message = seen.message or self.status.message

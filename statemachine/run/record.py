@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from conventions.errors import CommandRefused, Conflict, NoRun, NotFound, StateError, StoreError, TooNew
@@ -17,10 +17,10 @@ from conventions.state import State
 from statemachine.store import Blob, Store
 
 from .restore import last_good
+from .trail import RESTORE_HINT, shortened, write
 
 _SPACE = DataSpace({})
 LONGEST = 2000  # characters of a reason
-RESTORE_HINT = "`dpgen2-sm doctor RUN --restore` restores the last good version"
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Record:
         self.writer = f"{socket.gethostname().partition('.')[0]}:{os.getpid()}"
         self._verified: bytes | None = None  # the last state that is known to be the newest of its history
         self._kept: bytes | None = None  # the last state that is known to be in the history
+        self._parsed: Loaded | None = None  # the last state that was read
 
     def load(self, verify: bool = True) -> Loaded:
         """Read the state; with `verify` also compare it with the history (two more requests).
@@ -67,11 +68,17 @@ class Record:
             blob = self.store.get(_SPACE.state)
         except NotFound:
             blob = self._begun_just_now()
-        with self._hinting():
-            loaded = Loaded(State.unseal(blob.data), blob.data, blob.etag)
+        loaded = self._parse(blob)
         if verify:
             self.verify(loaded)
         return loaded
+
+    def _parse(self, blob: Blob) -> Loaded:
+        """Most looks find the state unchanged: parsed once while its bytes are equal."""
+        if self._parsed is None or self._parsed.data != blob.data:
+            with self._hinting():
+                self._parsed = Loaded(State.unseal(blob.data), blob.data, blob.etag)
+        return replace(self._parsed, etag=blob.etag)
 
     def _begun_just_now(self) -> Blob:
         """There was no state. A history without a state is damage, unless the run was created in between."""
@@ -143,6 +150,9 @@ class Record:
     def commit(self, before: Loaded, after: State) -> Loaded | None:
         """Swap the state; None when another process was first (reload, and never act on `before`)."""
         self.keep(before.state.version, before.data)
+        after, moved = shortened(after, before.state)
+        for past in moved:
+            write(self.store, past)
         fresh = self._stamp(after, before.state.version + 1, sha256(before.data))
         data = fresh.seal()
         try:

@@ -18,6 +18,8 @@ from conventions.space import DataSpace
 from conventions.state import State
 from statemachine.store import Blob, Store
 
+from .trail import restored
+
 _SPACE = DataSpace({})
 
 
@@ -108,6 +110,8 @@ def restore(store: Store) -> list[str]:
             f"{good.state.iteration}, of {good.state.updated_at}). Commands given after that (pause, patch, rewind, "
             "...) must be given again"
         )
+    versions = (_whole(read(number), number) for number in sorted(kept, reverse=True))
+    done += restored(store, good.state, (version.state for version in versions if version))
     return done or [f"{_SPACE.state} is intact: version {good.number}; there is nothing to restore"]
 
 

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from conventions.errors import Conflict
-from conventions.state import State
+from conventions.names import sha256
+from conventions.state import State, Systems
 from statemachine.store import Store
 
 from .configuration import configuration
+from .systems import argument_of, training_systems
 
 if TYPE_CHECKING:
     from conventions.cluster import ArgoConfig
     from conventions.config import StageConfig
     from operators.pod.s3 import Place
     from operators.workflow import StageWorkflow
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A workflow whose code is in the store; for a train stage also which systems it is given."""
+
+    manifest: dict[str, Any]
+    systems: Systems | None
 
 
 class Submission:
@@ -30,7 +40,7 @@ class Submission:
         self.store = store
         self._shipped: set[str] = set()
 
-    def prepare(self, state: State) -> StageWorkflow:
+    def prepare(self, state: State) -> Prepared:
         """Build the workflow of the current attempt and put the code it needs into the store."""
         from operators.pod.s3 import Place
         from operators.registry import app
@@ -38,7 +48,8 @@ class Submission:
 
         config = self.config(state)
         stage, engine = config.stages[state.stage], config.engine
-        what = (state.workflow, app(state.stage, stage.app), state.place, self.facts(state))
+        facts = self.facts(state)
+        what = (state.workflow, app(state.stage, stage.app), state.place, facts)
         if engine.type == "argo":
             workflow = argo_workflow(what, engine, stage, Place.parse(self.store.url))
         else:
@@ -46,7 +57,8 @@ class Submission:
         for key, data in workflow.objects.items():
             if key not in self._shipped:
                 self._upload(key, data)
-        return workflow
+        given = Systems(iteration=state.iteration, sha256=sha256(argument_of(facts["systems"])))
+        return Prepared(workflow.manifest, given if state.stage == "train" else None)
 
     def config(self, state: State) -> Any:
         """The configuration of the current attempt; the iteration's first one is also kept by number."""
@@ -69,32 +81,8 @@ class Submission:
             "has_models": "train" in state.newest,
             "has_selected": "select" in state.newest,
             "explore_stage": state.explore_stage,
-            "systems": self._systems(state) if state.stage in ("train", "select") else [],
+            "systems": training_systems(self.store, state) if state.stage in ("train", "select") else [],
         }
-
-    def _systems(self, state: State) -> list[str]:
-        """Training data merge with history by listing, never by copying.
-
-        A system that the stage's SHA256SUMS does not list comes from an unfinished attempt and is not used. Labels
-        that a rewind dropped are not used either.
-        """
-        from operators.sums import parse
-
-        place = state.place
-        unused = [row.iteration for row in state.trail if row.left and "label" not in row.stages]
-        left = {place.space.dataset_iter(iteration) for iteration in unused}
-        keys = {entry.key for entry in self.store.list(place.space.dataset + "/")}
-        systems = sorted(system for key in keys if (system := place.space.training_system(key)))
-        sums = {folder: place.space.sums(folder) for folder in {system.rpartition("/")[0] for system in systems}}
-        listed = {folder: parse(self.store.get(key).data) for folder, key in sums.items() if key in keys}
-
-        def recorded(system: str) -> bool:
-            folder, _, name = system.rpartition("/")
-            if f"{place.space.dataset}/{folder}" in left:
-                return False
-            return folder not in listed or f"{name}/type.raw" in listed[folder]
-
-        return [system for system in systems if recorded(system)]
 
     def _upload(self, key: str, data: bytes) -> None:
         """Content-addressed: what is there is right, unless it was cut short."""

@@ -113,7 +113,7 @@ class Line:
         self.ask("remove" if "/" in name else "delete", name)  # of the store, or of the engine
 
     def prepare(self, state: State) -> Any:
-        return SimpleNamespace(manifest=spec_of(state))
+        return SimpleNamespace(manifest=spec_of(state), systems=None)
 
 
 def poller_on(line: Line) -> Poller:

@@ -90,7 +90,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "spaces": (json.dumps(json.loads(SEALED)).encode(), "not the bytes that were written"),
     "edited": (SEALED.replace(b'"version":1', b'"version":2'), "checksum"),
     "no checksum": (b'{"version":1}', "not a state document"),
-    "newer schema": (resealed(schema_version=3), "newer dpgen2-sm .*upgrade"),
+    "newer schema": (resealed(schema_version=4), "newer dpgen2-sm .*upgrade"),
     "unknown key": (resealed(more=1), "more"),
     "foreign phase": (resealed(at="relax.running"), "at: "),
     "foreign stage": (resealed(stage="relax"), "stage: "),

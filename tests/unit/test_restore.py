@@ -224,7 +224,7 @@ def test_versions_that_are_not_of_this_run_are_not_chosen() -> None:
 
 def test_a_state_of_a_newer_program_is_no_damage() -> None:
     store = paused(3)
-    body = {**json.loads(store.objects[SPACE.state]), "schema_version": 3, "version": 4}
+    body = {**json.loads(store.objects[SPACE.state]), "schema_version": 4, "version": 4}
     del body["sha256"]
     newer = canonical_json({**body, "sha256": sha256(canonical_json(body))}) + b"\n"
     for key in (SPACE.state, SPACE.event(4)):
