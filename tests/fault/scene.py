@@ -21,7 +21,7 @@ import yaml
 
 from conventions.names import STAGES, canonical_json, sha256
 from conventions.space import DataSpace
-from conventions.state import State
+from conventions.state import Past, State
 from statemachine.engine.local import UID_VARIABLE
 from statemachine.store import Store, open_store
 from tests.conftest import CONFIG, STRUCTURE, STUBS
@@ -201,7 +201,7 @@ def _essence(name: str, read: Callable[[], bytes], tag: str = "") -> str:
     """What counts of a file."""
     if _RANDOM.search(name) or name.endswith(("settings.json", "lock")) or "/claim/" in name:
         return ""
-    if name.endswith("state.json") or "event/" in name:
+    if name.endswith("state.json") or DataSpace({}).version(name.removeprefix("out/")) is not None:
         return repr(sorted(_lasting(State.unseal(read())).items()))
     return tag or sha256(read())
 
@@ -222,3 +222,8 @@ def check_history(contents: dict[str, bytes], state: State) -> None:
         event = State.unseal(value)
         assert event.version == version and event.run_uid == state.run_uid
         assert event.previous_sha256 == (sha256(data[version - 1]) if version > 1 else "")
+        earlier = event.earlier
+        while earlier is not None:
+            rows = contents[space.past(earlier.sha256)]
+            assert sha256(rows) == earlier.sha256
+            earlier = Past.load(rows).earlier

@@ -8,6 +8,7 @@ from conventions.space import DataSpace
 from conventions.state import State
 from statemachine.engine import Phase
 from statemachine.machine.orders import Order
+from statemachine.run import trail
 from tests.doubles import Crash, Crashing, FakeEngine, MemoryStore, first_state, poller_of, run_to_end
 
 
@@ -41,15 +42,20 @@ def test_an_undisturbed_run_converges() -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_crash_at_any_point_changes_nothing(after: bool) -> None:
-    for point in range(1, CALLS + 1):
+@pytest.mark.parametrize("rows", [trail.ROWS, 1])
+def test_a_crash_at_any_point_changes_nothing(rows: int, after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the rows of the table move to objects of their own."""
+    monkeypatch.setattr(trail, "ROWS", rows)
+    calls = undisturbed()[2]
+    assert calls == CALLS + (rows == 1)
+    for point in range(1, calls + 1):
         store, engine = fresh()
         budget = [point]
         with pytest.raises(Crash):
             run_to_end(poller_of(Crashing(store, budget, after), Crashing(engine, budget, after)), engine)
         state = run_to_end(poller_of(store, engine), engine)
         assert engine.bodies == BODIES, f"crash at call {point}"
-        assert (state.at, state.trail) == (END.at, END.trail), f"crash at call {point}"
+        assert (state.at, trail.rows(store, state)) == (END.at, END.trail), f"crash at call {point}"
         check_history(store, state.version)
 
 

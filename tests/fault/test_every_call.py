@@ -220,6 +220,21 @@ def test_patch_and_rewind_killed_at_every_effect(tmp_path: Path, forkserver: For
 
 
 @pytest.mark.slow
+def test_a_step_that_moves_a_row_killed_at_every_effect(
+    tmp_path: Path, forkserver: ForkServer, figure: Figures
+) -> None:
+    """The second iteration has its first row: that of the iteration before leaves the state."""
+    scene = Scene(tmp_path)
+    (tmp_path / "run.yaml").write_text((tmp_path / "run.yaml").read_text().replace("after: 0", "after: 1"))
+    run = Undisturbed(scene, forkserver, commands=("init", *["step"] * 9))
+    (number,) = (n for n, effects in enumerate(run.effects) if any("trail/" in effect for effect in effects))
+    points = points_of(run, number)
+    for number, at in points:
+        run.kill_command(number, at)
+    figure("real processes: kill points of a step that moves a row on file://", len(points), exact=False)
+
+
+@pytest.mark.slow
 def test_workflows_killed_at_effects_on_files(on_files: list[Undisturbed], figure: Figures) -> None:
     points = [*workflow_points(on_files[0], LABEL, every=30), *workflow_points(on_files[0], SELECT, every=5)]
     count = share(on_files, points, Undisturbed.kill_workflow)

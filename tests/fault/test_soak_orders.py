@@ -21,6 +21,7 @@ from conventions.errors import StateError
 from conventions.names import STAGES
 from conventions.state import State
 from operators.sums import parse, sha256_of
+from statemachine.run.trail import rows
 from tests.fault.forkserver import ForkServer
 from tests.fault.scene import Scene, check_history
 from tests.fault.test_soak import SECONDS, SEED, Soak, Victim
@@ -75,7 +76,7 @@ class Restless(Soak):
         words = [trigger, str(self.config)]
         with contextlib.suppress(StateError):
             state = scene.state()
-            places = [(row.iteration, stage) for row in state.trail[-6:] for stage in row.stages]
+            places = [(row.iteration, stage) for row in rows(scene.store, state, 6) for stage in row.stages]
             iteration, stage = self.dice.choice([*places, (state.iteration, state.stage)])
             if trigger == "rewind":
                 words += ["--iter", str(iteration), "--stage", stage]
@@ -124,7 +125,7 @@ def judge(scene: Scene, again: int) -> None:
     configs: dict[str, str] = {}
     for state in states:
         assert configs.setdefault(state.workflow, state.config_sha256) == state.config_sha256, state.workflow
-    for row in last.trail:
+    for row in rows(scene.store, last):
         for stage in row.stages:
             place = space.stage(stage, row.iteration)
             config = next(each.config_sha256 for each in reversed(states) if each.place.root == place.root)

@@ -17,7 +17,7 @@ from statemachine.machine import rules, transitions
 from statemachine.machine.orders import Order
 from statemachine.machine.rules import Cursor
 from statemachine.machine.transitions import Action, Observation
-from statemachine.run import poller
+from statemachine.run import poller, record
 from statemachine.run.poller import REVOKED, Poller
 from statemachine.run.record import Loaded, Record
 
@@ -100,6 +100,10 @@ def _swaps_again(self: Poller, before: Loaded, after: State) -> Loaded:
         present = self.store.get(SPACE.state)
         committed = self.record.commit(Loaded(before.state, before.data, present.etag), after)
     return committed or self.record.load()
+
+
+def _forgets_rows(after: State, before: State) -> tuple[State, list[Any]]:
+    return after.model_copy(update={"trail": after.trail[-1:]}), []
 
 
 def _takes_an_error_for_a_win(self: Record, before: Loaded, after: State) -> Loaded | None:
@@ -221,6 +225,12 @@ MUTANTS: dict[str, Mutant] = {
     "outputs of a dead workflow are used after another look at it": Mutant(
         off=guard("doubtful", False), faults=1,
         why="its claim is taken: if it is made again it does not work; another look helps where an engine was wrong",
+    ),
+    "rows are written before the state that names them": Mutant(
+        "which is not there", method(record, "write", lambda store, past: None), stages=9,
+    ),
+    "a row that is taken out of the state is in an object": Mutant(
+        "rows of the table are lost", method(record, "shortened", _forgets_rows), stages=9,
     ),
     "outputs are looked at before liveness": Mutant(
         off=guard("unlooked", _looks_after_success_only), faults=1,

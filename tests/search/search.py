@@ -31,6 +31,7 @@ from .world import (
     newest_of,
     unsealed,
     view_of,
+    whole,
 )
 
 
@@ -205,6 +206,7 @@ class Search(Servers):
         if not state.ended:
             yield from (("pause", 1), ("cancel", 1), (f"rewind {state.iteration} {state.stage}", 1))
         elif self.scenario.commands:
+            state = whole(objects, state)
             for row in state.trail or [state]:
                 for stage in STAGES:
                     if not rewind_error(state, row.iteration, stage):

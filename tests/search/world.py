@@ -10,6 +10,8 @@ from conventions.documents import JobCounts, StageReport
 from conventions.names import STAGES, sha256
 from conventions.space import DataSpace
 from conventions.state import State
+from statemachine.run.trail import lengthened
+from statemachine.store import Blob
 from tests.doubles import APPS
 
 from .process import Spec, spec_of
@@ -183,6 +185,24 @@ def check_begins(objects: Objects, flows: tuple[Flow, ...], flow: Flow) -> None:
         raise Violation(f"{flow.spec.name} begins beside another workflow that works")
 
 
+def whole(objects: Objects, state: State) -> State:
+    """A state with all its rows."""
+    return lengthened(_Reader(objects), state)  # type: ignore[arg-type]
+
+
+class _Reader:
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+
+    def at(self, key: str) -> str:
+        return key
+
+    def get(self, key: str) -> Blob:
+        if key not in self.objects:
+            raise Violation(f"the state names {key}, which is not there")
+        return Blob(self.objects[key], "")
+
+
 def check_write(objects: Objects, key: str, data: bytes) -> None:
     """What was used never changes."""
     used = objects.get(f"~used/{key}")
@@ -206,6 +226,9 @@ def check_commit(objects: Objects, flows: tuple[Flow, ...], before: State, after
     event = objects.get(SPACE.event(before.version))
     if event is None or event.data != objects[SPACE.state].data:
         raise Violation(f"version {before.version} is overwritten, and is not in the history")
+    rows = [row.iteration for row in whole(objects, after).trail]
+    if rows != [*range(len(rows))] or len(rows) < len(whole(objects, before).trail):
+        raise Violation(f"rows of the table are lost: {rows} are left")
     where = [(state.iteration, state.stage, state.attempt) for state in (before, after)]
     if where[0] == where[1]:
         _check_same_attempt(objects, flows, before, after)
@@ -240,7 +263,7 @@ def _check_same_attempt(objects: Objects, flows: tuple[Flow, ...], before: State
 
 def _check_counted(objects: Objects, state: State) -> None:
     """The products of all stages that count are there."""
-    for row in state.trail:
+    for row in whole(objects, state).trail:
         for stage in row.stages:
             if place_of(Spec("", stage, row.iteration, 0)).product not in objects:
                 raise Violation(f"{stage} of {row.iteration} counts, and its product is not there")
