@@ -51,6 +51,7 @@ bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle mac
 	$(BIN)/python benchmarks/orchestration.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/labels.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/s3.py
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/hook.py
