@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,12 +146,19 @@ def write_jobs(jobs: Path, done: Path, tasks: Iterable[Task], script: Script, gr
 
 
 def pack(total: int, group_size: int) -> int:
-    """The `group_size` that keeps a stage below `MAX_JOBS` jobs: the one asked for, or a larger one.
+    """The `group_size` that keeps a stage below `MAX_JOBS` jobs: the one asked for, or a larger one, which is told.
 
     >>> pack(300, 10), pack(100_000, 10)
     (10, 50)
     """
-    return max(group_size, -(-total // MAX_JOBS))
+    smallest = -(-total // MAX_JOBS)
+    if smallest > group_size:
+        print(
+            f"{total:,} in jobs of {smallest:,}: group_size {group_size:,} would make {-(-total // group_size):,} "
+            f"jobs, and a stage has at most {MAX_JOBS:,}",
+            file=sys.stderr,
+        )
+    return max(group_size, smallest)
 
 
 def read_tasks(ctx: ReduceContext, n_jobs: int) -> Iterator[TaskOutput]:

@@ -32,6 +32,9 @@ def resealed(**changes: Any) -> bytes:
     return canonical_json({**body, "sha256": sha256(canonical_json(body))}) + b"\n"
 
 
+EARLIER = {"sha256": "0" * 64, "iterations": 8, "left": 0, "newest": {"train": 7}, "level": None}
+
+
 def policy(**changes: Any) -> dict[str, Any]:
     return {**json.loads(SEALED)["policy"], **changes}
 
@@ -103,6 +106,15 @@ BAD: dict[str, tuple[bytes, str]] = {
     "huge version": (resealed(version=2**63), "version: "),
     "app that leaves the prefix": (resealed(policy=policy(apps={**APPS, "label": "../.."})), "plain name"),
     "stage without an app": (resealed(policy=policy(apps={"label": "ase"})), "policy: .*stages"),
+    "earlier rows without a name": (resealed(earlier={**EARLIER, "sha256": "../../state"}), "earlier.sha256: "),
+    "earlier rows, none": (resealed(earlier={**EARLIER, "iterations": 0}), "earlier.iterations: "),
+    "earlier rows of a foreign stage": (resealed(earlier={**EARLIER, "newest": {"relax": 1}}), "earlier.newest"),
+    "earlier rows with an infinite level": (
+        resealed(earlier={**EARLIER, "level": 1e308}).replace(b"1e+308", b"1e999"),
+        "not valid JSON",
+    ),
+    "training systems without a name": (resealed(systems={"iteration": 0, "sha256": ""}), "systems.sha256: "),
+    "training systems of no iteration": (resealed(systems={"iteration": -1, "sha256": "0" * 64}), "systems.iteration"),
     "stage without retries": (resealed(policy=policy(retries={})), "policy: .*stages"),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from operators.core import ReduceContext
-from operators.jobs import Script, Task, read_tasks, telling_line, write_jobs
+from operators.jobs import Script, Task, pack, read_tasks, telling_line, write_jobs
 
 NOISE = """\
 I0000 00:00:1795585073.551473    4893 port.cc:153] oneDNN custom operations are on. You may see slightly different \
@@ -69,3 +69,11 @@ def test_a_job_that_ended_early_says_why(tmp_path: Path, said: str | None, probl
 def test_outputs_have_names_that_a_marker_can_hold(name: str) -> None:
     with pytest.raises(ValueError, match="give each once"):
         Script("run\n", need=["x"], keep=[name])
+
+
+def test_a_larger_group_than_asked_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert pack(2000, 1) == 1 and pack(20_000, 10) == 10
+    assert capsys.readouterr().err == ""
+    assert pack(100_000, 10) == 50
+    expected = "100,000 in jobs of 50: group_size 10 would make 10,000 jobs, and a stage has at most 2,000\n"
+    assert capsys.readouterr() == ("", expected)
