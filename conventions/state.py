@@ -184,7 +184,11 @@ class State(Document):
     @property
     def workflow(self) -> str:
         """Name of the workflow of the current attempt."""
-        return workflow_name(self.run, self.run_uid, self.iteration, self.stage, self.attempt)
+        return self.workflow_of(self.attempt)
+
+    def workflow_of(self, attempt: int) -> str:
+        """Name of the workflow of an attempt of the current stage."""
+        return workflow_name(self.run, self.run_uid, self.iteration, self.stage, attempt)
 
     @classmethod
     def from_json(cls, value: Any, where: str = DataSpace.state) -> State:

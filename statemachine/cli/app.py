@@ -233,11 +233,14 @@ def logs(
     job: Annotated[
         int | None, typer.Option(min=0, help="Job number; default: guard, plan and reduce, and a list of job logs.")
     ] = None,
+    attempt: Annotated[
+        int | None, typer.Option(min=0, help="Attempt of the current stage; default: the current one.")
+    ] = None,
 ) -> None:
     """Show the logs of a stage or of a job."""
     from statemachine.cli.show import print_logs
 
-    print_logs(_prefix(target), stage, iteration, job)
+    print_logs(_prefix(target), stage, iteration, job, attempt)
 
 
 @app.command()

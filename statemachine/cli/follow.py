@@ -75,6 +75,11 @@ def watch_status(prefix: str) -> None:
             time.sleep(2)
 
 
+def is_repeated(state: State) -> bool:
+    """Has an attempt just been given up? The reason says why."""
+    return state.at.endswith(".submitting") and state.attempt > 0 and not state.hold
+
+
 class _Lines:
     """For pipes and logs: one line per stage, and the iteration table row by row."""
 
@@ -95,6 +100,8 @@ class _Lines:
                 print(iteration_line(row))
                 self.shown = row["iteration"]
         line = f"iteration {state.iteration}  {state.at}" + (f"  attempt {state.attempt}" if state.attempt else "")
+        if is_repeated(state):
+            print(state.reason, flush=True)
         if state.at.endswith(".running") and line != self.last:
             print(line, flush=True)
         self.last = line
@@ -130,6 +137,8 @@ class _Terminal:
                 self.bar.remove_task(self.task)
             self.task = self.bar.add_task("", total=None, step="")
             self.name = state.workflow
+        if is_repeated(state):
+            self.live.console.print(state.reason, style="yellow", markup=False, highlight=False)
         paused = " (paused)" if state.hold else ""
         attempt = f", attempt {state.attempt}" if state.attempt else ""
         self.bar.update(self.task, description=f"iteration {state.iteration} {state.stage}{attempt}{paused}")

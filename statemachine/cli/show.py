@@ -14,6 +14,7 @@ from conventions.names import STAGES
 from conventions.space import DataSpace, JobFile
 from conventions.state import IterationSummary, State
 from statemachine.engine import Phase, Status
+from statemachine.run.history import why_repeated
 from statemachine.run.opening import engine_of
 from statemachine.run.record import Record
 from statemachine.run.trail import rows
@@ -45,6 +46,7 @@ def status_of(prefix: str, last: int | None = None) -> dict[str, Any]:
         "version": state.version,
         "updated_at": state.updated_at,
         "reason": state.reason,
+        "why_repeated": why_repeated(store, state),
         "patched": waiting(state),
         "iterations": iteration_rows(trail),
         "damage": damage,
@@ -92,6 +94,8 @@ def headline(found: dict[str, Any]) -> str:
     text += "\n" + typer.style(f"{found['prefix']}  (version {found['version']}, {found['updated_at']})", dim=True)
     if found["patched"]:
         text += f"\n{found['patched']}"
+    if found["why_repeated"] not in ("", found["reason"]):
+        text += f"\n{found['why_repeated']}"
     if found["reason"] and found["reason"] != "submitted":
         text += f"\n{found['reason']}"
     if message := found.get("workflow", {}).get("message"):
@@ -149,7 +153,7 @@ def iteration_cells(row: dict[str, Any]) -> list[str]:
     return [*numbers, f"{frames:.0f}" if frames else "-", *shares, count["selected"]]
 
 
-def print_logs(prefix: str, stage: str | None, iteration: int | None, job: int | None) -> None:
+def print_logs(prefix: str, stage: str | None, iteration: int | None, job: int | None, attempt: int | None) -> None:
     """Logs of the workflow's steps, or of a job; with neither, also which jobs have logs."""
     from conventions.errors import ConfigError
     from conventions.names import format_id
@@ -174,8 +178,12 @@ def print_logs(prefix: str, stage: str | None, iteration: int | None, job: int |
             sys.stdout.write(store.get(key).data.decode("utf-8", "replace"))
         return
     if (place.stage, place.iteration) == (state.stage, state.iteration):
-        for line in engine_of(store, state).logs(state.workflow):
+        if attempt is not None and attempt > state.attempt:
+            raise ConfigError(f"--attempt {attempt}: the stage is in attempt {state.attempt}")
+        for line in engine_of(store, state).logs(state.workflow_of(state.attempt if attempt is None else attempt)):
             print(line)
+    elif attempt is not None:
+        raise ConfigError("--attempt: logs of attempts are kept until the next stage begins; leave it out")
     for entry in store.list(place.jobs + "/"):
         found = place.space.parse(entry.key)
         if isinstance(found, JobFile) and found.part == "log":

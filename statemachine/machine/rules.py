@@ -144,7 +144,7 @@ class Cursor:
             attempt=self.doc.attempt + 1,
             stalled=self._stalled(),
             finished=max(self.doc.finished, self.seen.finished),
-            reason=f"attempt {self.doc.attempt} did not complete the stage: {self._trouble()}",
+            reason=f"attempt {self.doc.attempt} did not complete the stage: {self._trouble()}{self._repeated()}",
         )
 
     def fail(self) -> None:
@@ -221,6 +221,12 @@ class Cursor:
         return "; ".join(dict.fromkeys([*messages, *([self.seen.message] if self.seen.message else [])])) or (
             "some jobs have no valid result"
         )
+
+    def _repeated(self) -> str:
+        report = self.seen.report
+        if report is None or not report.jobs.failed:
+            return ""
+        return f"; {report.jobs.failed} of {report.jobs.planned} jobs are run again"
 
     def _why_exhausted(self) -> str:
         if self.doc.final or self.doc.round + 1 >= self.doc.policy.max_iterations:

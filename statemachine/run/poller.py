@@ -22,6 +22,7 @@ from .record import Loaded, Record
 from .submission import Submission
 from .trail import lengthened
 
+DONE = ("converged", "exhausted")
 REVOKED = b"revoked"
 log = logging.getLogger("dpgen2-sm")
 Listener = Callable[[State], None]
@@ -109,12 +110,14 @@ class Poller:
         return committed
 
     def _forget(self, before: State, after: State) -> None:
-        """Delete the workflow that is not needed after a commit."""
-        if after.workflow != before.workflow or after.at in ("converged", "exhausted"):
+        """Delete the workflows of a stage that is left; until then `logs` shows those that were given up, too."""
+        if (after.iteration, after.stage) == (before.iteration, before.stage) and after.at not in DONE:
+            return
+        for attempt in range(before.attempt + 1):
             try:
-                self.engine.delete(before.workflow)
+                self.engine.delete(before.workflow_of(attempt))
             except EngineError as error:  # a leftover workflow does no harm
-                log.warning("the workflow %s could not be deleted: %s", before.workflow, error)
+                log.warning("the workflow %s could not be deleted: %s", before.workflow_of(attempt), error)
 
     def _act(self, action: Action, loaded: Loaded, seen: Observation) -> Observation:
         state, name = loaded.state, loaded.state.workflow

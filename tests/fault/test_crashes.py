@@ -68,14 +68,18 @@ def test_a_stage_whose_product_did_not_arrive_is_repeated() -> None:
     assert len(engine.bodies) == len(BODIES) + 1
 
 
-def test_a_run_that_is_taken_up_again_forgets_its_old_workflow() -> None:
+def test_workflows_that_were_given_up_are_kept_until_the_stage_is_left() -> None:
+    """Their logs may be asked for."""
     store, engine = fresh()
     poller = poller_of(store, engine)
     name = poller.step().workflow
     poller.tell(Order("cancel", "by a person"))
     assert poller.step().at == "cancelled" and name in engine.workflows
     poller.tell(Order("resume", "by a person"))
-    assert name not in engine.workflows
+    while poller.step().stage == "label":
+        assert name in engine.workflows
+        engine.run()
+    assert [each for each in engine.workflows if "-label-" in each] == []
 
 
 def test_two_pollers_in_turns_do_it_once() -> None:

@@ -1,0 +1,80 @@
+"""What the history tells: why an attempt is being repeated, seen where a user looks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conventions.state import State
+from statemachine.machine.orders import Order
+from statemachine.run.history import why_repeated
+from tests.conftest import Cli
+from tests.doubles import FakeEngine, MemoryStore, first_state, poller_of, run_to_end
+from tests.unit.test_orders import edit
+
+
+def test_why_a_stage_is_repeated() -> None:
+    store = MemoryStore()
+    engine = FakeEngine(store, spoil=lambda state: "incomplete" if state.attempt < 2 else "")
+    poller = poller_of(store, engine)
+    poller.record.create(first_state())
+    assert why_repeated(store, poller.step()) == ""
+    for attempt in (1, 2):
+        engine.run()
+        state = poller.step()
+        assert (state.at, state.attempt) == ("label.running", attempt)
+        assert why_repeated(store, state) == f"attempt {attempt - 1} did not complete the stage: job 000000: it broke"
+    for order in ("pause", "resume"):
+        poller.tell(Order(order, "by a person"))
+    state = poller.record.load().state
+    assert state.reason == "by a person" and why_repeated(store, state).startswith("attempt 1 did not complete")
+    store.delete("event/00000003.json")
+    assert why_repeated(store, state).startswith("attempt 1"), "older versions are not needed"
+
+
+def test_why_a_run_was_resumed() -> None:
+    store = MemoryStore()
+    broken = True
+    engine = FakeEngine(store, spoil=lambda state: "dies" if broken else "")
+    poller = poller_of(store, engine)
+    poller.record.create(first_state())
+    state = run_to_end(poller, engine)
+    assert state.at == "failed"
+    poller.tell(Order("resume", "by a person"))
+    broken = False
+    assert why_repeated(store, poller.step()) == state.reason
+
+
+def test_a_retry_is_told_in_run_and_in_status(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
+    """What was typed: `dpgen2-sm run run.yaml`, `dpgen2-sm status run.yaml`, `dpgen2-sm logs run.yaml --attempt 0`."""
+    flag = tmp_path / "broken"
+    flag.touch()
+    edit(stub_run, train={"setup": [f"if [ -e {flag} ]; then echo 'no license' >&2; exit 9; fi"], "retries": 1})
+    code, output, _ = cli("run", stub_run)
+    assert code == 1
+    told = [line for line in output.splitlines() if " did not complete the stage: " in line]
+    assert [line[:10] for line in told] == ["attempt 0 ", "attempt 1 ", "attempt 1 "], (
+        "the last is the status at the end"
+    )
+    assert all("no license" in line and line.endswith("2 of 2 jobs are run again") for line in told)
+    _, output, _ = cli("status", stub_run)
+    assert told[-1] in output.splitlines() and "train of iteration 0 failed: " in output
+    assert json.loads(cli("status", "--json", stub_run)[1])["why_repeated"] == told[-1]
+    logs = [cli("logs", stub_run, "--attempt", attempt)[1] for attempt in ("0", "1", "2")]
+    assert all("jobs-000001" in each for each in logs)
+    code, _, errors = cli("logs", stub_run, "--attempt", "3")
+    assert code == 2 and "--attempt 3: the stage is in attempt 2" in errors
+    flag.unlink()
+    assert cli("resume", stub_run)[0] == 0
+    folders = [path.name for path in (tmp_path / "out/.engine/workflow").glob("*")]
+    assert folders == [], "nothing of it is kept once the run has ended"
+    assert State.unseal((tmp_path / "out/state.json").read_bytes()).at == "converged"
+
+
+@pytest.mark.parametrize("attempt", ["0", "1"])
+def test_logs_of_an_attempt_of_another_stage(cli: Cli, stub_run: Path, attempt: str) -> None:
+    assert cli("run", stub_run)[0] == 0
+    code, _, errors = cli("logs", stub_run, "--stage", "label", "--iter", "0", "--attempt", attempt)
+    assert code == 2 and "leave it out" in errors
