@@ -62,8 +62,11 @@ def test_a_retry_is_told_in_run_and_in_status(cli: Cli, stub_run: Path, tmp_path
     _, output, _ = cli("status", stub_run)
     assert told[-1] in output.splitlines() and "train of iteration 0 failed: " in output
     assert json.loads(cli("status", "--json", stub_run)[1])["why_repeated"] == told[-1]
-    logs = [cli("logs", stub_run, "--attempt", attempt)[1] for attempt in ("0", "1", "2")]
-    assert all("jobs-000001" in each for each in logs)
+    kept = sorted(path.name for path in (tmp_path / "out/.engine/workflow").glob("*-train-*"))
+    assert [name[-2:] for name in kept] == ["a0", "a1", "a2"]
+    for number, name in enumerate(kept):
+        (tmp_path / "out/.engine/workflow" / name / "reduce.log").write_text(f"attempt {number} was here\n")
+        assert f"reduce: attempt {number} was here" in cli("logs", stub_run, "--attempt", str(number))[1]
     code, _, errors = cli("logs", stub_run, "--attempt", "3")
     assert code == 2 and "--attempt 3: the stage is in attempt 2" in errors
     flag.unlink()
