@@ -162,6 +162,11 @@ class State(Document):
         return _newest(self.earlier, self.trail)
 
     @property
+    def figures(self) -> dict[str, float]:
+        """What the stages of this iteration have reported so far."""
+        return self.trail[-1].figures if self.trail and self.trail[-1].iteration == self.iteration else {}
+
+    @property
     def level_before(self) -> float | None:
         """`level` of the last iteration before this one that no rewind dropped."""
         for row in reversed(self.trail):

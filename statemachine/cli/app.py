@@ -14,7 +14,6 @@ import typer
 from conventions import __version__
 
 from . import orders
-from .ending import EXIT_CODES, Terminated, exit_code
 from .options import AsJson, ConfigFile, Interval, Target
 
 if TYPE_CHECKING:
@@ -95,12 +94,13 @@ def run(target: Target, interval: Interval = 0.5) -> None:
 
     With a configuration file, the run is created if it does not exist yet.
     """
+    from statemachine.cli.follow import follow_to_end
     from statemachine.run.opening import config_file, find_prefix
 
     config = config_file(target)
     if config is not None:
         _begin(config)
-    _follow(find_prefix(target), interval)
+    follow_to_end(find_prefix(target), interval)
 
 
 @app.command()
@@ -110,6 +110,7 @@ def resume(target: Target, interval: Interval = 0.5) -> None:
     A paused run goes on; a failed or cancelled one starts a new attempt of the stage in which it stopped.
     Jobs that have finished are not run again.
     """
+    from statemachine.cli.follow import follow_to_end
     from statemachine.machine.orders import Order
     from statemachine.run.configuration import configuration
     from statemachine.run.opening import find_prefix, open_poller
@@ -123,7 +124,7 @@ def resume(target: Target, interval: Interval = 0.5) -> None:
         if state.next_keeps_sha256:
             configuration(poller.store, state, newest=True)  # the one that comes into force is there
         poller.tell(Order("resume", "resumed by the user"))
-    _follow(prefix, interval)
+    follow_to_end(prefix, interval)
 
 
 @app.command()
@@ -198,7 +199,7 @@ def notify(
     print("accepted: the daemon checks its runs now")
 
 
-for order in (orders.pause, orders.cancel, orders.rewind, orders.patch):
+for order in (orders.pause, orders.cancel, orders.rewind, orders.patch, orders.extend):
     app.command()(order)
 
 
@@ -245,13 +246,13 @@ def logs(
 
 @app.command()
 def plan(target: Target, as_json: AsJson = False) -> None:
-    """Show what would be submitted next.
+    """Show what would be submitted next, or what is running.
 
-    Jobs, tasks and sizes; nothing is written.
+    Jobs, tasks and sizes; nothing is written. With a configuration file the run need not exist yet.
     """
     from statemachine.cli.show import print_plan
 
-    print_plan(_prefix(target), as_json)
+    print_plan(target, as_json)
 
 
 @app.command()
@@ -317,21 +318,6 @@ def _begin(config: Path) -> State:
 
     with beginning() as progress:
         return begin(read_config(config), config.parent, progress)
-
-
-def _follow(prefix: str, interval: float) -> None:
-    from statemachine.cli.follow import follow
-
-    try:
-        state = follow(prefix, interval)
-    except (KeyboardInterrupt, Terminated) as ending:
-        typer.echo(
-            "\ninterrupted, nothing is lost: the submitted workflow keeps running. Follow it again with "
-            f"`dpgen2-sm resume {prefix}`, or stop it with `dpgen2-sm cancel {prefix}`",
-            err=True,
-        )
-        raise typer.Exit(exit_code(ending)) from None
-    raise typer.Exit(EXIT_CODES[state.at])
 
 
 def _prefix(target: str) -> str:

@@ -26,6 +26,7 @@ from statemachine.run.opening import open_poller
 from statemachine.run.poller import Poller
 from statemachine.run.trail import rows
 
+from .ending import EXIT_CODES, Terminated, exit_code
 from .show import COLUMNS, LAST, headline, iteration_line, iteration_rows, iteration_table, status_of, table_line
 
 
@@ -44,6 +45,20 @@ def follow(prefix: str, interval: float) -> State:
                 time.sleep(interval)
     typer.echo(headline(status_of(prefix, last=1)))
     return state
+
+
+def follow_to_end(prefix: str, interval: float) -> None:
+    """Follow a run, and end this process with the exit code of its end."""
+    try:
+        state = follow(prefix, interval)
+    except (KeyboardInterrupt, Terminated) as ending:
+        typer.echo(
+            "\ninterrupted, nothing is lost: the submitted workflow keeps running. Follow it again with "
+            f"`dpgen2-sm resume {prefix}`, or stop it with `dpgen2-sm cancel {prefix}`",
+            err=True,
+        )
+        raise typer.Exit(exit_code(ending)) from None
+    raise typer.Exit(EXIT_CODES[state.at])
 
 
 @contextmanager
@@ -95,9 +110,9 @@ class _Lines:
         complete = [row for row in iteration_rows(state.trail) if "selected" in row or "left" in row or state.ended]
         if self.shown < 0 and complete:
             print(table_line(COLUMNS))
-        for row in complete:
+        for before, row in zip([{}, *complete], complete, strict=False):
             if row["iteration"] > self.shown:
-                print(iteration_line(row))
+                print(iteration_line(row, before))
                 self.shown = row["iteration"]
         line = f"iteration {state.iteration}  {state.at}" + (f"  attempt {state.attempt}" if state.attempt else "")
         if is_repeated(state):

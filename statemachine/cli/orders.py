@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import ConfigFile, Reason, Target
+from .options import ConfigFile, Interval, Reason, Target, Yes
 
 if TYPE_CHECKING:
     from conventions.state import State
@@ -26,7 +27,7 @@ def pause(target: Target, reason: Reason = "paused by the user") -> None:
     print_state(open_poller(find_prefix(target)).tell(Order("pause", reason)))
 
 
-def cancel(target: Target, reason: Reason = "cancelled by the user") -> None:
+def cancel(target: Target, reason: Reason = "cancelled by the user", yes: Yes = False) -> None:
     """Stop a run and its workflow.
 
     Finished jobs are kept; `resume` continues with a new attempt.
@@ -37,6 +38,7 @@ def cancel(target: Target, reason: Reason = "cancelled by the user") -> None:
     from statemachine.run.opening import find_prefix, open_poller
 
     poller = open_poller(find_prefix(target))
+    be_sure(f"stop the workflow {poller.record.load().state.workflow} and its jobs?", yes)
     try:
         poller.tell(Order("cancel", reason))
     except CommandRefused:
@@ -50,6 +52,7 @@ def rewind(
     iteration: Annotated[int, typer.Option("--iter", min=0, help="Iteration to go back to.")],
     stage: Annotated[str, typer.Option(help="Stage to go back to: label, train, explore or select.")],
     reason: Reason = "rewound by the user",
+    yes: Yes = False,
 ) -> None:
     """Go back to a stage of an earlier iteration, and continue from there.
 
@@ -64,8 +67,31 @@ def rewind(
 
     poller = open_poller(find_prefix(target))
     configuration(poller.store, poller.record.load().state, newest=True)  # the one that takes effect is there
+    be_sure(f"drop what was made from {stage} of iteration {iteration} on?", yes)
     poller.tell(Order("rewind", reason, iteration, stage))
     print_state(stopped(poller))
+
+
+def extend(
+    target: Target,
+    iterations: Annotated[int, typer.Option(min=1, help="How many iterations more.")],
+    reason: Reason = "extended by the user",
+    interval: Interval = 0.5,
+) -> None:
+    """Continue a run that ended at max_iterations, and follow it to its end.
+
+    It explores with its newest models, then goes on as ever. max_iterations of the configuration file must be
+    changed, too, before `run` or `patch` are used with it again.
+    """
+    from statemachine.cli.follow import follow_to_end
+    from statemachine.run.extend import extend
+    from statemachine.run.opening import find_prefix
+    from statemachine.store import open_store
+
+    prefix = find_prefix(target)
+    state = extend(open_store(prefix), iterations, reason)
+    typer.echo(f"max_iterations is {state.policy.max_iterations} now; iteration {state.iteration} explores")
+    follow_to_end(prefix, interval)
 
 
 def patch(config: ConfigFile, reason: Reason = "patched by the user") -> None:
@@ -81,10 +107,18 @@ def patch(config: ConfigFile, reason: Reason = "patched by the user") -> None:
     from statemachine.run.config_file import read_config
     from statemachine.run.patch import patch
 
-    state = patch(read_config(config), config.parent, reason)
+    state, changes = patch(read_config(config), config.parent, reason)
     print_state(state)
+    for change in changes:
+        typer.echo(f"  {change}")
     if text := waiting(state):
         typer.echo(text)
+
+
+def be_sure(question: str, yes: bool) -> None:
+    """Ask on a terminal; a script is not asked."""
+    if not yes and sys.stdin.isatty():
+        typer.confirm(question, abort=True)
 
 
 def stopped(poller: Poller) -> State:

@@ -9,13 +9,14 @@ from typing import Any
 
 import typer
 
-from conventions.errors import ConfigError, EngineError, StateError
+from conventions.errors import ConfigError, EngineError, NoRun, StateError
 from conventions.names import STAGES
 from conventions.space import DataSpace, JobFile
 from conventions.state import IterationSummary, State
 from statemachine.engine import Phase, Status
+from statemachine.machine.outlook import CLASSES, warnings
 from statemachine.run.history import why_repeated
-from statemachine.run.opening import engine_of
+from statemachine.run.opening import config_file, engine_of, find_prefix
 from statemachine.run.record import Record
 from statemachine.run.trail import rows
 from statemachine.store import Store, open_store
@@ -130,11 +131,14 @@ def iteration_rows(trail: Iterable[IterationSummary]) -> list[dict[str, Any]]:
 
 def iteration_table(rows: list[dict[str, Any]]) -> str:
     """One line per iteration: what was labelled, how good the models are, what exploration found."""
-    return "\n".join([table_line(COLUMNS), *map(iteration_line, rows)])
+    before = [{}, *rows]
+    return "\n".join([table_line(COLUMNS), *map(iteration_line, rows, before)])
 
 
-def iteration_line(row: dict[str, Any]) -> str:
-    return table_line(iteration_cells(row)) + ("  dropped by a rewind" if "left" in row else "")
+def iteration_line(row: dict[str, Any], before: dict[str, Any]) -> str:
+    """A row, with what is a bad sign in it, given the row before."""
+    notes = ["dropped by a rewind"] if "left" in row else warnings(row, before)
+    return table_line(iteration_cells(row)) + f"  {', '.join(notes)}".rstrip()
 
 
 def table_line(cells: Sequence[str]) -> str:
@@ -142,15 +146,14 @@ def table_line(cells: Sequence[str]) -> str:
 
 
 def iteration_cells(row: dict[str, Any]) -> list[str]:
-    classes = ("accurate", "candidate", "failed")
-    frames = sum(row.get(name, 0) for name in classes)
-    shares = [f"{row[name] / frames:.1%}" if frames and name in row else "-" for name in classes]
+    frames = sum(row.get(name, 0) for name in CLASSES)
+    parts = [f"{row[name] / frames:.1%}" if frames and name in row else "-" for name in CLASSES]
     rmse = (
         f"{row['rmse_f']:.3f}" if "rmse_f" in row else f"({row['train_rmse_f']:.3f})" if "train_rmse_f" in row else "-"
     )
     count = {name: f"{row[name]:.0f}" if name in row else "-" for name in ("labelled", "selected")}
     numbers = [str(row["iteration"]), str(row["explore_stage"]), count["labelled"], rmse]
-    return [*numbers, f"{frames:.0f}" if frames else "-", *shares, count["selected"]]
+    return [*numbers, f"{frames:.0f}" if frames else "-", *parts, count["selected"]]
 
 
 def print_logs(prefix: str, stage: str | None, iteration: int | None, job: int | None, attempt: int | None) -> None:
@@ -190,14 +193,21 @@ def print_logs(prefix: str, stage: str | None, iteration: int | None, job: int |
             print(f"job {int(found.job_id)}: {entry.key} ({entry.size} bytes)")
 
 
-def print_plan(prefix: str, as_json: bool) -> None:
-    from statemachine.run.preview import preview
+def print_plan(target: str, as_json: bool) -> None:
+    from statemachine.run.preview import preview, preview_of
 
-    found = preview(prefix)
+    config = config_file(target)
+    try:
+        found = preview(find_prefix(target))
+    except NoRun:
+        if config is None:
+            raise
+        found = preview_of(config)
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    print(f"next: {found['next']}")
+    what = "running" if "running" in found else "next"
+    print(f"{what}: {found[what]}")
     if "jobs" in found:
         jobs, todo, tasks = found["jobs"], found["todo"], found["tasks"]
         print(f"{jobs} jobs, {todo} still to run: {tasks} tasks, {found['bytes']:,} bytes of input")

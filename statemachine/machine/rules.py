@@ -10,6 +10,7 @@ from conventions.state import Goal, IterationSummary, State
 
 from .observation import Action, Observation, Phase
 from .orders import Order, adopted, new_row, patch_error, patched, rewind_error, rewound
+from .outlook import why_not_converged
 
 NOTHING, UNSEEN = Order(""), Observation()
 
@@ -230,7 +231,11 @@ class Cursor:
 
     def _why_exhausted(self) -> str:
         if self.doc.final or self.doc.round + 1 >= self.doc.policy.max_iterations:
-            return f"max_iterations ({self.doc.policy.max_iterations}) reached before convergence"
+            why = why_not_converged(self._trail(), self.doc.policy.convergence.accuracy)
+            return (
+                f"max_iterations ({self.doc.policy.max_iterations}) reached before convergence"
+                f"{': ' * bool(why)}{why}; `dpgen2-sm extend RUN --iterations N` goes on"
+            )
         return (
             "not converged, but no frame was chosen to label: the inaccurate frames are above f_trust_hi or were "
             "filtered out; raise f_trust_hi, lower the temperatures, or add initial data"

@@ -6,6 +6,9 @@ leaves only unreferenced objects, and can be repeated.
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,8 @@ FIXED = ("run", "prefix", "type_map", "init")
 FIXED_OF_ENGINE = ("type", "server", "namespace", "repository")
 
 
-def patch(config: RunConfig, base: Path, reason: str) -> State:
-    """Continue a run with another configuration.
+def patch(config: RunConfig, base: Path, reason: str) -> tuple[State, list[str]]:
+    """Continue a run with another configuration; return also what is different in it.
 
     A configuration that the state names already, but that was deleted or damaged in the store, is written again.
 
@@ -47,14 +50,35 @@ def patch(config: RunConfig, base: Path, reason: str) -> State:
         When a key differs that cannot be changed, or when nothing differs.
     """
     stored, objects = prepare(config, base)
-    document = stored.dump()
-    digest = sha256(document)
+    digest = sha256(stored.dump())
     store = open_store(stored.prefix)
     record = Record(store)
     state = record.load().state
-    whole = _is_whole(store, state, digest)
-    if whole and digest == (state.next_config_sha256 or state.config_sha256):
+    if _is_whole(store, state, digest) and digest == (state.next_config_sha256 or state.config_sha256):
         raise CommandRefused("cannot patch: the run has this configuration already")
+    changes: list[str] = []
+    with contextlib.suppress(StateError):  # the one before is lost, and this one replaces it
+        before = load_config(configuration(store, state, newest=True))
+        changes = list(differences(before.model_dump(mode="json"), stored.model_dump(mode="json")))
+    return adopt(record, state, stored, objects, reason), changes
+
+
+def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
+    """A line for each value that differs between two JSON documents."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in [*before, *(each for each in after if each not in before)]:
+            yield from differences(before.get(name), after.get(name), f"{where}.{name}" if where else name)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, pair in enumerate(zip(before, after, strict=True)):
+            yield from differences(*pair, f"{where}[{number}]")
+    elif before != after:
+        yield f"{where}: {json.dumps(before)} -> {json.dumps(after)}"
+
+
+def adopt(record: Record, state: State, stored: RunConfig, objects: dict[str, bytes], reason: str) -> State:
+    """Put a configuration and its files into the store, and order the patch."""
+    store, document = record.store, stored.dump()
+    digest = sha256(document)
     before = stored if digest == state.config_sha256 else load_config(configuration(store, state))
     if changed := [name for name, value in _fixed(stored).items() if _fixed(before).get(name) != value]:
         raise CommandRefused(
@@ -63,7 +87,8 @@ def patch(config: RunConfig, base: Path, reason: str) -> State:
     policy = stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore))
     if why := patch_error(state, policy):  # before anything is written for it
         raise CommandRefused(f"cannot patch: {why}")
-    check_structures(stored, objects)
+    if objects:  # else it names the files that the run has
+        check_structures(stored, objects)
     for key, data in {**objects, state.place.space.configuration(digest): document}.items():
         store.put(key, data)
     keeps = state.config_sha256 if stored.work() == before.work() else ""

@@ -12,24 +12,38 @@ from operators.core import Input, Planned, signature
 from operators.registry import app, load_config
 from statemachine.store import Store, open_store
 
+from .begin import begin
+from .config_file import read_config
 from .configuration import configuration
 from .record import Record
 from .submission import Submission
 
 
+def preview_of(config: Path) -> dict[str, Any]:
+    """The first stage of a run that has not begun: it is begun in a scratch folder."""
+    checked = read_config(config)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = checked.model_copy(update={"prefix": f"file://{folder}/run"})
+        begin(scratch, config.parent)
+        return preview(scratch.prefix)
+
+
 def preview(prefix: str) -> dict[str, Any]:
-    """Jobs, tasks and input bytes of the current attempt; only the state when nothing is to be submitted."""
+    """Jobs, tasks and input bytes of the current attempt; only the state when there is none."""
     store = open_store(prefix)
     state = Record(store).load().state
-    if not state.at.endswith(".submitting"):
+    if not state.at.endswith((".submitting", ".running")):
         return {"next": f"nothing to submit: the run's state is {state.at}"}
+    running = state.at.endswith(".running")
     with tempfile.TemporaryDirectory() as folder:
         planned, jobs = _plan(store, state, Path(folder))
         written = [path for path in sorted(jobs.rglob("*")) if path.is_file()]
         tasks = {path.parent for path in written if path.parent.name.startswith("task.")}
         first = [jobs / job_id for job_id in planned.job_ids[:1]]
         return {
-            "next": f"{state.stage}/{state.place.app} of iteration {state.iteration}, workflow {state.workflow}",
+            "running" if running else "next": (
+                f"{state.stage}/{state.place.app} of iteration {state.iteration}, workflow {state.workflow}"
+            ),
             "jobs": planned.n_jobs,
             "todo": planned.n_todo,
             "tasks": len(tasks),

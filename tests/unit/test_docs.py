@@ -13,7 +13,8 @@ import pytest
 import typer.main
 
 from operators import registry
-from statemachine.cli.app import EXIT_CODES, app
+from statemachine.cli.app import app
+from statemachine.cli.ending import EXIT_CODES
 from statemachine.machine.transitions import STATES, machine
 from statemachine.run.config_file import read_config
 from tests.label_run import LabelRun

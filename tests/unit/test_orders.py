@@ -252,8 +252,9 @@ def test_a_failed_stage_goes_on_by_a_patched_configuration(cli: Cli, stub_run: P
     code, _, errors = cli("run", stub_run)
     assert code == 2 and "differs in: explore" in errors and "dpgen2-sm patch" in errors
     code, output, _ = cli("patch", stub_run)
-    first, second = output.splitlines()
+    first, change, second = output.splitlines()
     assert (code, first) == (0, "stub: iteration 0, failed (patched by the user)")
+    assert change.startswith("  explore.setup: [") and change.endswith("] -> []")
     assert second in cli("status", stub_run)[1] and second.endswith("or `resume` after a failure or a cancel")
     assert cli("patch", stub_run)[0] == 2, "it has that configuration already"
     assert cli("resume", stub_run)[0] == 0

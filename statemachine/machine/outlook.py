@@ -1,0 +1,60 @@
+"""What the figures of the iterations say of where a run goes, in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from conventions.state import IterationSummary
+
+CLASSES = ("accurate", "candidate", "failed")
+GROWN = 1.2  # a force RMSE larger than before by this factor is no noise any more
+
+
+def shares(figures: Mapping[str, float]) -> dict[str, float]:
+    """Fractions of the explored frames by class; none where nothing was explored."""
+    total = sum(figures.get(name, 0.0) for name in CLASSES)
+    return {name: figures.get(name, 0.0) / total for name in CLASSES} if total else {}
+
+
+def force_rmse(figures: Mapping[str, float]) -> float | None:
+    """Of the independent test set, else of the training set, eV/A."""
+    return figures.get("rmse_f", figures.get("train_rmse_f"))
+
+
+def warnings(figures: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
+    """What in a row of the table is a bad sign, given the row before."""
+    found = []
+    if shares(figures).get("failed", 0.0) > 0.5:
+        found.append("more than half failed")
+    now, then = force_rmse(figures), force_rmse(before)
+    if now is not None and then is not None and now > GROWN * then and ("rmse_f" in figures) == ("rmse_f" in before):
+        found.append("RMSE grew")
+    return found
+
+
+def why_not_converged(rows: Iterable[IterationSummary], wanted: float) -> str:
+    """The figures that tell why exploration has not converged, and what helps; "" where nothing was explored.
+
+    Parameters
+    ----------
+    wanted
+        `convergence.accuracy`.
+    """
+    counted = [row.figures for row in rows if not row.left]
+    found = [each for each in map(shares, counted) if each]
+    if not found:
+        return ""
+    last = found[-1]
+    text = (
+        f"{last['accurate']:.1%} of the frames were accurate ({wanted:.0%} are asked for), {last['failed']:.1%} failed"
+    )
+    if len(found) > 1:
+        text += f"; an iteration before {found[-2]['accurate']:.1%} and {found[-2]['failed']:.1%}"
+    errors = [error for error in map(force_rmse, counted) if error is not None]
+    if len(errors) > 1:
+        text += f"; the force RMSE went from {errors[0]:.3g} to {errors[-1]:.3g} eV/A"
+    if last["failed"] > 0.5:
+        text += ". More than half failed: lower the temperatures, raise f_trust_hi, or add initial data"
+    elif len(errors) > 1 and errors[-1] > GROWN * errors[0]:
+        text += ". The errors grow: look at the labels (`dpgen2-sm logs`) and at numb_steps of the training"
+    return text

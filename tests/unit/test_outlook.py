@@ -1,0 +1,168 @@
+"""What a run that ended, or goes wrong, says of itself; and how it goes on."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conventions.state import IterationSummary, State
+from statemachine.machine.outlook import warnings, why_not_converged
+from statemachine.run.opening import open_poller
+from tests.conftest import Cli
+from tests.unit.test_orders import edit
+
+
+def row(iteration: int, **figures: float) -> IterationSummary:
+    return IterationSummary(iteration=iteration, figures=figures)
+
+
+FIRST = row(0, rmse_f=0.13, accurate=500, candidate=400, failed=100)
+WORSE = row(1, rmse_f=0.53, accurate=100, candidate=250, failed=650)
+BETTER = row(1, rmse_f=0.05, accurate=900, candidate=90, failed=10)
+
+
+HALF = "50.0% of the frames were accurate (95% are asked for), 10.0% failed"
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], ""),
+        ([row(0, labelled=3)], ""),
+        ([FIRST], HALF),
+        ([FIRST, WORSE.model_copy(update={"left": True})], HALF),
+        (
+            [FIRST, BETTER],
+            "90.0% of the frames were accurate (95% are asked for), 1.0% failed; "
+            "an iteration before 50.0% and 10.0%; the force RMSE went from 0.13 to 0.05 eV/A",
+        ),
+        (
+            [FIRST, WORSE, row(2, rmse_f=0.5)],
+            "10.0% of the frames were accurate (95% are asked for), 65.0% failed; "
+            "an iteration before 50.0% and 10.0%; the force RMSE went from 0.13 to 0.5 eV/A. "
+            "More than half failed: lower the temperatures, raise f_trust_hi, or add initial data",
+        ),
+    ],
+)
+def test_why_a_run_has_not_converged(rows: list[IterationSummary], expected: str) -> None:
+    assert why_not_converged(rows, 0.95) == expected
+
+
+def test_bad_signs_in_the_table() -> None:
+    assert warnings(WORSE.figures, FIRST.figures) == ["more than half failed", "RMSE grew"]
+    assert warnings(BETTER.figures, FIRST.figures) == warnings({}, {}) == warnings(FIRST.figures, {}) == []
+    assert warnings({"train_rmse_f": 0.5}, {"rmse_f": 0.1}) == [], "of other data"
+
+
+def exhausted(cli: Cli, stub_run: Path) -> str:
+    """A run that ends at max_iterations; what it says last."""
+    edit(stub_run, max_iterations=2, select={"accurate_after": 3})
+    code, output, _ = cli("run", stub_run)
+    assert code == 3
+    return output.splitlines()[-1]
+
+
+def test_a_run_that_ended_too_early_is_extended(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
+    """What was typed: `dpgen2-sm run run.yaml`, and then what its last line says."""
+    said = exhausted(cli, stub_run)
+    assert said.startswith("max_iterations (2) reached before convergence: 50.0% of the frames were accurate (95% are")
+    (command,) = re.findall("`dpgen2-sm (extend RUN --iterations N)`", said)
+    words = command.replace("RUN", str(stub_run)).replace("N", "2").split()
+    labels = sorted((tmp_path / "out/dataset/deepmd/iter").iterdir())
+    code, output, _ = cli(*words)
+    assert output.splitlines()[0] == "max_iterations is 4 now; iteration 3 explores"
+    assert code == 0, output
+    state = State.unseal((tmp_path / "out/state.json").read_bytes())
+    assert (state.at, state.policy.max_iterations) == ("converged", 4)
+    assert [(each.iteration, each.stages[0]) for each in state.trail if not each.left][2:] == [(3, "explore")]
+    assert labels == sorted((tmp_path / "out/dataset/deepmd/iter").iterdir())[: len(labels)], "no label was made again"
+    executed = [path.name for path in (tmp_path / "out/train/stub/iter").iterdir()]
+    assert "000003" not in executed, "the models were there"
+    code, _, errors = cli(*words)
+    assert code == 2 and "cannot extend: the run's state is converged" in errors
+
+
+def test_an_extension_that_was_interrupted_is_repeated(
+    cli: Cli, stub_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from statemachine.run import extend
+
+    exhausted(cli, stub_run)
+    with monkeypatch.context() as patch:
+        patch.setattr(extend, "tell", lambda record, order: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli("extend", stub_run, "--iterations", "2")[0] == 130
+    state = State.unseal((tmp_path / "out/state.json").read_bytes())
+    assert (state.at, state.policy.max_iterations) == ("exhausted", 4)
+    code, output, _ = cli("extend", stub_run, "--iterations", "2")
+    assert code == 0 and output.startswith("max_iterations is 4 now")
+
+
+def test_a_run_without_candidates_is_not_extended(cli: Cli, stub_run: Path) -> None:
+    assert cli("init", stub_run)[0] == 0
+    poller = open_poller(f"file://{stub_run.parent}/out")
+    loaded = poller.record.load()
+    figures = {"accurate": 1.0, "failed": 9.0, "selected": 0.0}
+    end = {"at": "exhausted", "stage": "select", "trail": [row(0, **figures)]}
+    assert poller.record.commit(loaded, loaded.state.model_copy(update=end))
+    code, _, errors = cli("extend", stub_run, "--iterations", "2")
+    assert code == 2 and "no frame was chosen to label" in errors and "`patch` it" in errors
+
+
+# --- on a terminal ------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("order", [("cancel",), ("rewind", "--iter", "0", "--stage", "label")])
+def test_an_order_that_drops_work_asks_on_a_terminal(
+    cli: Cli, stub_run: Path, order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("init", stub_run)[0] == 0
+    for answer, code, at in (("n\n", 1, "label.submitting"), ("y\n", 0, "")):
+        monkeypatch.setattr(sys, "stdin", Terminal(answer))
+        assert cli(*order, stub_run)[0] == code
+        assert json.loads(cli("status", "--json", stub_run)[1])["at"].startswith(at)
+    monkeypatch.setattr(sys, "stdin", Terminal(""))
+    if order[0] == "rewind":
+        assert cli("rewind", "--iter", "1", "--stage", "label", "--yes", stub_run)[0] == 0
+
+
+def test_a_patch_shows_what_it_changes(cli: Cli, stub_run: Path) -> None:
+    assert cli("init", stub_run)[0] == 0
+    edit(stub_run, explore={"tasks": 4}, max_iterations=7)
+    code, output, _ = cli("patch", stub_run)
+    assert code == 0
+    assert [line for line in output.splitlines() if "->" in line] == [
+        "  explore.tasks: 3 -> 4",
+        "  max_iterations: 10 -> 7",
+    ]
+
+
+# --- plan ---------------------------------------------------------------------------------------------------
+
+
+def test_plan_before_a_run_is_begun(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
+    code, output, _ = cli("plan", stub_run)
+    assert code == 0 and output.startswith("next: label/stub of iteration 0") and "2 jobs" in output
+    assert not (tmp_path / "out").exists()
+    code, _, errors = cli("plan", f"{tmp_path}/out")
+    assert code == 2 and "no run" in errors
+
+
+def test_plan_while_a_stage_runs(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
+    poller: Any
+    assert cli("init", stub_run)[0] == 0
+    poller = open_poller(f"file://{tmp_path}/out")
+    poller.step()
+    poller.engine.wait(poller.record.load().state.workflow, 60)
+    code, output, _ = cli("plan", stub_run)
+    assert code == 0 and output.startswith("running: label/stub of iteration 0") and "2 jobs, 0 still to run" in output
