@@ -1,6 +1,6 @@
 """What orchestration costs: the same stub programs by dpgen2-sm, by DP-GEN and by a bare loop, measured in turn.
 
-    python benchmarks/orchestration.py [--size small|full] [--rounds 3]
+    python benchmarks/orchestration.py [--size small|full|huge] [--rounds 3]
 
 CPU is user and system time of all processes, also of detached ones. In every round each case runs once; the table has
 the medians. DP-GEN needs `make bench-peers`. Run it on an idle machine: nothing here knows what else runs.
@@ -25,6 +25,7 @@ from stub_programs import StubPrograms
 from tree import Usage, measure
 
 SMALL, FULL, ONE, MANY = Size(4, 100, 100), Size(4, 1000, 500), Size(1, 1, 1), Size(1, 20_000, 1)
+HUGE = Size(4, 100_000, 500)
 GROUPS = (10, 5)  # explore and label tasks in a job
 MEMORY, REQUESTS, RATIO = 150, 3, 2.0  # at most: MB of the poller, requests of an idle step, CPU and wall of the loop's
 COLD_STARTS = 5
@@ -175,15 +176,32 @@ def idle_requests(folder: Path) -> int:
     return count
 
 
+def huge(programs: StubPrograms, root: Path) -> None:
+    """100,000 trajectories behind the real apps, 50 a job; and a tenth of them, to see whether it is linear."""
+    tenth = Size(HUGE.train, HUGE.explore // 10, HUGE.label // 10)
+    cases = [
+        Case(f"{size} tasks, group_size 10 and 5", real(campaigns.run_real, programs, size, GROUPS))
+        for size in (tenth, HUGE)
+    ]
+    cases[1].beside = [("the tenth's", cases[0], None)]
+    take_turns(cases, 1, root)
+    show("real apps, local engine, 2 slots", cases)
+    for case in cases:
+        print(f"peak memory of the poller, {case.name}: {case.median.memory:.0f} MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("small", "full"), default="full")
+    parser.add_argument("--size", choices=("small", "full", "huge"), default="full")
     parser.add_argument("--rounds", type=int, default=3, help="rounds that the medians are of (default: 3)")
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="dpgen2-sm-bench-"))
     busy = None
     try:
         programs = StubPrograms(root / "programs")
+        if options.size == "huge":
+            huge(programs, root)
+            return
         one = root / "one"
         one.mkdir()
         campaigns.run_stubs(one, ONE)

@@ -212,7 +212,13 @@ def status(
 ) -> None:
     """Show where a run stands, and why.
 
-    The force RMSE (eV/Angstrom) is on the independent test set; in brackets, on the training set.
+    Columns of the table, a row for each iteration:
+
+    iter: number of the iteration. stage: exploration stage (entry of explore.stages).
+    labelled: new labels that were trained on.
+    force RMSE: eV/Angstrom, mean of the models, on the test set (init.test); in brackets, on the training set.
+    frames: explored frames. accurate, candidate, failed: their shares with max_devi_f below f_trust_lo, between the
+    levels, and from f_trust_hi on. selected: candidates that the next iteration labels.
     """
     from statemachine.cli.show import LAST, print_status, status_of
 
