@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from statemachine.machine import Phase
-from statemachine.store import Store, open_store
+from statemachine.store import Mirror, Store, open_store
 
 from .base import Status
 from .scripts import Execute, Runner
@@ -58,15 +58,17 @@ class Interpreter:
         self.folder, self.execute = folder, execute
         self.manifest = json.loads((folder / "manifest.json").read_bytes())
         settings = json.loads((folder / "settings.json").read_bytes())
-        self.store: Store = open_store(settings["store"])
         self.slots: int = settings["slots"]
         self.work = Path(settings["work"])
+        self.mirror = Mirror(self.work.parent / "mirror")
+        self.store: Store = open_store(settings["store"], self.mirror)
         self.templates = {template["name"]: template for template in self.manifest["spec"]["templates"]}
         self.variables = {"workflow.name": self.manifest["metadata"]["name"], "workflow.uid": settings["uid"]}
         self.environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         self.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.slots)))
         self.total = self.finished = 0
         self.messages: list[str] = []
+        self.fetched: dict[str, Path] = {}  # by key, in this step
         self._lock = threading.Lock()
         self._written = 0.0
 
@@ -84,6 +86,7 @@ class Interpreter:
     def step(self, step: dict[str, Any]) -> None:
         name = step["name"]
         self.report(Phase.running, name)
+        self.fetched.clear()
         if "when" in step and not holds(expand(step["when"], self.variables)):
             return
         if "withParam" in step:
@@ -137,9 +140,12 @@ class Interpreter:
         """Variables of the parameters and of the fetched artifacts."""
         found = {f"inputs.parameters.{p['name']}": p["value"] for p in arguments.get("parameters", [])}
         for artifact in arguments.get("artifacts", []):
-            path = self.store.fetch(artifact["s3"]["key"], place / "in" / artifact["name"])
+            key = artifact["s3"]["key"]
+            path = self.fetched.get(key) or self.store.fetch(key, place / "in" / artifact["name"])
             if path is None and not artifact.get("optional"):
-                raise FileNotFoundError(f"there is nothing at {artifact['s3']['key']}")
+                raise FileNotFoundError(f"there is nothing at {key}")
+            if path and not path.is_relative_to(place):  # it stays: the step's other jobs need not ask for it
+                self.fetched[key] = path
             found[f"inputs.artifacts.{artifact['name']}.path"] = str(path or place / "none")
         return found
 
@@ -184,7 +190,10 @@ def main() -> int:
     # `-m` puts the folder of whoever submitted first: nothing is imported from there.
     if sys.path[:1] == [str(Path.cwd())]:
         del sys.path[0]
-    return 0 if Interpreter(folder, Runner(lock).run).run() is Phase.succeeded else 1
+    interpreter = Interpreter(folder, Runner(lock).run)
+    phase = interpreter.run()
+    interpreter.mirror.forget()
+    return 0 if phase is Phase.succeeded else 1
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class Store(Protocol):
     def fetch(self, key: str, scratch: Path) -> Path | None:
         """A local path with the object `key`, or with all objects under it; None when there are none.
 
-        The path is below `scratch`, unless the store can offer its own files (never to be changed).
+        The path is below `scratch`, unless the store can offer files that it keeps anyway (never to be changed).
         """
 
     def publish(self, path: Path, key: str, arrived: Arrived = lambda size: None) -> None:

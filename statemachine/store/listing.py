@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
@@ -30,6 +31,13 @@ def list_entries(client: Any, bucket: str, root: str, prefix: str) -> Iterator[E
         if page["next"] == following.get("ContinuationToken"):
             raise StoreError(f"the store repeats a page in its listing of s3://{bucket}/{root}{prefix}")
         following = {"ContinuationToken": page["next"]}
+
+
+def at_or_below(entries: Iterable[Entry], key: str) -> list[Entry]:
+    """Of a listing of `key`, the object of that name and those in the folder of that name. Ends behind them."""
+    behind = key + chr(ord("/") + 1)
+    found = itertools.takewhile(lambda entry: entry.key < behind, entries)
+    return [entry for entry in found if entry.key == key or entry.key.startswith(f"{key}/")]
 
 
 def parse_quickly(client: Any) -> None:

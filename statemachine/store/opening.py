@@ -7,10 +7,17 @@ from pathlib import Path
 from conventions.errors import ConfigError
 
 from .base import Store
+from .mirror import Mirror
 
 
-def open_store(url: str) -> Store:
-    """The store of a prefix: `file:///absolute/path` or `s3://bucket/path`."""
+def open_store(url: str, mirror: Mirror | None = None) -> Store:
+    """The store of a prefix: `file:///absolute/path` or `s3://bucket/path`.
+
+    Parameters
+    ----------
+    mirror
+        Where a store whose files are elsewhere keeps copies of those that pass through here.
+    """
     scheme = url.partition("://")[0] if "://" in url else ""
     if scheme == "file":
         from .file import FileStore
@@ -19,7 +26,7 @@ def open_store(url: str) -> Store:
     if scheme == "s3":
         from .s3 import S3Store
 
-        return S3Store(url)
+        return S3Store(url, mirror)
     raise ConfigError(f"prefix {url!r}: use file:///absolute/path, or s3://bucket/path")
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.handlers import add_expect_header
 
 from conventions.errors import Conflict, NotFound, StoreError
 from operators.pod.s3 import Place, credentials, explain, md5, put_if, status_of
@@ -18,7 +20,8 @@ from statemachine.logs import known
 
 from . import transfer
 from .base import Arrived, Blob, Entry, check_key, files_below
-from .listing import list_entries, parse_quickly
+from .listing import at_or_below, list_entries, parse_quickly
+from .mirror import Mirror
 
 _PART = ".part-"
 
@@ -30,8 +33,9 @@ class S3Store:
     means that the store refused it; after any other `StoreError` the outcome is unknown: read again.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, mirror: Mirror | None = None) -> None:
         self.place = Place.parse(url)
+        self.mirror = mirror
         self.url = self.place.url
         self._tag = '"{}"'
 
@@ -40,6 +44,9 @@ class S3Store:
         client = self.place.connect()
         known.hide(credentials())
         parse_quickly(client)
+        # Botocore lets an upload wait for "100 Continue": a round trip for each file. The client of conditional writes
+        # does wait, since of those that are refused it must see the answer.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
         return client
 
     @functools.cached_property
@@ -108,22 +115,34 @@ class S3Store:
             self._client.delete_object(**self._name(key))
 
     def fetch(self, key: str, scratch: Path) -> Path | None:
-        found = list(self.list(check_key(key) + "/")) or [entry for entry in [self.head(key)] if entry]
-        if not found:
-            return None
+        check_key(key)
+        root = self.mirror.root if self.mirror else scratch
+        with self.mirror.alone(key) if self.mirror else nullcontext():
+            found = at_or_below(self.list(key), key)
+            if not found:
+                return None
+            if self.mirror:
+                self.mirror.prune(key, {entry.key for entry in found})
+            root.mkdir(parents=True, exist_ok=True)
+            self._download(found, root)
+        return root / key
+
+    def _download(self, found: Sequence[Entry], root: Path) -> None:
+        """Objects into the folder `root`, as far as they are not there already."""
         client = self._client
 
-        def download(entry: Entry) -> None:
-            target = scratch / check_key(entry.key)
-            if transfer.is_there(target, entry.size, entry.etag):
-                return
-            part = scratch / f"{_PART}{hashlib.sha256(entry.key.encode()).hexdigest()[:16]}"
-            with self._errors("fetch", entry.key):
-                transfer.download(client, self._name(entry.key), target, part)
+        def is_there(entry: Entry) -> bool:
+            return transfer.is_there(root / check_key(entry.key), entry.size, entry.etag)
 
-        scratch.mkdir(parents=True, exist_ok=True)
-        transfer.parallel(download, found)
-        return scratch / key
+        def download(entry: Entry) -> None:
+            if is_there(entry):
+                return
+            part = root / f"{_PART}{os.getpid()}-{hashlib.sha256(entry.key.encode()).hexdigest()[:16]}"
+            with self._errors("fetch", entry.key):
+                transfer.download(client, self._name(entry.key), root / entry.key, part)
+
+        # A small file is read in less time than a thread takes to begin.
+        transfer.parallel(download, [entry for entry in found if entry.size > transfer.SMALL or not is_there(entry)])
 
     def publish(self, path: Path, key: str, arrived: Arrived = lambda size: None) -> None:
         check_key(key)
@@ -141,8 +160,10 @@ class S3Store:
         transfer.parallel(upload, (file for file in files if file not in large))
         for file in large:
             upload(file, transfer.upload_parts)
+        if self.mirror:
+            self.mirror.take(path, key, files)
         if single:
-            path.unlink()
+            path.unlink(missing_ok=True)
         else:
             shutil.rmtree(path)
 

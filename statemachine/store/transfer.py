@@ -20,12 +20,16 @@ R = TypeVar("R")
 
 WHOLE = 64 << 20  # larger files are uploaded in parts
 PART = 16 << 20
+SMALL = 1 << 20
 _CHUNK = 1 << 20
 _TRIES = 4
 
 
 def parallel(work: Callable[[T], R], items: Iterable[T], threads: int = THREADS) -> list[R]:
     """Results of `work` in order; the first error cancels what has not begun."""
+    items = list(items)
+    if len(items) < 2:
+        return [work(item) for item in items]
     with ThreadPoolExecutor(threads) as pool:
         try:
             return list(pool.map(work, items))
@@ -74,10 +78,13 @@ def download(client: Any, name: dict[str, str], target: Path, part: Path) -> Non
 
 def is_there(path: Path, size: int, etag: str) -> bool:
     """Is this file identical to the object already?"""
-    if not path.is_file() or path.stat().st_size != size or not is_md5(etag):
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != size:
+            return False
+        with open(path, "rb") as stream:
+            return (_digest(stream).hex() if is_md5(etag) else _tag_of_parts(stream, size)) == etag.strip('"')
+    except OSError:  # it cannot be read
         return False
-    with open(path, "rb") as stream:
-        return _digest(stream).hex() == etag.strip('"')
 
 
 def is_md5(etag: str) -> bool:
@@ -99,7 +106,7 @@ def upload(client: Any, name: dict[str, str], path: Path) -> None:
 def upload_parts(client: Any, name: dict[str, str], path: Path) -> None:
     """Upload a large file in parts, some in parallel; the upload is aborted when it fails."""
     size = path.stat().st_size
-    step = max(PART, -(-size // 10_000))
+    step = _step(size)
     upload_id = client.create_multipart_upload(**name)["UploadId"]
 
     def put_part(number: int) -> dict[str, Any]:
@@ -116,6 +123,17 @@ def upload_parts(client: Any, name: dict[str, str], path: Path) -> None:
         with contextlib.suppress(Exception):
             client.abort_multipart_upload(**name, UploadId=upload_id)
         raise
+
+
+def _step(size: int) -> int:
+    """Bytes of a part of a large file: the store takes up to 10,000 parts."""
+    return max(PART, -(-size // 10_000))
+
+
+def _tag_of_parts(stream: BinaryIO, size: int) -> str:
+    """The tag that the store has given the file, if it was uploaded by `upload_parts`."""
+    parts = [hashlib.md5(data, usedforsecurity=False).digest() for data in iter(lambda: stream.read(_step(size)), b"")]
+    return f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}"
 
 
 def _digest(stream: BinaryIO) -> bytes:

@@ -18,7 +18,7 @@ from typing import IO, Any
 from statemachine.engine import Phase
 from statemachine.engine.interpreter import Interpreter
 from statemachine.engine.scripts import run_process
-from statemachine.store import Store
+from statemachine.store import Store, open_store
 
 
 class InBucket:
@@ -42,7 +42,7 @@ class Cluster(Interpreter):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, self.pod)
         settings = json.loads((folder / "settings.json").read_bytes())
-        self.store = InBucket(self.store, settings["key_prefix"])  # type: ignore[assignment]
+        self.store = InBucket(open_store(settings["store"]), settings["key_prefix"])  # type: ignore[assignment]
         self.secrets: dict[str, dict[str, str]] = settings["secrets"]
         self.work = folder / "pods"
         own = ("PATH", "DPGEN2_WORKFLOW_UID", "OMP_NUM_THREADS")

@@ -171,6 +171,15 @@ class StoreContract:
         assert single is not None and single.read_bytes() == b"22"
         assert store.fetch("job/nothing", tmp_path / "none") is None
 
+    def test_what_is_fetched_has_siblings(self, store: Store, tmp_path: Path) -> None:
+        for key in ("job/out!", "job/out-1", "job/out.txt", "job/out/x", "job/out0", "job/outer/x", "job/in"):
+            store.put(key, key.encode())
+        path = store.fetch("job/out", tmp_path / "folder")
+        assert path is not None and [file.name for file in path.rglob("*")] == ["x"]
+        single = store.fetch("job/out.txt", tmp_path / "single")
+        assert single is not None and single.read_bytes() == b"job/out.txt"
+        assert store.fetch("job/ou", tmp_path / "none") is None
+
     def test_a_file_is_published_over_an_old_one(self, store: Store, tmp_path: Path) -> None:
         store.put("done/000000.json", b"old")
         (tmp_path / "new").write_bytes(b"new")

@@ -17,6 +17,7 @@ def store() -> Store:
 
 class TestMemoryStore(StoreContract):
     test_folders_go_out_and_come_back = None  # type: ignore[assignment]
+    test_what_is_fetched_has_siblings = None  # type: ignore[assignment]
     test_a_file_is_published_over_an_old_one = None  # type: ignore[assignment]
     test_of_many_creators_one_wins = None  # type: ignore[assignment]
     test_concurrent_swaps_lose_no_increment = None  # type: ignore[assignment]

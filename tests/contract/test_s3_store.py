@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from conventions.errors import ConfigError, Conflict, StoreError
-from statemachine.store import Store, open_store, transfer
+from statemachine.store import Mirror, Store, open_store, transfer
 from statemachine.store.probe import prove
 from tests import servers
 from tests.e2e.engines import need
@@ -35,9 +35,9 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
         yield server
 
 
-def small_pages(server: servers.Server) -> Store:
+def small_pages(server: servers.Server, mirror: Mirror | None = None) -> Store:
     """A store of its own on the server, whose listings come in pages of ten."""
-    store: Any = open_store(server.prefix(f"contract/{next(_runs)}"))
+    store: Any = open_store(server.prefix(f"contract/{next(_runs)}"), mirror)
     events = store._client.meta.events
     events.register("provide-client-params.s3.ListObjectsV2", lambda params, **_: {**params, "MaxKeys": 10})
     return store  # type: ignore[no-any-return]
@@ -70,6 +70,14 @@ class S3Contract(StoreContract):
 
 class TestMinistack(S3Contract):
     many = 31
+
+
+class TestMirrored(S3Contract):
+    many = 31
+
+    @pytest.fixture
+    def store(self, ministack: servers.Server, tmp_path: Path) -> Store:
+        return small_pages(ministack, Mirror(tmp_path / "mirror"))
 
 
 class TestMoto(S3Contract):
@@ -115,6 +123,17 @@ def test_a_run_does_not_begin_in_such_a_store(tmp_path: Path, stub_run: Path, cl
         code, _, errors = cli("init", stub_run)
         assert code == 2 and "overwrites an existing object despite If-None-Match" in errors
         assert "Contents" not in server.client().list_objects_v2(Bucket=server.bucket)
+
+
+def test_only_conditional_writes_wait_to_be_let_in(store: Any) -> None:
+    waits = []
+    for client in (store._client, store._once):
+        client.meta.events.register(
+            "before-send.s3.PutObject", lambda request, **_: waits.append("Expect" in request.headers)
+        )
+    store.put("a", b"1")
+    store.put("b", b"1", if_absent=True)
+    assert waits == [False, True]
 
 
 def test_a_fetch_that_was_interrupted_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
