@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ select: {{app: stub, tasks: 1, accurate_after: 0}}
 # select finds the candidates and reads `label` of them. They are fewer than fp_task_min: the run ends here.
 REAL_CONFIG = """\
 run: bench
-prefix: out
+prefix: {prefix}
 engine: {{type: local, slots: 2}}
 type_map: [Cu]
 structures:
@@ -85,12 +86,21 @@ class Size:
         return f"{self.train} + {self.explore:,} + {self.label}"
 
 
-def run_real(folder: Path, programs: StubPrograms, size: Size, explore_group: int, label_group: int) -> Usage:
+def run_real(
+    folder: Path,
+    programs: StubPrograms,
+    size: Size,
+    explore_group: int,
+    label_group: int,
+    prefix: str = "out",
+    env: Mapping[str, str] | None = None,
+) -> Usage:
     """An iteration of dpgen2-sm with its real apps, from the configuration file on."""
     write_structures(folder / "confs", size.explore // len(TEMPERATURES))
     (folder / "cp2k.inp").write_text(CP2K_INPUT)
     (folder / "input.json").write_text(json.dumps(INPUT_JSON))
     text = REAL_CONFIG.format(
+        prefix=json.dumps(prefix),
         train=size.train,
         label=size.label,
         too_many=size.label + 1,
@@ -100,8 +110,9 @@ def run_real(folder: Path, programs: StubPrograms, size: Size, explore_group: in
         **{name: programs[name] for name in ("dp", "lmp", "cp2k")},
     )
     (folder / "run.yaml").write_text(text)
-    usage = measure([*DPGEN2, "run", "run.yaml"], folder, codes=[EXHAUSTED])
-    check(folder, size, "output.log")
+    usage = measure([*DPGEN2, "run", "run.yaml"], folder, env, codes=[EXHAUSTED])
+    if prefix == "out":
+        check(folder, size, "output.log")
     return usage
 
 

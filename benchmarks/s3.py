@@ -3,6 +3,9 @@
 Listing and parsing 100,000 completion markers, against boto3's paginator; publishing 1,000 files of 4 kB, against a
 32-thread loop of boto3's put_object on the same files. The null server answers at once, out of a process of its own;
 ministack is a real server on the same two cores. Rounds of the two sides alternate, and their medians are compared.
+
+An iteration of the real apps with instant programs, by the local engine: its requests, counted by a proxy, and its CPU
+beside that of the same iteration in a folder, without the server's.
 """
 
 from __future__ import annotations
@@ -23,9 +26,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from campaigns import Size, run_real
+from stub_programs import StubPrograms
+from wire import run_on_s3, table
+
 from conventions.space import DataSpace, DoneKey
 from statemachine.store import open_store
 from tests import servers
+from tests.servers.proxy import proxy
 
 PAGE = 1000
 SPACE = DataSpace({"explore": "lammps"})
@@ -146,6 +154,24 @@ def publishing(server: servers.Server, count: int, rounds: int) -> None:
         compare(f"publish {count:,} files of 4 kB", ours, bare, rounds)
 
 
+def iteration(server: servers.Server, folder: Path, rounds: int = 3) -> None:
+    programs = StubPrograms(folder / "programs")
+    for size, group in ((Size(4, 20, 20), 1), (Size(4, 200, 20), 10)):
+        print(f"an iteration of {size} tasks, {group} in an explore job")
+        with proxy(server) as line:
+            _, requests = run_on_s3(folder / f"counted{group}", programs, line, f"counted{group}", size, group)
+        print(table(requests, size, group), flush=True)
+    size = Size(4, 100, 100)
+    used: dict[str, list[float]] = {"s3://": [], "file://": []}
+    for number in range(rounds):
+        usage, _ = run_on_s3(folder / f"s3-{number}", programs, server, f"timed{number}", size, 1)
+        used["s3://"].append(usage.cpu)
+        (folder / f"file-{number}").mkdir()
+        used["file://"].append(run_real(folder / f"file-{number}", programs, size, 1, 1).cpu)
+    there, here = (statistics.median(times) for times in used.values())
+    print(f"an iteration of {size} jobs: CPU {there:.1f} s on S3, {here:.1f} s in a folder, {there / here:.2f} x")
+
+
 def main() -> None:
     os.environ.update(AWS_ACCESS_KEY_ID=servers.ACCESS, AWS_SECRET_ACCESS_KEY=servers.SECRET)
     port = servers.free_port()
@@ -170,6 +196,7 @@ def main() -> None:
         store.publish(made, DONE.rstrip("/"))
         listing(real, "many", 3 * PAGE, rounds=5)
         publishing(real, 1000, rounds=5)
+        iteration(real, Path(folder) / "iteration")
 
 
 if __name__ == "__main__":
