@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,6 +58,10 @@ class MemoryStore:
 
     def list(self, prefix: str) -> Iterator[Entry]:
         return iter([Entry(key, len(data)) for key, data in sorted(self.objects.items()) if key.startswith(prefix)])
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        below = {key[len(prefix) :].partition("/") for key in self.objects if key.startswith(prefix)}
+        return sorted({name for name, slash, _ in below if slash and not name.startswith(".")})
 
     def head(self, key: str) -> Entry | None:
         return Entry(key, len(self.objects[key])) if key in self.objects else None

@@ -232,6 +232,23 @@ def status(
         print_status(status_of(_prefix(target), None if every else LAST))
 
 
+@app.command(name="list")
+def list_runs(
+    prefixes: Annotated[
+        list[str], typer.Argument(metavar="PREFIX...", help="Folders or URLs below which runs are looked for.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """List the runs below some prefixes, and where each stands.
+
+    Folders are looked into up to four levels deep; a run's own are not.
+    """
+    from statemachine.cli.show import print_list
+    from statemachine.store import prefix_url
+
+    print_list([prefix_url(prefix, Path.cwd()) for prefix in prefixes], as_json)
+
+
 @app.command()
 def logs(
     target: Target,

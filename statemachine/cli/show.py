@@ -9,12 +9,13 @@ from typing import Any
 
 import typer
 
-from conventions.errors import ConfigError, EngineError, NoRun, StateError
+from conventions.errors import ConfigError, Dpgen2Error, EngineError, NoRun, StateError
 from conventions.names import STAGES
 from conventions.space import DataSpace, JobFile
 from conventions.state import IterationSummary, State
 from statemachine.engine import Phase, Status
 from statemachine.machine.outlook import CLASSES, warnings
+from statemachine.run.discover import runs_below
 from statemachine.run.history import why_repeated
 from statemachine.run.opening import config_file, engine_of, find_prefix
 from statemachine.run.record import Record
@@ -67,6 +68,30 @@ def _workflow_of(store: Store, state: State) -> dict[str, Any]:
         status, phase, message = Status(Phase.running), "unknown", str(error)
     workflow = {"name": state.workflow, "phase": phase, "step": status.step, "message": message}
     return {"workflow": workflow, "jobs": {"finished": status.finished, "total": status.total}}
+
+
+def print_list(prefixes: Sequence[str], as_json: bool) -> None:
+    """A line for each run below the prefixes: where it stands."""
+    found = [_line_of(url) for prefix in prefixes for url in runs_below(open_store(prefix))]
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for run in found:
+        where = typer.style(run["at"] or "unreadable", fg=COLOURS.get(run["at"], "cyan" if run["at"] else "red"))
+        paused = " (paused)" if run["paused"] else ""
+        told = f"iteration {run['iteration']:3d}  {where}{paused}  {run['updated_at']}" if run["at"] else where
+        typer.echo(f"{typer.style(run['run'] or '?', bold=True)}  {told}  {run['prefix']}  {run['error']}".rstrip())
+    if not found:
+        typer.echo(f"there is no run below {' '.join(prefixes)}")
+
+
+def _line_of(url: str) -> dict[str, Any]:
+    names = ("run", "at", "iteration", "stage", "attempt", "updated_at")
+    try:
+        state = Record(open_store(url)).load(verify=False).state
+    except Dpgen2Error as error:
+        return {"prefix": url, **dict.fromkeys(names, ""), "paused": False, "error": str(error)}
+    return {"prefix": url, **{name: getattr(state, name) for name in names}, "paused": state.hold, "error": ""}
 
 
 def print_status(found: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -62,6 +62,9 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Objects whose key begins with `prefix`, in lexical order."""
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """Names of the folders directly below a prefix (`""`, or one that ends with `/`), in lexical order."""
 
     def head(self, key: str) -> Entry | None:
         """Size of an object, or None when it does not exist."""

@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,13 @@ class FileStore:
             key = path[len(str(self.root)) + 1 :]
             if key.startswith(prefix):
                 yield Entry(key, size)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        try:
+            with os.scandir(self.root / prefix) as found:
+                return sorted(entry.name for entry in found if entry.is_dir() and not entry.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return []
 
     def head(self, key: str) -> Entry | None:
         path = self._path(key)

@@ -33,6 +33,18 @@ def list_entries(client: Any, bucket: str, root: str, prefix: str) -> Iterator[E
         following = {"ContinuationToken": page["next"]}
 
 
+def list_folders(client: Any, bucket: str, prefix: str) -> list[str]:
+    """Names of the folders directly below a prefix that ends with `/`."""
+    following: dict[str, str] = {}
+    found: list[str] = []
+    while True:
+        page = client.list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/", **following)[_PAGE]
+        found += [name[len(prefix) :].removesuffix("/") for name in page["folders"]]
+        if page["next"] is None or page["next"] == following.get("ContinuationToken"):
+            return sorted(name for name in found if name and not name.startswith("."))
+        following = {"ContinuationToken": page["next"]}
+
+
 def at_or_below(entries: Iterable[Entry], key: str) -> list[Entry]:
     """Of a listing of `key`, the object of that name and those in the folder of that name. Ends behind them."""
     behind = key + chr(ord("/") + 1)
@@ -81,6 +93,7 @@ def _parse(response_dict: dict[str, Any], customized_response_dict: dict[str, An
             for name, size, etag in zip(map(decode, keys), sizes, etags, strict=True)
             if not name.endswith("/")
         ]
+        folders = [decode(each.text or "") for each in root.iterfind(f"{space}CommonPrefixes/{space}Prefix")]
         token = root.findtext(f"{space}NextContinuationToken")
         if root.findtext(f"{space}IsTruncated") != "true":
             token = None
@@ -88,7 +101,7 @@ def _parse(response_dict: dict[str, Any], customized_response_dict: dict[str, An
             raise ValueError("it is truncated, but has no continuation token")
     except (ElementTree.ParseError, ValueError) as error:
         raise ResponseParserError(f"not a listing: {error}") from None
-    customized_response_dict[_PAGE] = {"objects": objects, "next": token}
+    customized_response_dict[_PAGE] = {"objects": objects, "folders": folders, "next": token}
     response_dict["body"] = b"<ListBucketResult/>"
 
 

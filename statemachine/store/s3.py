@@ -20,7 +20,7 @@ from statemachine.logs import known
 
 from . import transfer
 from .base import Arrived, Blob, Entry, check_key, files_below
-from .listing import at_or_below, list_entries, parse_quickly
+from .listing import at_or_below, list_entries, list_folders, parse_quickly
 from .mirror import Mirror
 
 _PART = ".part-"
@@ -96,6 +96,10 @@ class S3Store:
             check_key(prefix)
         with self._errors("list", prefix):
             yield from list_entries(self._client, self.place.bucket, f"{self.place.path}/", prefix)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        with self._errors("list", prefix):
+            return list_folders(self._client, self.place.bucket, f"{self.place.path}/{prefix}")
 
     def head(self, key: str) -> Entry | None:
         try:

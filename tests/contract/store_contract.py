@@ -45,6 +45,18 @@ class StoreContract:
             with pytest.raises(NotFound):
                 store.get(key)
 
+    def test_folders_below_a_prefix(self, store: Store) -> None:
+        for key in ("b/run/state.json", "b/run/event/1", "a/state.json", "c", "a b/x"):
+            store.put(key, b"x")
+        assert store.folders("") == ["a", "a b", "b"]
+        assert store.folders("b/") == ["run"] and store.folders("b/run/") == ["event"]
+        assert store.folders("c/") == store.folders("none/") == []
+
+    def test_many_folders(self, store: Store) -> None:
+        for number in range(self.many):
+            store.put(f"runs/{number:06d}/x", b"")
+        assert store.folders("runs/") == [f"{number:06d}" for number in range(self.many)]
+
     def test_create_happens_once(self, store: Store) -> None:
         store.put("claim", b"first", if_absent=True)
         with pytest.raises(Conflict):

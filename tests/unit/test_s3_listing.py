@@ -33,7 +33,7 @@ def test_a_page_is_read(space: str) -> None:
         space=space,
         more="<IsTruncated>true</IsTruncated><NextContinuationToken>t/=</NextContinuationToken>",
     )
-    assert parse(body) == {"Page": {"objects": [("p/a", 3, "ab"), ("p/b&c", 4, "ab-2")], "next": "t/="}}
+    assert parse(body) == {"Page": {"objects": [("p/a", 3, "ab"), ("p/b&c", 4, "ab-2")], "folders": [], "next": "t/="}}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,9 @@ def test_names_are_decoded_where_the_store_says_so(encoded: str, more: str, key:
 
 
 def test_an_empty_page_is_the_last() -> None:
-    assert parse(page(more="<IsTruncated>false</IsTruncated>")) == {"Page": {"objects": [], "next": None}}
+    assert parse(page(more="<IsTruncated>false</IsTruncated>")) == {
+        "Page": {"objects": [], "folders": [], "next": None}
+    }
 
 
 @pytest.mark.parametrize(
