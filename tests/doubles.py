@@ -144,6 +144,9 @@ class FakeEngine:
     def logs(self, name: str) -> Iterator[str]:
         return iter(())
 
+    def job_logs(self, name: str, job_id: str) -> dict[str, bytes]:
+        return {}
+
     def terminate(self, name: str) -> None:
         if self.workflows.get(name) is Phase.running:
             self.workflows[name] = Phase.failed

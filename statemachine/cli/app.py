@@ -260,11 +260,17 @@ def logs(
     attempt: Annotated[
         int | None, typer.Option(min=0, help="Attempt of the current stage; default: the current one.")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="With --job: print what is added until it ends.")
+    ] = False,
 ) -> None:
-    """Show the logs of a stage or of a job."""
-    from statemachine.cli.show import print_logs
+    """Show the logs of a stage or of a job.
 
-    print_logs(_prefix(target), stage, iteration, job, attempt)
+    Those of a job that runs are shown on the local engine. Elsewhere they are published when the job has ended.
+    """
+    from statemachine.cli.logs import print_logs
+
+    print_logs(_prefix(target), stage, iteration, job, attempt, follow)
 
 
 @app.command()

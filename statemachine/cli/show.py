@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
 
 from conventions.errors import ConfigError, Dpgen2Error, EngineError, NoRun, StateError
-from conventions.names import STAGES
-from conventions.space import DataSpace, JobFile
 from conventions.state import IterationSummary, State
 from statemachine.engine import Phase, Status
 from statemachine.machine.outlook import CLASSES, warnings
@@ -179,43 +176,6 @@ def iteration_cells(row: dict[str, Any]) -> list[str]:
     count = {name: f"{row[name]:.0f}" if name in row else "-" for name in ("labelled", "selected")}
     numbers = [str(row["iteration"]), str(row["explore_stage"]), count["labelled"], rmse]
     return [*numbers, f"{frames:.0f}" if frames else "-", *parts, count["selected"]]
-
-
-def print_logs(prefix: str, stage: str | None, iteration: int | None, job: int | None, attempt: int | None) -> None:
-    """Logs of the workflow's steps, or of a job; with neither, also which jobs have logs."""
-    from conventions.errors import ConfigError
-    from conventions.names import format_id
-
-    store = open_store(prefix)
-    state = Record(store).load().state
-    if stage is not None and stage not in STAGES:
-        raise ConfigError(f"--stage {stage}: choose one of {', '.join(STAGES)}")
-    if iteration is not None and iteration > state.iteration:
-        raise ConfigError(
-            f"--iter {iteration}: the run is at iteration {state.iteration}; choose 0 to {state.iteration}"
-        )
-    place = DataSpace(state.policy.apps).stage(
-        stage or state.stage, state.iteration if iteration is None else iteration
-    )
-    if job is not None:
-        at = place.job(format_id(job))
-        keys = [entry.key for entry in store.list(at.job_log + "/")]
-        if not keys:
-            raise ConfigError(f"--job {job}: there is no log at {store.at(at.job_log)}")
-        for key in keys:
-            sys.stdout.write(store.get(key).data.decode("utf-8", "replace"))
-        return
-    if (place.stage, place.iteration) == (state.stage, state.iteration):
-        if attempt is not None and attempt > state.attempt:
-            raise ConfigError(f"--attempt {attempt}: the stage is in attempt {state.attempt}")
-        for line in engine_of(store, state).logs(state.workflow_of(state.attempt if attempt is None else attempt)):
-            print(line)
-    elif attempt is not None:
-        raise ConfigError("--attempt: logs of attempts are kept until the next stage begins; leave it out")
-    for entry in store.list(place.jobs + "/"):
-        found = place.space.parse(entry.key)
-        if isinstance(found, JobFile) and found.part == "log":
-            print(f"job {int(found.job_id)}: {entry.key} ({entry.size} bytes)")
 
 
 def print_plan(target: str, as_json: bool) -> None:

@@ -49,6 +49,9 @@ class Engine(Protocol):
     def logs(self, name: str) -> Iterator[str]:
         """What the workflow's own steps (guard, plan, reduce) printed."""
 
+    def job_logs(self, name: str, job_id: str) -> dict[str, bytes]:
+        """What the tasks of a running job have printed so far, by file, as far as the engine can see it."""
+
     def terminate(self, name: str) -> None:
         """Stop a workflow and all that it started; no error when it has ended or does not exist."""
 

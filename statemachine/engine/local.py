@@ -110,6 +110,13 @@ class LocalEngine:
         for path in sorted(self._folder(name).glob("*.log")):
             yield from (f"{path.stem}: {line}" for line in path.read_text("utf-8", "replace").splitlines())
 
+    def job_logs(self, name: str, job_id: str) -> dict[str, bytes]:
+        found = {}
+        for path in sorted((self.root / "work" / f"{name.rpartition('-')[0]}-jobs-{job_id}" / "out" / "log").glob("*")):
+            with contextlib.suppress(FileNotFoundError):  # published just now
+                found[path.name] = path.read_bytes()
+        return found
+
     def terminate(self, name: str) -> None:
         folder = self._folder(name)
         if folder.is_dir():
