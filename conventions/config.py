@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, RootModel, model_validator
 
@@ -120,7 +120,7 @@ class Init(Strict):
 
 
 # How jobs are run: none of these keys is part of the jobs' inputs.
-HOW = ("command", "setup", "retries", "ratio_failed", "image", "pod", "hpc")
+HOW = ("command", "setup", "shell", "retries", "ratio_failed", "image", "pod", "hpc")
 
 
 class StageConfig(Strict):
@@ -128,7 +128,10 @@ class StageConfig(Strict):
 
     app: str
     command: Text | None = Field(None, description="Command that starts the software; each app has its default.")
-    setup: list[Text] = Field([], description="Shell lines before the command: `module load ...`, `export ...`.")
+    setup: list[Text] = Field(
+        [], description="Shell lines before the command: `export ...`, `. FILE`. One that fails ends the task."
+    )
+    shell: Literal["sh", "bash"] = Field("sh", description="What runs setup and command; `source`, `module`: bash.")
     group_size: int = Field(1, ge=1, le=10**6, description="Tasks in one job.")
     retries: int = Field(
         3, ge=0, le=10**6, description="How many new attempts in a row may finish no further job before the run fails."

@@ -24,6 +24,7 @@ from conventions.errors import DataError
 from conventions.names import format_id
 
 from .core import Planned, ReduceContext, Reduced
+from .setup import SAID, SETUP_FAILED
 from .sums import check_file, write_sums
 
 Content = str | bytes | Path
@@ -191,7 +192,9 @@ def read_tasks(ctx: ReduceContext, n_jobs: int) -> Iterator[TaskOutput]:
         for number, result in enumerate(marker.tasks):
             folder = ctx.jobs / job_id / "out" / result.id if result.code == 0 else None
             files = {name: file.sha256 for file in marker.files if (name := _below(file.name, result.id))}
-            yield TaskOutput(first + number, job_id, result.id, folder, log / f"{result.id}.log", "", files)
+            task_log = log / f"{result.id}.log"
+            problem = telling_line(task_log) if result.code == SETUP_FAILED else ""
+            yield TaskOutput(first + number, job_id, result.id, folder, task_log, problem, files)
         first += len(marker.tasks)
 
 
@@ -228,7 +231,9 @@ def write_report(path: Path, report: StageReport, **written: Path) -> Reduced:
 
 
 def telling_line(log: Path, longest: int = 300) -> str:
-    """The line of a log that a person would look for: a Python exception, the first error, else the last line."""
+    """The line of a log that a person would look for: a setup line that failed, a Python exception, the first error,
+    else the last line.
+    """
     try:
         with open(log, "rb") as stream:
             stream.seek(max(0, log.stat().st_size - 65536))
@@ -236,6 +241,9 @@ def telling_line(log: Path, longest: int = 300) -> str:
     except OSError:
         return "there is no log"
     lines = [line for line in lines if not any(noise in line for noise in _NOISE)]
+    if lines and lines[-1].startswith(SAID):
+        why = re.sub(r"^\S*/run\.sh: (line )?\d+: ", "", lines[-2]) if len(lines) > 1 else "it said nothing"
+        return f"{lines[-1].removeprefix('error: ')}: {why}"[:longest]
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
     errors = [line for line in lines if "error" in line.lower() or "abort" in line.lower()]
     found = raised[-1:] or errors[:1] or lines[-1:] or ["the log is empty"]

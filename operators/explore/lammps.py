@@ -24,6 +24,7 @@ from conventions.names import canonical_json, derive_seed, format_id
 from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, TaskOutput, job_counts, pack, read_tasks, write_jobs, write_report
 from operators.registry import load_config
+from operators.setup import with_setup
 from operators.structures import load_structures
 from operators.sums import SUMS, user_file
 
@@ -250,13 +251,12 @@ def template_inputs(texts: dict[str, str], variant: dict[str, Any], seed: int, w
 
 def run_script(explore: LammpsConfig) -> str:
     """run.sh of a task. A physical failure is a result; anything else is to be repeated."""
-    return "\n".join(
+    lines = "\n".join(
         [
             f"for old in graph.*.pb {MODEL_DEVI} {TRAJECTORY} {LOG} output.plumed; do",
             '  if [ -e "$old" ] || [ -h "$old" ]; then rm -rf "$old"; fi',
             "done",
             'ln -s "$JOB_MODELS"/graph.*.pb . || exit 70',
-            *explore.setup,
             f"{explore.command or 'lmp'} -in {INPUT} -log {LOG}",
             "code=$?",
             f'[ "$code" != 0 ] && grep -E -f "$JOB_JOB/physical" {LOG} || exit "$code"',
@@ -264,6 +264,7 @@ def run_script(explore: LammpsConfig) -> str:
             "",
         ]
     )
+    return with_setup(explore, lines)
 
 
 def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:

@@ -20,6 +20,7 @@ from conventions.names import canonical_json
 from operators.core import App, Planned, Reduced, ReduceParams
 from operators.jobs import Script, Task, pack, write_jobs
 from operators.registry import load_config
+from operators.setup import with_setup
 
 from .frames import FRAMES, Label, LabelPlan, LabelReduce, PlanParams, batches, collect, dump_frames, frames_to_label
 
@@ -49,13 +50,10 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
     frames = frames_to_label(config, params, ctx)
     tasks = [Task({FRAMES: dump_frames(batch)}) for batch in batches(frames, pack(len(frames), label.group_size))]
     script = Script(
-        run="\n".join(
-            [
-                *label.setup,
-                f"[ ! -e {RESULTS} ] || rm -f {RESULTS}",
-                f'{label.command or "python3"} "$JOB_JOB/ase_job.py" "$JOB_JOB/calculator.json" {FRAMES} {RESULTS}',
-                "",
-            ]
+        run=with_setup(
+            label,
+            f"[ ! -e {RESULTS} ] || rm -f {RESULTS}\n"
+            f'{label.command or "python3"} "$JOB_JOB/ase_job.py" "$JOB_JOB/calculator.json" {FRAMES} {RESULTS}\n',
         ),
         need=[RESULTS],
         files={

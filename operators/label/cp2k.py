@@ -19,6 +19,7 @@ from conventions.errors import ConfigError
 from operators.core import App, Input, JobContext, Planned, Reduced, ReduceParams
 from operators.jobs import Script, Task, TaskOutput, pack, write_jobs
 from operators.registry import load_config
+from operators.setup import with_setup
 from operators.sums import user_file
 
 from .frames import (
@@ -111,7 +112,7 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
     frames = frames_to_label(config, params, ctx)
     tasks = (Task({INPUT: fill(template, atoms), FRAMES: dump_frames([atoms])}) for atoms in frames)
     script = Script(
-        run="\n".join([*label.setup, RUN.replace("COMMAND", label.command or "cp2k.psmp")]),
+        run=with_setup(label, RUN.replace("COMMAND", label.command or "cp2k.psmp")),
         need=[OUTPUT],
         files={"user_files": "".join(f"{file.root}\n" for file in label.files)},
         once=FETCH if label.files else "",
@@ -135,6 +136,8 @@ def explain(task: TaskOutput, out: Path) -> str:
     """Why a task failed: what CP2K wrote into its output before it stopped, else the log."""
     from .cp2k_output import abort_message
 
+    if task.problem:  # what lies in `out` is of an earlier attempt
+        return task.problem
     try:
         said = abort_message((out / OUTPUT).read_text(errors="replace"))
     except OSError:

@@ -19,6 +19,7 @@ from conventions.names import canonical_json, derive_seed
 from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Script, Task, job_counts, pack, read_tasks, write_jobs, write_report
 from operators.registry import load_config
+from operators.setup import with_setup
 from operators.sums import verify
 
 if TYPE_CHECKING:
@@ -133,10 +134,10 @@ def plan(params: PlanParams, ctx: SelectPlan) -> Planned:
 
 def make_script(config: ModelDeviConfig) -> Script:
     """What every score job runs."""
-    lines = [*config.setup, f'{config.command or "python3"} "$JOB_JOB/score.py" task.json scores.npz', ""]
+    run = with_setup(config, f'{config.command or "python3"} "$JOB_JOB/score.py" task.json scores.npz\n')
     # Not by __file__: operators may have been imported from a zip.
     source = resources.files("operators.select").joinpath("score.py").read_bytes()
-    return Script("\n".join(lines), need=["scores.npz"], files={"score.py": source})
+    return Script(run, need=["scores.npz"], files={"score.py": source})
 
 
 def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:

@@ -27,6 +27,7 @@ from conventions.space import DataSpace
 from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, TaskOutput, job_counts, read_tasks, write_jobs, write_report
 from operators.registry import load_config
+from operators.setup import with_setup
 from operators.sums import user_file
 
 Steps = Annotated[int, Field(ge=1)]
@@ -223,16 +224,14 @@ def with_seeds(template: dict[str, Any], seed: Any) -> dict[str, Any]:
 
 def run_script(train: DeepmdConfig) -> str:
     """run.sh: the user's setup, one thread unless it says otherwise, and dp_model.py with the Python beside dp."""
-    return "\n".join(
+    lines = "\n".join(
         [
-            "set -e",
-            *train.setup,
             f"export DP_COMMAND={shlex.quote(train.command or 'dp')}",
             'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"',
             'export DP_INTRA_OP_PARALLELISM_THREADS="${DP_INTRA_OP_PARALLELISM_THREADS:-$OMP_NUM_THREADS}"',
             'export DP_INTER_OP_PARALLELISM_THREADS="${DP_INTER_OP_PARALLELISM_THREADS:-1}"',
             # A command of one word named dp is a Python script: its interpreter can import what it runs.
-            'dp=$(command -v "$DP_COMMAND" || true)',
+            'dp=$(command -v "$DP_COMMAND")',
             "DP_HERE=",
             'case $dp in */dp) [ ! -x "${dp%/*}/python3" ] || DP_HERE=${dp%/*}/python3 ;; esac',
             "export DP_HERE",
@@ -240,6 +239,7 @@ def run_script(train: DeepmdConfig) -> str:
             "",
         ]
     )
+    return with_setup(train, lines)
 
 
 def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:

@@ -70,6 +70,7 @@ def read_prefix(path: Path) -> str:
 def read_config(path: Path) -> Any:
     """The checked configuration, with the options of its apps."""
     from operators.registry import app, config_model
+    from operators.setup import check_setup
 
     document = read_mapping(path)
     try:
@@ -81,7 +82,8 @@ def read_config(path: Path) -> Any:
     except ValidationError as error:
         problems = [explain(model, problem) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems))) from None
-    found = [problem for stage, name in config.apps.items() for problem in app(stage, name).check(config)]
+    found = check_setup(config)
+    found += [problem for stage, name in config.apps.items() for problem in app(stage, name).check(config)]
     if found:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in found))
     return config

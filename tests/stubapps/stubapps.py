@@ -15,6 +15,7 @@ from conventions.documents import StageReport
 from operators.core import App, JobContext, Output, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Script, Task, job_counts, read_tasks, write_jobs, write_report
 from operators.registry import load_config
+from operators.setup import with_setup
 
 RUN = """\
 [ -z "${STUB_LEDGER:-}" ] || echo "$JOB_ID" >>"$STUB_LEDGER/$(cat name)"
@@ -51,7 +52,7 @@ class LabelReduceContext(ReduceContext):
 def _plan(stage: str, params: PlanParams, ctx: PlanContext) -> Planned:
     config = getattr(load_config(ctx.config.read_bytes()), stage)
     tasks = [Task({"name": f"{stage}-{params.iteration}-{index}"}) for index in range(config.tasks)]
-    script = Script("\n".join([*config.setup, RUN]), need=["result"])
+    script = Script(with_setup(config, RUN), need=["result"])
     return write_jobs(ctx.jobs, ctx.done, tasks, script, config.group_size)
 
 

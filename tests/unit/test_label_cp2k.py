@@ -166,3 +166,11 @@ def test_the_program_that_doctor_looks_for() -> None:
     label = Cp2kConfig(input=UserFile("x.inp"))
     assert APP.executables(label) == ["cp2k.psmp"]
     assert APP.executables(label.model_copy(update={"command": "mpirun -np 4 cp2k.popt"})) == ["mpirun"]
+
+
+def test_what_an_earlier_attempt_left_does_not_hide_a_setup_line_that_fails(tmp_path: Path) -> None:
+    run = make(tmp_path, [waters(3)])
+    assert "setup" not in run.stage().messages[1]
+    later = run.copy(tmp_path / "later", setup=["module load cp2k"], shell="bash")
+    assert (later.root / later.place.jobs / "000000/out/task.000000/output.log").exists()
+    assert "the setup line 'module load cp2k' ended with exit code 127: module: " in later.stage().messages[1]

@@ -45,7 +45,8 @@ def test_golden_job(tmp_path: Path) -> None:
     flat = changed(training_data=None, systems=["mine"], batch_size=2)
     part = flat["model"]["descriptor"]
     flat["model"]["descriptor"] = {"type": "hybrid", "list": [part, {"type": "loc_frame"}, {**part, "type": "se_e3"}]}
-    train = {"numb_models": 2, "setup": ["module load dp"], "command": "srun dp", "skip_neighbor_stat": True}
+    setup = {"shell": "bash", "setup": ["module load dp"]}
+    train = {"numb_models": 2, **setup, "command": "srun dp", "skip_neighbor_stat": True}
     run = TrainRun(tmp_path, train, flat)
     planned = run.plan()
     assert (planned.job_ids, planned.n_jobs, planned.n_todo) == (["000000", "000001"], 2, 2)
