@@ -89,12 +89,15 @@ class UserFile(RootModel[str]):
 
 
 class Structures(Strict):
-    """A named set of structures: files read by ASE, then multiplied, scaled and perturbed."""
+    """A named set of structures: files that ASE or dpdata reads, then multiplied, scaled and perturbed."""
 
     files: Annotated[list[UserFile], BeforeValidator(_as_list)] = Field(
-        min_length=1, description="Files or glob patterns; every frame of each file is used."
+        min_length=1, description="Files (deepmd/npy: folders) or glob patterns; every frame is used."
     )
-    format: str | None = Field(None, description="ASE's name of the format, where the file name does not show it.")
+    format: str | None = Field(
+        None,
+        description="Name of the format, of ASE or dpdata (deepmd/npy, abacus/stru), where the file does not show it.",
+    )
     super_cell: list[Annotated[int, Field(ge=1, le=100)]] = Field(
         [1, 1, 1], min_length=3, max_length=3, description="Repetitions of the cell along its three vectors."
     )

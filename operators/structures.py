@@ -103,10 +103,14 @@ def _read(path: Path, format: str | None) -> list[Atoms]:
     try:
         frames = read_file(path, format)
     except ValueError as error:
-        raise ConfigError(f"{path.name}: {error}") from None
+        hint = "" if format else "; if its name does not show the format, give `format`"
+        raise ConfigError(f"{path.name}: {error}{hint}") from None
     for frame in frames:
         if frame.cell.rank < 3:
-            raise ConfigError(f"{path.name}: it has no periodic cell in three directions")
+            raise ConfigError(
+                f"{path.name}: it has no periodic cell in three directions; give it one, a molecule for instance a box "
+                "with 10 Angstrom around it: atoms.center(vacuum=10) of ASE, then write a format with cells (extxyz)"
+            )
         frame.calc = None
         frame.set_constraint()
         frame.pbc = True

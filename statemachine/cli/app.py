@@ -63,8 +63,9 @@ def validate(config: ConfigFile) -> None:
 
     Every file that it names is read: structures, labelled data, templates.
     """
-    from statemachine.run.begin import check_structures, load_data, prepare
+    from statemachine.run.begin import check_structures, prepare
     from statemachine.run.config_file import read_config
+    from statemachine.run.data import load_data
 
     checked = read_config(config)
     stored, objects = prepare(checked, config.parent)
@@ -73,7 +74,7 @@ def validate(config: ConfigFile) -> None:
     for kind in ("data", "test"):
         for name, data in getattr(checked.init, kind).items():
             systems = load_data(data, config.parent, f"init.{kind}.{name}", checked.type_map)
-            print(f"init.{kind}.{name}: {systems.get_nframes()} labelled frames")
+            print(f"init.{kind}.{name}: {sum(map(len, systems.values()))} labelled frames")
     print(f"{config}: valid; the run's prefix is {stored.prefix}")
 
 

@@ -8,28 +8,28 @@ objects. `state.json` is created last: an interrupted `init` leaves no run, and 
 from __future__ import annotations
 
 import functools
-import glob
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from conventions.config import LabelledData, RunConfig, UserFile
+from conventions.config import RunConfig, Structures, UserFile
 from conventions.documents import Stage
 from conventions.errors import CommandRefused, ConfigError, NotFound, StoreError
 from conventions.names import sha256
 from conventions.space import DataSpace
 from conventions.state import State
 from operators.registry import app, config_model, load_config
-from operators.sums import write_sums
 from statemachine.store import Store, open_store
 from statemachine.store.opening import prefix_url
 from statemachine.store.probe import prove
 
 from .configuration import configuration
+from .data import as_extxyz, is_dpdatas, load_data, write_data
+from .paths import matches
 from .record import Record
 
 # What is being done, its total bytes, and the bytes done since the last call; zeros where bytes are not counted.
@@ -54,26 +54,34 @@ def prepare(config: RunConfig, base: Path) -> tuple[RunConfig, dict[str, bytes]]
 
     def store(path: Path, where: str) -> str:
         if not path.is_file():
-            raise ConfigError(f"{where}: {path} is not a file")
+            hint = "; of a folder of data give the format, such as deepmd/npy" if path.is_dir() else ""
+            raise ConfigError(f"{where}: {path} is not a file{hint}")
         try:
-            data = path.read_bytes()
+            return keep(path.name, path.read_bytes())
         except OSError as error:
             raise ConfigError(f"{where}: {path} cannot be read: {error.strerror}") from None
-        key = space.file(sha256(data), _plain(path.name))
+
+    def keep(name: str, data: bytes) -> str:
+        key = space.file(sha256(data), _plain(name))
         objects[key] = data
         return key[len(space.files) + 1 :]
 
     def convert(value: Any, where: str) -> Any:
         if isinstance(value, UserFile):
-            found = list(_matches(base, value.root, where))
+            found = list(matches(base, value.root, where))
             if len(found) != 1:
                 raise ConfigError(f"{where}: {value.root!r} matches {len(found)} files; one is expected")
             return store(found[0], where)
+        if isinstance(value, Structures) and is_dpdatas(value.format, where):
+            paths = [path for file in value.files for path in matches(base, file.root, f"{where}.files")]
+            read = [as_extxyz(path, str(value.format), where, config.type_map) for path in paths]
+            names = [keep(f"{path.name}.extxyz", data) for path, data in zip(paths, read, strict=True)]
+            return {**value.model_dump(), "files": names, "format": "extxyz"}
         if isinstance(value, BaseModel):
             return {name: convert(getattr(value, name), f"{where}.{name}") for name in type(value).model_fields}
         if isinstance(value, list):
             if value and all(isinstance(item, UserFile) for item in value):
-                return [store(path, where) for item in value for path in _matches(base, item.root, where)]
+                return [store(path, where) for item in value for path in matches(base, item.root, where)]
             return [convert(item, f"{where}.{index}") for index, item in enumerate(value)]
         if isinstance(value, dict):
             return {key: convert(item, f"{where}.{key}") for key, item in value.items()}
@@ -96,51 +104,6 @@ def check_structures(config: RunConfig, objects: dict[str, bytes]) -> dict[str, 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         return {name: len(load_structures(config, [name], files)) for name in config.structures}
-
-
-def load_data(data: LabelledData, base: Path, where: str, type_map: list[str]) -> Any:
-    """Labelled data as dpdata's MultiSystems, all with the run's type_map."""
-    import dpdata
-    import numpy as np
-
-    paths = list(_matches(base, data.path, where))
-    if data.format in ("deepmd/npy", "deepmd/raw"):
-        paths = [raw.parent for path in paths for raw in sorted(path.rglob("type.raw"))]
-        if not paths:
-            raise ConfigError(f"{where}.path: {data.path!r} holds no DeePMD system (no type.raw)")
-    systems = dpdata.MultiSystems(type_map=type_map)
-    for path in paths:
-        try:
-            found = dpdata.MultiSystems.from_file(str(path), data.format) if "mixed" in data.format else None
-            parts = list(found.systems.values()) if found else [dpdata.LabeledSystem(str(path), fmt=data.format)]
-        except Exception as error:  # dpdata's readers raise whatever they meet
-            raise ConfigError(
-                f"{where}: dpdata cannot read {path.name} as {data.format}: {error or type(error).__name__}"
-            ) from None
-        for part in parts:
-            names, counts = part.data["atom_names"], part.data["atom_numbs"]
-            unknown = sorted({str(n) for n, c in zip(names, counts, strict=True) if c} - set(type_map))
-            if unknown:
-                raise ConfigError(
-                    f"{where}: element {unknown[0]} of {path.name} is not in type_map ({', '.join(type_map)})"
-                )
-            for kind in ("energies", "forces", "coords", "cells"):
-                if not np.isfinite(part.data[kind]).all():
-                    raise ConfigError(f"{where}: {path.name} has {kind} that are not finite numbers")
-            systems.append(part)
-    if not systems.get_nframes():
-        raise ConfigError(f"{where}: {data.path!r} has no frames")
-    return systems
-
-
-def write_data(systems: Any, folder: Path) -> None:
-    """Labelled data as the dataset holds them: DeePMD systems with the keys of their frames, and a list of sums."""
-    from operators.frame_keys import write_keys
-
-    systems.to("deepmd/npy", str(folder))
-    for system in folder.iterdir():
-        write_keys(system)
-    write_sums(folder)
 
 
 def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total, more: None) -> State:
@@ -246,23 +209,6 @@ def _claim(store: Store, key: str, document: bytes) -> None:
                 f"{store.at(key)} is another configuration: another `init` is running here, or was interrupted. "
                 "Repeat that `init` with its configuration, choose another prefix, or empty this one"
             ) from None
-
-
-def _matches(base: Path, pattern: str, where: str) -> Iterator[Path]:
-    try:
-        root = base / Path(pattern).expanduser()
-        there = root.exists()
-    except (RuntimeError, OSError) as error:  # no such user, a name too long, a folder that may not be entered
-        raise ConfigError(f"{where}: {pattern!r}: {error}") from None
-    if there:
-        yield root
-    elif any(char in pattern for char in "*?["):
-        found = [Path(name) for name in sorted(glob.glob(str(root), recursive=True))]
-        if not found:
-            raise ConfigError(f"{where}: no file matches {pattern!r}")
-        yield from found
-    else:
-        raise ConfigError(f"{where}: {pattern!r}: there is no such file (paths are relative to the configuration)")
 
 
 def _plain(name: str) -> str:

@@ -90,7 +90,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "device for a file": (put("cu.xyz", "/dev/zero"), r"structures\.start\.files: .* is not a file"),
     "file of no user": (put("cu.xyz", "~nosuchuser/cu.xyz"), r"structures\.start\.files: '~nosuchuser"),
     "long file name": (put("cu.xyz", "x" * 5000), r"structures\.start\.files: .*too long"),
-    "unknown format": (put(FILES, "{files: cu.xyz, format: foo}"), r"cu\.xyz: ASE cannot read it: foo"),
+    "unknown format": (put(FILES, "{files: cu.xyz, format: foo}"), r"start\.format: neither ASE nor dpdata .* 'foo'"),
     "two super_cells": (put(FILES, "{files: cu.xyz, super_cell: [1, 1]}"), r"structures\.start\.super_cell: "),
     "huge super_cell": (put(FILES, "{files: cu.xyz, super_cell: [100000, 1, 1]}"), r"start\.super_cell\.0: .*100000"),
     "huge pert_numb": (put(FILES, "{files: cu.xyz, pert_numb: 1000000000000}"), r"structures\.start\.pert_numb: "),

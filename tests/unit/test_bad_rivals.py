@@ -18,9 +18,10 @@ from conventions.names import sha256
 from conventions.space import DataSpace
 from conventions.state import State
 from statemachine.run import begin as beginning
-from statemachine.run.begin import begin, load_data
+from statemachine.run.begin import begin
 from statemachine.run.config_file import read_config
 from statemachine.run.configuration import configuration
+from statemachine.run.data import load_data
 from statemachine.run.record import Record
 from statemachine.store.base import Arrived
 from tests.conftest import CONFIG, STRUCTURE

@@ -27,8 +27,8 @@ from operators.pod.runner import load
 from operators.select.pool import load_scores
 from operators.structures import _read
 from operators.workflow.shipping import ship
-from statemachine.run.begin import load_data
 from statemachine.run.config_file import read_config
+from statemachine.run.data import load_data
 from statemachine.store import Store, open_store
 from statemachine.store.file import FileStore
 from tests import servers

@@ -16,7 +16,7 @@ from operators.frame_keys import KEYS, dataset_keys, keys, write_keys
 from operators.select.dump import Frame
 from operators.select.filters import closest, rejection, tilt_angle
 from operators.sums import SUMS, write_sums
-from statemachine.run.begin import write_data
+from statemachine.run.data import write_data
 
 
 def as_frame(atoms: Atoms) -> Frame:
@@ -200,8 +200,7 @@ def test_initial_data_have_their_keys(tmp_path: Path) -> None:
     atoms = bulk("Cu", cubic=True)
     system = dpdata.System(atoms, fmt="ase/structure").data
     labels = {"energies": np.zeros(1), "forces": np.zeros((1, 4, 3))}
-    systems = dpdata.MultiSystems(dpdata.LabeledSystem(data={**system, **labels}), type_map=["Cu"])
-    write_data(systems, tmp_path / "init")
+    write_data({"Cu4": dpdata.LabeledSystem(data={**system, **labels})}, tmp_path / "init")
     (name,) = (path.name for path in (tmp_path / "init").iterdir() if path.is_dir())
     kept = (tmp_path / "init" / name / KEYS).read_bytes()
     assert [kept] == keys(atoms.numbers[None], atoms.cell[:][None], atoms.positions[None])
