@@ -41,6 +41,7 @@ trap setup_ended EXIT
 # `module` is a function, which gets lost on the way through sh.
 _MODULES = """\
 command -v module >/dev/null || for file in "${MODULESHOME:-}"/init/bash /etc/profile.d/*mod*.sh; do
+  # shellcheck disable=SC1090
   [ ! -r "$file" ] || . "$file"
 done
 """

@@ -15,6 +15,7 @@ setup_ended() {
 setup_line=
 trap setup_ended EXIT
 command -v module >/dev/null || for file in "${MODULESHOME:-}"/init/bash /etc/profile.d/*mod*.sh; do
+  # shellcheck disable=SC1090
   [ ! -r "$file" ] || . "$file"
 done
 set -e
