@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from . import __version__
 from .documents import Strict
 from .endpoint import check_endpoint
+from .forms import IDENTIFIER, form
 from .secrets import looks_like_key
 
 
@@ -45,26 +46,37 @@ def refuse_secret_names(field: str, names: Iterable[str], instead: str) -> None:
             )
 
 
-_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+_QUANTITY = form(r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", "a number with a unit of Kubernetes: 8Gi, 500M, 0.5")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
-_KUBERNETES_NAME = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+_LABEL_KEY = form(
+    rf"^([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL}$", "a label's key of Kubernetes: team, example.org/team"
+)
+_LABEL_VALUE = form(
+    rf"^({_LABEL})?$", "a label's value of Kubernetes, up to 63 letters, digits, '.', '_', '-': materials"
+)
+_KUBERNETES_NAME = form(
+    r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$", "a name of Kubernetes, lower-case letters, digits, '.', '-': store-key"
+)
+_KEY = form(r"^[A-Za-z0-9._-]+$", "letters, digits, '.', '_', '-': access_key")
+_GPU = form(r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", "a resource of Kubernetes with its domain: nvidia.com/gpu")
+_IMAGE = form(r"^\S+$", "an image's name without spaces: ghcr.io/example/cp2k:2024.1")
 
 Text = Annotated[str, AfterValidator(no_template)]
 PlainJson = Annotated[dict[str, Any], AfterValidator(plain_json)]
 Endpoint = Annotated[str, AfterValidator(check_endpoint)]
-Image = Annotated[Text, Field(pattern=r"^\S+$")]
+Image = Annotated[Text, Field(pattern=_IMAGE)]
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 KubernetesName = Annotated[str, Field(pattern=_KUBERNETES_NAME)]
-LabelKey = Annotated[str, Field(pattern=rf"^([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL}$")]
-LabelValue = Annotated[str, Field(pattern=rf"^({_LABEL})?$")]
-EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+LabelKey = Annotated[str, Field(pattern=_LABEL_KEY)]
+LabelValue = Annotated[str, Field(pattern=_LABEL_VALUE)]
+EnvName = Annotated[str, Field(pattern=IDENTIFIER)]
 
 
 class SecretKey(Strict):
     """A value in a Kubernetes Secret of the workflows' namespace."""
 
     name: KubernetesName = Field(description="Name of the Secret.")
-    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field(description="Key in the Secret.")
+    key: Annotated[str, Field(pattern=_KEY)] = Field(description="Key in the Secret.")
 
 
 class Toleration(Strict):
@@ -83,7 +95,7 @@ class Pod(Strict):
     cpu: float | None = Field(None, gt=0, le=4096, description="Cores: request and limit.")
     memory: Quantity | None = Field(None, description="Memory: request and limit, such as `8Gi`.")
     gpu: int = Field(0, ge=0, le=64)
-    gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
+    gpu_resource: Annotated[str, Field(pattern=_GPU)] = "nvidia.com/gpu"
     scratch: Quantity | None = Field(None, description="Maximum size of the pod's working folder, such as `20Gi`.")
     node_selector: dict[LabelKey, LabelValue] = {}
     tolerations: list[Toleration] = []
@@ -114,7 +126,7 @@ class Repository(Strict):
     """
 
     config_map: KubernetesName | None = Field(None, description="ConfigMap of an artifactRepositoryRef.")
-    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = Field(None, description="Its key.")
+    key: Annotated[str, Field(pattern=_KEY)] | None = Field(None, description="Its key.")
     endpoint: Endpoint | None = Field(None, description="The store as pods see it; default: as the prefix says.")
     credentials: Credentials | None = None
 

@@ -7,7 +7,6 @@ The four stages are `StageConfig`s here; each software extends it in `operators/
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, RootModel, model_validator
@@ -16,6 +15,7 @@ from .cluster import EngineConfig, Image, LocalConfig, Pod
 from .cluster import Text as Text  # third-party apps import it from here
 from .documents import Document, Strict
 from .errors import did_you_mean
+from .forms import form, form_error
 from .hpc import Hpc
 from .names import RUN_NAME
 from .state import Convergence, Policy
@@ -36,15 +36,11 @@ def _element(symbol: str) -> str:
     return symbol
 
 
-def _form(pattern: str, words: str) -> Callable[[str], str]:
-    """A check against a pattern whose error describes the pattern in words."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text, re.ASCII):
-            raise ValueError(f"{text!r} is not valid; expected: {words}")
-        return text
-
-    return check
+def _run_name(text: str) -> str:
+    if not re.fullmatch(RUN_NAME, text, re.ASCII):
+        near = re.sub(r"[^a-z0-9]+", "-", text.lower()).lstrip("-0123456789")[:20].rstrip("-")
+        raise ValueError(form_error(text, RUN_NAME) + (f"; write {near}" if near else ""))
+    return text
 
 
 def _prefix(text: str) -> str:
@@ -60,19 +56,12 @@ def _as_list(value: Any) -> Any:
 
 
 Element = Annotated[str, AfterValidator(_element)]
-_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$"
-Name = Annotated[
-    str,
-    AfterValidator(_form(_NAME, "1-64 letters, digits, '.', '_', '-', not beginning with '.' or '-'")),
-    Field(json_schema_extra={"pattern": _NAME}),
-]
-RunName = Annotated[
-    str,
-    AfterValidator(
-        _form(RUN_NAME, "1-20 lower-case letters, digits and '-', beginning with a letter, not ending with '-'")
-    ),
-    Field(json_schema_extra={"pattern": RUN_NAME}),
-]
+_NAME = form(
+    r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$",
+    "1-64 letters, digits, '.', '_', '-', not beginning with '.' or '-': bulk_300K",
+)
+Name = Annotated[str, Field(pattern=_NAME)]
+RunName = Annotated[str, AfterValidator(_run_name), Field(json_schema_extra={"pattern": RUN_NAME})]
 
 
 class UserFile(RootModel[str]):

@@ -8,10 +8,19 @@ from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import DataError, TooNew
+from .forms import form, form_error
 from .names import STAGES, canonical_json
 
 Stage = Literal["label", "train", "explore", "select"]
 assert Stage.__args__ == STAGES  # type: ignore[attr-defined]
+
+_ID = form(r"^[0-9]{6}$", "six digits: 000012")
+_TASK = form(r"^task\.[0-9]{6}$", "a task's folder: task.000012")
+_FILE = form(
+    r"^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*$",
+    "a path of letters, digits and . _ + -: ckpt/model.1",
+)
+_SHA256 = form(r"^[0-9a-f]{64}$", "64 hexadecimal digits, as sha256sum prints them")
 
 D = TypeVar("D", bound="Document")
 # Only a JSON text with one of these, all digits taken as zeros, can hold an infinity or a lone surrogate: a positive
@@ -22,6 +31,8 @@ _TRAPS = (b"e0", b"e+", b"E", b"\\u", b"0" * 300)
 
 class Strict(BaseModel):
     """No unknown keys, no coercion, no NaN or infinity, immutable."""
+
+    foreign: ClassVar[dict[str, str]] = {}  # keys of other programs, and what an error says of them
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
@@ -67,21 +78,21 @@ class Document(Strict):
 class TaskResult(Strict):
     """Exit code of one task of a job: 0 means a result to evaluate, anything else a task to repeat."""
 
-    id: str = Field(pattern=r"^task\.[0-9]{6}$")
+    id: str = Field(pattern=_TASK)
     code: int
 
 
 class OutputFile(Strict):
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*$")
+    name: str = Field(pattern=_FILE)
     size: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str = Field(pattern=_SHA256)
 
 
 class DoneMarker(Document):
     """`done/{job_id}.json`: written last, names everything that must be in the job's `out/`."""
 
-    job_id: str = Field(pattern=r"^[0-9]{6}$")
-    inputs: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the job's `in/`.")
+    job_id: str = Field(pattern=_ID)
+    inputs: str = Field(pattern=_SHA256, description="Digest of the job's `in/`.")
     tasks: list[TaskResult]
     files: list[OutputFile]
 
@@ -146,4 +157,6 @@ def _first_problem(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc']) or 'document'}: {first['msg']}"
+    pattern = first.get("ctx", {}).get("pattern")
+    message = form_error(first["input"], pattern) if pattern else first["msg"]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'document'}: {message}"

@@ -6,34 +6,34 @@ No field here holds a secret. An SSH key is a file of this machine, or a Kuberne
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from .cluster import EnvName, PlainJson, SecretKey, Text, refuse_secret_names
 from .documents import Strict
+from .forms import form
 
-_SECRETS = ("password", "passphrase", "totp_secret")
+_SECRET = (
+    "secrets do not belong in a configuration, which is copied to the store; log in with a key file without passphrase "
+    "(key_filename), or in pods with a Kubernetes Secret (hpc.ssh_key)"
+)
 _ELSEWHERE = {
-    "group_size": "is the stage's own `group_size`: tasks in one job",
-    "para_deg": "is not supported: the tasks of a job run one after the other; use a smaller group_size",
-    "strategy": "is not supported: a job runs one command per task, which uses the GPUs that the job was given",
-    "wait_time": "is not supported: use `poll`",
-    "local_root": "is not needed: it is the job's own folder",
+    "group_size": "this is the stage's own `group_size`: tasks in one job",
+    "para_deg": "not supported: the tasks of a job run one after the other; use a smaller group_size",
+    "strategy": "not supported: a job runs one command per task, which uses the GPUs that the job was given",
+    "wait_time": "not supported: use `poll`",
+    "local_root": "not needed, remove it: it is the job's own folder",
 }
+
+_HOST = form(r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$", "a host's name or address alone: login.example.org")
+_USER = form(r"^[A-Za-z0-9_]([A-Za-z0-9._@-]*)$", "the name of an account there: jdoe")
 
 
 def _words(*known: str) -> BeforeValidator:
     """Names as dpdispatcher takes them: in any case, and without the ending `Context`."""
     names = {form.lower(): name for name in known for form in (name, name.removesuffix("Context"))}
     return BeforeValidator(lambda value: names.get(value.lower(), value) if isinstance(value, str) else value)
-
-
-def _elsewhere(value: Any) -> Any:
-    for key in value if isinstance(value, dict) else ():
-        if key in _ELSEWHERE:
-            raise ValueError(f"{key} {_ELSEWHERE[key]}")
-    return value
 
 
 def _one_line(text: str) -> str:
@@ -43,6 +43,8 @@ def _one_line(text: str) -> str:
 
 
 def _static(text: str) -> str:
+    if text.startswith("~"):
+        raise ValueError(f"{text!r}: ~ is not expanded here; write the full path, or `. {text}` in prepend_script")
     if re.search(r"[$`;&|<>()*?\[\]{}~#]", text):
         raise ValueError(f"{text!r}: shell syntax belongs in prepend_script")
     return text
@@ -55,14 +57,21 @@ def _flag(text: str) -> str:
 
 
 def _absolute(text: str) -> str:
-    if not text.startswith("/"):
-        raise ValueError(f"{text!r} is not an absolute path")
+    if not text.startswith(("/", "~/")):
+        raise ValueError(f"{text!r} is not an absolute path: /scratch/jdoe/dpgen2")
+    return text
+
+
+def _no_key(text: str) -> str:
+    if "PRIVATE KEY" in text:
+        raise ValueError("this is the key itself; give the name of its file (and replace the key)")
     return text
 
 
 Line = Annotated[Text, AfterValidator(_one_line)]
 Word = Annotated[Line, AfterValidator(_static)]
 Flag = Annotated[Line, AfterValidator(_flag)]
+KeyFile = Annotated[Text, AfterValidator(_no_key), AfterValidator(_one_line)]
 Absolute = Annotated[Line, AfterValidator(_absolute)]
 BatchType = Literal["Slurm", "PBS", "Torque", "SGE", "LSF", "Fugaku", "JH_UniScheduler", "Shell"]
 ContextType = Literal["SSHContext", "LocalContext"]
@@ -71,10 +80,14 @@ ContextType = Literal["SSHContext", "LocalContext"]
 class RemoteProfile(Strict):
     """How to reach the machine: all keys but `symlink` are for SSHContext, `symlink` is for LocalContext."""
 
-    hostname: Annotated[Line, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$")] | None = None
-    username: Annotated[Line, Field(pattern=r"^[A-Za-z0-9_]([A-Za-z0-9._@-]*)$")] | None = None
+    foreign: ClassVar[dict[str, str]] = dict.fromkeys(("password", "passphrase", "totp_secret"), _SECRET)
+
+    hostname: Annotated[Line, Field(pattern=_HOST)] | None = None
+    username: Annotated[Line, Field(pattern=_USER)] | None = None
     port: int = Field(22, ge=1, le=65535)
-    key_filename: Line | None = Field(None, description="Private key file; default: ~/.ssh/id_*. Without passphrase.")
+    key_filename: KeyFile | None = Field(
+        None, description="Private key file; default: ~/.ssh/id_*. Without passphrase."
+    )
     host_key: Line | None = Field(
         None, description="The host's key as ssh-keyscan prints it: `ssh-ed25519 AAAA...`; default: known_hosts."
     )
@@ -82,19 +95,6 @@ class RemoteProfile(Strict):
     timeout: int = Field(10, ge=1, le=3600, description="Seconds to wait for a connection.")
     tar_compress: bool = Field(True, description="Compress files for the transfer.")
     symlink: bool = Field(False, description="LocalContext: link the inputs to remote_root instead of copying them.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_secrets(cls, value: Any) -> Any:
-        for key in value if isinstance(value, dict) else ():
-            if key in _SECRETS:
-                raise ValueError(
-                    f"{key}: secrets do not belong in a configuration, which is copied to the store; log in with a "
-                    "key file without passphrase (key_filename), or in pods with a Kubernetes Secret (hpc.ssh_key)"
-                )
-        if isinstance(value, dict) and "PRIVATE KEY" in str(value.get("key_filename")):
-            raise ValueError("key_filename: this is the key itself; give the name of its file (and replace the key)")
-        return value
 
     @model_validator(mode="after")
     def _host_key_form(self) -> RemoteProfile:
@@ -108,6 +108,8 @@ class RemoteProfile(Strict):
 class Machine(Strict):
     """The batch system and the way to it."""
 
+    foreign: ClassVar[dict[str, str]] = _ELSEWHERE
+
     batch_type: Annotated[BatchType, _words(*get_args(BatchType))]
     context_type: Annotated[ContextType, _words(*get_args(ContextType))] = Field(
         description="SSHContext: log in to submit. LocalContext: this machine or pod submits."
@@ -116,14 +118,14 @@ class Machine(Strict):
     remote_profile: RemoteProfile = RemoteProfile()
     retry_count: int = Field(3, ge=0, le=100, description="How often a job that was killed is submitted again.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known_elsewhere(cls, value: Any) -> Any:
-        return _elsewhere(value)
-
     @model_validator(mode="after")
     def _profile_fits(self) -> Machine:
         profile = self.remote_profile
+        if self.context_type == "SSHContext" and self.remote_root.startswith("~"):
+            raise ValueError(
+                "remote_root: ~ would be the home folder on this machine; write the full path there: "
+                f"`ssh {profile.hostname or 'HOST'} 'echo $HOME'` prints it"
+            )
         if self.context_type == "SSHContext" and not (profile.hostname and profile.username):
             raise ValueError("remote_profile: SSHContext needs a hostname and a username")
         if self.context_type == "LocalContext" and (profile.hostname or profile.username or profile.key_filename):
@@ -133,6 +135,8 @@ class Machine(Strict):
 
 class Resources(Strict):
     """What one job requests from the batch system."""
+
+    foreign: ClassVar[dict[str, str]] = _ELSEWHERE
 
     number_node: int = Field(1, ge=1, le=10**5)
     cpu_per_node: int = Field(1, ge=1, le=10**4)
@@ -149,11 +153,6 @@ class Resources(Strict):
     prepend_script: list[Line] = Field([], description="Shell lines before the job.")
     append_script: list[Line] = Field([], description="Shell lines after a successful job.")
     kwargs: PlainJson = Field({}, description="Options of one batch system only: {custom_gpu_line: ...}.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_elsewhere(cls, value: Any) -> Any:
-        return _elsewhere(value)
 
     @model_validator(mode="after")
     def _no_secrets(self) -> Resources:

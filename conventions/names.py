@@ -12,11 +12,15 @@ import re
 from typing import Any
 
 from .errors import DataError
+from .forms import form
 
 ID_WIDTH = 6
 MAX_ID = 10**ID_WIDTH - 1
 _ID = re.compile(rf"[0-9]{{{ID_WIDTH}}}")
-RUN_NAME = r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$"
+RUN_NAME = form(
+    r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$",
+    "1-20 lower-case letters, digits and '-', beginning with a letter, not ending with '-': water-300k",
+)
 STAGES = ("label", "train", "explore", "select")
 SPEC_HASH = "dpgen2-sm/spec-sha256"  # annotation of a workflow: tells one specification from another
 

@@ -8,15 +8,20 @@ from pydantic import Field, model_validator
 
 from .documents import Document, Stage, Strict, parse_json
 from .errors import DataError, StateError, TooNew
+from .forms import form
 from .names import RUN_NAME, STAGES, canonical_json, sha256, workflow_name
 from .space import DataSpace, StageSpace, check_name
 
 ENDED = ("converged", "exhausted", "failed", "cancelled")
 _TRAINED = {"rmse_f", "train_rmse_f"}
-_FINAL = r"^(converged|exhausted|)$"
-_SHA256 = r"^([0-9a-f]{64})?$"
-_DIGEST = r"^[0-9a-f]{64}$"
-_PHASE = r"^((label|train|explore|select)\.(submitting|running)|cancelling|converged|exhausted|failed|cancelled)$"
+_FINAL = form(r"^(converged|exhausted|)$", "converged, exhausted or nothing")
+_SHA256 = form(r"^([0-9a-f]{64})?$", "64 hexadecimal digits, or nothing")
+_DIGEST = form(r"^[0-9a-f]{64}$", "64 hexadecimal digits")
+_UID = form(r"^[0-9a-f]{32}$", "32 hexadecimal digits")
+_PHASE = form(
+    r"^((label|train|explore|select)\.(submitting|running)|cancelling|converged|exhausted|failed|cancelled)$",
+    "a phase of a run: label.running, converged",
+)
 
 
 class Convergence(Strict):
@@ -120,7 +125,7 @@ class State(Document):
     supported: ClassVar[int] = 3
     schema_version: int = Field(3, ge=1)
     run: str = Field(pattern=RUN_NAME)
-    run_uid: str = Field(pattern=r"^[0-9a-f]{32}$")
+    run_uid: str = Field(pattern=_UID)
     version: int = Field(ge=1, lt=10**8)
     nonce: str
     previous_sha256: str

@@ -174,6 +174,7 @@ class App:
     plan: Operator
     reduce: Operator
     job: type[JobContext] = JobContext
-    check: Callable[[RunConfig], list[str]] = lambda config: []
+    check: Callable[[RunConfig], list[str]] = lambda config: []  # problems: the configuration is refused
+    notes: Callable[[RunConfig], list[str]] = lambda config: []  # what a person should know of a good one
     executables: Callable[[Any], list[str]] = lambda stage: []
     explore_stages: Callable[[Any], int] = lambda stage: 1

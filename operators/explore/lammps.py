@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from conventions.config import Name, RunConfig, StageConfig, Text, UserFile
 from conventions.documents import StageReport, Strict, parse_json
 from conventions.errors import ConfigError
+from conventions.forms import IDENTIFIER
 from conventions.names import canonical_json, derive_seed, format_id
 from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, TaskOutput, job_counts, pack, read_tasks, write_jobs, write_report
@@ -60,7 +61,7 @@ class TaskGroup(Strict):
         None, description="npt, npt-i, npt-iso: isotropic; npt-a, npt-aniso: three edges; npt-t, npt-tri: whole cell."
     )
     temps: list[Positive] | None = Field(None, min_length=1, description="Temperatures, K (nve: of the start).")
-    press: list[float] | None = Field(None, min_length=1, description="Pressures, bar; npt only.")
+    press: list[float] | None = Field(None, min_length=1, description="Pressures, bar; only npt uses them.")
     nsteps: int | None = Field(None, ge=1, description="Steps of a trajectory.")
     dt: Positive = Field(0.001, description="Time step, ps.")
     tau_t: Positive = Field(0.1, description="Time constant of the thermostat, ps.")
@@ -73,7 +74,7 @@ class TaskGroup(Strict):
     )
     plumed: UserFile | None = Field(None, description="The PLUMED input that goes with the template.")
     revisions: dict[
-        Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")],
+        Annotated[str, Field(pattern=IDENTIFIER)],
         Annotated[list[int | float | str], Field(min_length=1)],
     ] = Field({}, description="Names in template and plumed, and the values that replace them; all combinations run.")
 
@@ -94,8 +95,6 @@ class TaskGroup(Strict):
             raise ValueError(f"{', '.join(missing)} must be given (or a template)")
         if self.ensemble in COUPLING and self.press is None:
             raise ValueError(f"press must be given for {self.ensemble}")
-        if self.ensemble not in COUPLING and self.press is not None:
-            raise ValueError(f"press is for npt; remove it, or change ensemble {self.ensemble}")
         if self.nsteps is not None and self.trj_freq > self.nsteps:
             raise ValueError(f"trj_freq {self.trj_freq} is more than nsteps {self.nsteps}: nothing would be explored")
         return self
@@ -173,7 +172,7 @@ def grid(group: TaskGroup) -> list[dict[str, Any]]:
     if group.template:
         choices = itertools.product(*group.revisions.values())
         return [{"revisions": dict(zip(group.revisions, values, strict=True))} for values in choices]
-    pressures: Sequence[float | None] = group.press or [None]
+    pressures: Sequence[float | None] = (group.press if group.ensemble in COUPLING else None) or [None]
     return [{"temp": temp, "press": press} for temp in group.temps or [] for press in pressures]
 
 
@@ -355,6 +354,17 @@ def check(config: RunConfig) -> list[str]:
     return problems
 
 
+def notes(config: RunConfig) -> list[str]:
+    """Pressures that are given, as DP-GEN's inputs often do, where nothing is coupled to them."""
+    explore: Any = config.explore
+    return [
+        f"explore.stages.{number}.{place}: press is not used with ensemble {group.ensemble}; npt uses it"
+        for number, stage in enumerate(explore.stages)
+        for place, group in enumerate(stage)
+        if group.press is not None and group.ensemble not in COUPLING
+    ]
+
+
 def executables(explore: LammpsConfig) -> list[str]:
     """Programs that must be there."""
     return shlex.split(explore.command or "lmp")[:1]
@@ -368,6 +378,7 @@ APP = App(
     reduce=reduce,
     job=ExploreJob,
     check=check,
+    notes=notes,
     executables=executables,
     explore_stages=lambda explore: len(explore.stages),
 )

@@ -16,6 +16,7 @@ from pydantic import Field, JsonValue
 from conventions.config import StageConfig
 from conventions.documents import parse_json
 from conventions.errors import DataError
+from conventions.forms import form
 from conventions.names import canonical_json
 from operators.core import App, Planned, Reduced, ReduceParams
 from operators.jobs import Script, Task, pack, write_jobs
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 RESULTS = "labels.jsonl"
+_CALCULATOR = form(
+    r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*$",
+    "module:Class, as Python imports it: ase.calculators.emt:EMT, tblite.ase:TBLite",
+)
 
 
 class AseConfig(StageConfig):
@@ -35,7 +40,7 @@ class AseConfig(StageConfig):
 
     app: Literal["ase"] = "ase"
     calculator: str = Field(
-        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*$",
+        pattern=_CALCULATOR,
         description="Import path of the calculator: ase.calculators.emt:EMT, tblite.ase:TBLite, ...",
     )
     kwargs: dict[str, JsonValue] = Field({}, description="Its keyword arguments.")

@@ -99,6 +99,8 @@ def submission(hpc: dict[str, Any], digest: str) -> Any:
     except ImportError:
         raise SystemExit("dpdispatcher is missing where jobs are handed over: pip install 'dpgen2-sm[hpc]'") from None
     machine = dict(hpc["machine"], local_root=".")
+    if machine["context_type"] == "LocalContext":
+        machine["remote_root"] = str(Path(machine["remote_root"]).expanduser())
     profile = machine["remote_profile"]
     if machine["context_type"] == "SSHContext":
         if hpc["ssh_key"] and Path(hpc["ssh_key"]).is_file():

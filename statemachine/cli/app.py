@@ -14,7 +14,7 @@ import typer
 from conventions import __version__
 
 from . import orders
-from .options import AsJson, ConfigFile, Interval, Target
+from .options import AsJson, ConfigFile, Interval, Target, checked
 
 if TYPE_CHECKING:
     from conventions.state import State
@@ -64,16 +64,15 @@ def validate(config: ConfigFile) -> None:
     Every file that it names is read: structures, labelled data, templates.
     """
     from statemachine.run.begin import check_structures, prepare
-    from statemachine.run.config_file import read_config
     from statemachine.run.data import load_data
 
-    checked = read_config(config)
-    stored, objects = prepare(checked, config.parent)
+    found = checked(config)
+    stored, objects = prepare(found, config.parent)
     for name, count in check_structures(stored, objects).items():
         print(f"structures.{name}: {count} structure{'s' * (count != 1)}")
     for kind in ("data", "test"):
-        for name, data in getattr(checked.init, kind).items():
-            systems = load_data(data, config.parent, f"init.{kind}.{name}", checked.type_map)
+        for name, data in getattr(found.init, kind).items():
+            systems = load_data(data, config.parent, f"init.{kind}.{name}", found.type_map)
             print(f"init.{kind}.{name}: {sum(map(len, systems.values()))} labelled frames")
     print(f"{config}: valid; the run's prefix is {stored.prefix}")
 
@@ -344,10 +343,10 @@ def doctor(
 def _begin(config: Path) -> State:
     from statemachine.cli.follow import beginning
     from statemachine.run.begin import begin
-    from statemachine.run.config_file import read_config
 
+    found = checked(config)
     with beginning() as progress:
-        return begin(read_config(config), config.parent, progress)
+        return begin(found, config.parent, progress)
 
 
 def _prefix(target: str) -> str:

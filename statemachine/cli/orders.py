@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import ConfigFile, Interval, Reason, Target, Yes
+from .options import ConfigFile, Interval, Reason, Target, Yes, checked
 
 if TYPE_CHECKING:
     from conventions.state import State
@@ -104,10 +104,9 @@ def patch(config: ConfigFile, reason: Reason = "patched by the user") -> None:
     place of the engine cannot be changed.
     """
     from statemachine.cli.show import print_state, waiting
-    from statemachine.run.config_file import read_config
     from statemachine.run.patch import patch
 
-    state, changes = patch(read_config(config), config.parent, reason)
+    state, changes = patch(checked(config), config.parent, reason)
     print_state(state)
     for change in changes:
         typer.echo(f"  {change}")

@@ -50,8 +50,8 @@ class ArgoClient:
         self.namespace = settings.namespace or os.environ.get("ARGO_NAMESPACE") or "argo"
         if not re.fullmatch("[a-z0-9.-]+", self.namespace):
             raise ConfigError(f"ARGO_NAMESPACE: {self.namespace!r} is not the name of a namespace")
-        self._token_file = settings.token_file or os.environ.get("ARGO_TOKEN_FILE")
-        ca_file = settings.ca_file or os.environ.get("SSL_CERT_FILE")
+        self._token_file = _home(settings.token_file) or os.environ.get("ARGO_TOKEN_FILE")
+        ca_file = _home(settings.ca_file) or os.environ.get("SSL_CERT_FILE")
         if ca_file and not Path(ca_file).is_file():
             raise ConfigError(f"engine.ca_file: there is no file {ca_file}")
         self._http = httpx.Client(
@@ -145,6 +145,10 @@ def _server(settings: ArgoConfig) -> str:
         return check_endpoint(named if "://" in named else f"{scheme}://{named}")
     except ValueError as error:
         raise ConfigError(f"ARGO_SERVER: {error}") from None
+
+
+def _home(path: str | None) -> str | None:
+    return os.path.expanduser(path) if path else None  # noqa: PTH111
 
 
 def _trust(ca_file: str | None) -> Any:

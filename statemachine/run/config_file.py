@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, ScalarEvent
 
 from conventions.errors import ConfigError, did_you_mean
+from conventions.forms import form_error
 from statemachine.store.opening import prefix_url
+
+from .foreign import foreign
 
 LARGEST = 10 * 2**20
 DEEPEST = 60
+MOST_BY_ALIAS = 10**5  # characters; of aliases in aliases, ten lines can make billions
 WORDS = {
     "model_type": "a mapping of keys is expected",
     "dict_type": "a mapping of keys is expected",
@@ -40,13 +45,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not UTF-8 text") from None
     yaml = YAML(typ="safe", pure=True)
     try:
-        depth = 0
-        for event in yaml.parse(text):  # piece by piece: what would take long to load is refused here
-            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-            if isinstance(event, AliasEvent):
-                raise ConfigError(f"{path}: line {event.start_mark.line + 1}: aliases (*name) are not supported")
-            if depth > DEEPEST:
-                raise ConfigError(f"{path}: line {event.start_mark.line + 1}: nested too deeply")
+        _check_size(yaml.parse(text))  # piece by piece: what would take long to load is refused here
         value = yaml.load(text)
     except (YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from None
@@ -56,7 +55,43 @@ def read_mapping(path: Path) -> dict[str, Any]:
         cleaned: dict[str, Any] = _without_comments(value)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
+    if problem := foreign(cleaned):
+        raise ConfigError(f"{path}: {problem}")
     return cleaned
+
+
+def _check_size(events: Iterable[Event]) -> None:
+    """Raise `ValueError` for a document that is too deep or too large, each alias taken as what it stands for."""
+    known: dict[str, tuple[int, int]] = {}  # size and depth of what an anchor names
+    around: list[tuple[str | None, int, int]] = [(None, 0, 0)]  # the same of the collections that have not ended
+    aliased = 0
+    for event in events:
+        line, anchor, depth = f"line {event.start_mark.line + 1}", getattr(event, "anchor", None), 0
+        if isinstance(event, CollectionStartEvent | ScalarEvent) and anchor in known:
+            raise ValueError(f"{line}: the anchor &{anchor} is given a second time")
+        if isinstance(event, CollectionStartEvent):
+            around.append((anchor, 1, 0))
+            size = 0
+        elif isinstance(event, CollectionEndEvent):
+            anchor, size, depth = around.pop()
+            depth += 1
+        elif isinstance(event, ScalarEvent):
+            size = 1 + len(event.value)
+        elif isinstance(event, AliasEvent):
+            if anchor not in known:
+                raise ValueError(f"{line}: *{anchor} stands for nothing: no &{anchor} has ended before it")
+            size, depth = known[anchor]
+            aliased += size
+        else:
+            continue
+        if aliased > MOST_BY_ALIAS:
+            raise ValueError(f"{line}: aliases (*name) stand for more than {MOST_BY_ALIAS:,} characters")
+        if len(around) + depth > DEEPEST + 1:
+            raise ValueError(f"{line}: nested too deeply")
+        if anchor and isinstance(event, ScalarEvent | CollectionEndEvent):
+            known[anchor] = (size, depth)
+        outer, inside, deepest = around[-1]
+        around[-1] = (outer, inside + size, max(deepest, depth))
 
 
 def read_prefix(path: Path) -> str:
@@ -77,11 +112,9 @@ def read_config(path: Path) -> Any:
         model = config_model(document)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    try:
-        config = model.model_validate(document)
-    except ValidationError as error:
-        problems = [explain(model, problem) for problem in error.errors(include_url=False)]
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems))) from None
+    config, problems = _validated(model, document)
+    if problems:
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     found = check_setup(config)
     found += [problem for stage, name in config.apps.items() for problem in app(stage, name).check(config)]
     if found:
@@ -89,16 +122,36 @@ def read_config(path: Path) -> Any:
     return config
 
 
+def notes(config: Any) -> list[str]:
+    """What a person should know of a good configuration."""
+    from operators.registry import app
+
+    return [note for stage, name in config.apps.items() for note in app(stage, name).notes(config)]
+
+
+def _validated(model: type[BaseModel], document: dict[str, Any]) -> tuple[Any, list[str]]:
+    """The configuration, or all that is wrong with it: unknown keys do not hide what is wrong beside them."""
+    try:
+        return model.model_validate(document), []
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+    problems = [explain(model, problem) for problem in found]
+    known = _without(document, [_place(problem) for problem in found if problem["type"] == "extra_forbidden"])
+    if known != document:
+        problems += _validated(model, known)[1]
+    return None, list(dict.fromkeys(problems))
+
+
 def explain(model: type[BaseModel], problem: Any) -> str:
     """One line for one problem: the key, the value, and the nearest right key."""
-    loc = list(problem["loc"])
-    if loc[:1] == ["engine"]:
-        del loc[1:2]  # which of the engines: the value of `type`, no key
+    loc = _place(problem)
     where = ".".join(str(part) for part in loc if part != "[key]")
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {did_you_mean(str(loc[-1]), _names(model, loc[:-1]))}"
+        return f"{where}: {_unknown(str(loc[-1]), _models(model, loc[:-1]))}"
     if problem["type"] == "missing":
         return f"{where}: this key is required"
+    if problem["type"] == "string_pattern_mismatch":
+        return f"{where}: {form_error(problem['input'], problem['ctx']['pattern'])}"
     message = WORDS.get(problem["type"]) or str(problem["msg"]).removeprefix("Value error, ")
     value = problem.get("input")
     given = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
@@ -106,14 +159,43 @@ def explain(model: type[BaseModel], problem: Any) -> str:
     return f"{where}: {message}{shown}" if where else message
 
 
-def _names(kind: Any, loc: list[Any]) -> set[str]:
-    """Keys that a model knows at a location of its documents."""
+def _place(problem: Any) -> list[Any]:
+    """Where a problem is in the document."""
+    loc = list(problem["loc"])
+    if loc[:1] == ["engine"]:
+        del loc[1:2]  # which of the engines: the value of `type`, no key
+    return loc
+
+
+def _unknown(key: str, models: set[type[BaseModel]]) -> str:
+    """What is said of a key that no model at its place knows."""
+    for model in models:
+        if said := getattr(model, "foreign", {}).get(key):
+            return str(said)
+    return f"unknown key; {did_you_mean(key, set().union(*(model.model_fields for model in models)))}"
+
+
+def _models(kind: Any, loc: list[Any]) -> set[type[BaseModel]]:
+    """The models at a location of a model's documents."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         field = kind.model_fields.get(str(loc[0])) if loc else None
-        return set(kind.model_fields) if not loc else _names(field.annotation, loc[1:]) if field else set()
+        return {kind} if not loc else _models(field.annotation, loc[1:]) if field else set()
     inner = get_args(kind)[-1:] if get_origin(kind) in (dict, list) else get_args(kind)
     rest = loc[1:] if get_origin(kind) in (dict, list) else loc
-    return set().union(*(_names(arg, rest) for arg in inner))
+    return set().union(*(_models(arg, rest) for arg in inner))
+
+
+def _without(document: Any, places: list[list[Any]]) -> Any:
+    """A copy without what is at these places."""
+    if isinstance(document, list):
+        return [_without(item, _below(places, index)) for index, item in enumerate(document)]
+    if isinstance(document, dict):
+        return {key: _without(item, _below(places, key)) for key, item in document.items() if [key] not in places}
+    return document
+
+
+def _below(places: list[list[Any]], key: int | str) -> list[list[Any]]:
+    return [place[1:] for place in places if place[:1] == [key]]
 
 
 def _without_comments(value: Any) -> Any:

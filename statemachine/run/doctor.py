@@ -77,7 +77,8 @@ def _tried(what: str, call: Callable[[], str]) -> Check:
 
 
 def _program(program: str, what: str, needed: bool) -> Check:
-    path = shutil.which(program, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    path = shutil.which(os.path.expanduser(program), path=places)  # noqa: PTH111
     if path is None:
         hint = "not found on PATH" if needed else "not found on PATH (fine if another machine, image or `setup` has it)"
         return Check(program, not needed, f"{what}: {hint}")

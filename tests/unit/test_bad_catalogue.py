@@ -50,7 +50,7 @@ def state(*cases: str) -> tuple[str, ...]:
 CATALOGUE: dict[int, tuple[str, ...]] = {
     # configuration
     1: config("python object"),
-    2: config("alias", "merge"),
+    2: config("alias bomb", "merge bomb", "bomb of one long text", "alias of itself", "merge of itself"),
     3: config("duplicate key", "nested duplicate key"),
     4: config("sexagesimal"),
     5: ("unit/test_bad_config.py::test_not_a_mistake[no is a word, No an element]",),

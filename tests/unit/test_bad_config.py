@@ -24,12 +24,28 @@ def add(text: str) -> bytes:
     return (CONFIG + text).encode()
 
 
+DEEP = "_d0: &d0 [x]\n" + "".join(f"_d{n}: &d{n} [{'[' * 10}*d{n - 1}{']' * 10}]\n" for n in range(1, 9))
+
+
+def bomb(line: str, first: str) -> str:
+    """Ten lines, each nine times as much as the one before."""
+    lines = [line.format(", ".join([f"*a{n - 1}"] * 9)) for n in range(1, 10)]
+    return "".join(f"_a{n}: &a{n} {text}\n" for n, text in enumerate([first, *lines]))
+
+
 # Name of the case: the file's bytes, and what the error must say.
 BAD: dict[str, tuple[bytes, str]] = {
     # YAML's traps
     "python object": (add("_x: !!python/object/apply:os.system ['true']\n"), "line 12: .*constructor"),
-    "alias": (add("_a: &a [1]\n_b: *a\n"), "line 13: aliases"),
-    "merge": (put(STUB, "_d: &d {app: stub}\ntrain: {<<: *d}"), "aliases"),
+    "alias bomb": (add(bomb("[{}]", "[x, x, x]")), r"line 17: aliases \(\*name\) stand for more than 100,000"),
+    "merge bomb": (add(bomb("{{<<: [{}]}}", "{x: x}")), "aliases .* stand for more than"),
+    "bomb of one long text": (add(f"_a: &a {'x' * 9000}\n_b: [{'*a, ' * 20}]\n"), "line 13: aliases .* stand for more"),
+    "alias of itself": (add("_a: &a [*a]\n"), r"line 12: \*a stands for nothing: no &a has ended before it"),
+    "merge of itself": (add("_a: &a {<<: *a}\n"), r"line 12: \*a stands for nothing"),
+    "alias of nothing": (add("_a: *b\n"), r"line 12: \*b stands for nothing"),
+    "anchor twice": (add("_a: &a 1\n_b: &a [*a]\n"), "line 13: the anchor &a is given a second time"),
+    "merge of a text": (put(STUB, "_d: &d stub\ntrain: {<<: *d}"), "expected a mapping .* for merging"),
+    "deep by aliases": (add(DEEP), "nested too deeply"),
     "duplicate key": (add("run: other\n"), 'line 12: .*"run"'),
     "nested duplicate key": (put("{app: stub, tasks: 3}", "{app: stub, tasks: 3, tasks: 4}"), '"tasks"'),
     "sexagesimal": (put("slots: 2", "slots: 12:30:45"), r"engine\.slots: .*'12:30:45'"),
@@ -122,7 +138,7 @@ def test_refused_in_one_line(cli: Cli, stub_run: Path, case: str) -> None:
     refused(cli, stub_run, case, "run")
 
 
-@pytest.mark.parametrize("case", ["alias", "misspelt key", "prefix /", "missing data", "element of a structure"])
+@pytest.mark.parametrize("case", ["alias bomb", "misspelt key", "prefix /", "missing data", "element of a structure"])
 @pytest.mark.parametrize("command", ["validate", "init", "doctor"])
 def test_every_command_that_reads_it_refuses_it(cli: Cli, stub_run: Path, case: str, command: str) -> None:
     if command != "doctor" or case not in ("missing data", "element of a structure"):  # it reads no files
@@ -145,6 +161,9 @@ GOOD: dict[str, bytes] = {
     "byte order mark": b"\xef\xbb\xbf" + CONFIG.encode(),
     "CRLF": CONFIG.replace("\n", "\r\n").encode(),
     "no is a word, No an element": put("run: stub", "run: no").replace(b"[Cu]", b"[Cu, N, No, Y]"),
+    "alias": put(STUB, "_s: &s stub\ntrain: {app: *s}"),
+    "merge": put(STUB, "_d: &d {app: other, retries: 5, _note: x}\ntrain: {<<: *d, app: stub}"),
+    "merge of two": put(STUB, "_d: &d {app: stub}\n_e: &e {retries: 5}\ntrain: {<<: [*d, *e]}"),
     "comments": add("_note: {1: [x], deep: .nan}\n"),
     "integer mass": add("mass_map: [63]\n"),
     "exponent": add("mass_map: [6e1]\n"),

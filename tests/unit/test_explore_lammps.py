@@ -252,7 +252,6 @@ def test_revision_that_the_template_does_not_have(tmp_path: Path) -> None:
         ({"temps": None}, "temps must be given (or a template)"),
         ({"ensemble": None, "nsteps": None}, "ensemble, nsteps must be given"),
         ({"ensemble": "npt"}, "press must be given for npt"),
-        ({"press": [1.0]}, "press is for npt; remove it, or change ensemble nvt"),
         ({"trj_freq": 101}, "trj_freq 101 is more than nsteps 100"),
         ({"structures": []}, "at least 1 item"),
         ({"revisions": {"V_T": [1]}}, "remove revisions"),
