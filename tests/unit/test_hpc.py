@@ -16,10 +16,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from conventions.config import StageConfig
 from conventions.hpc import Hpc
 from conventions.space import DataSpace
+from operators.jobs import telling_line
 from operators.pod import batch_waiter
 from operators.registry import app
+from operators.setup import SETUP_FAILED, with_setup
 from operators.workflow.builder import StageWorkflow, build
 from statemachine.engine.local import UID_VARIABLE
 from statemachine.run.config_file import explain
@@ -198,6 +201,16 @@ def test_a_job_through_the_shell(tmp_path: Path) -> None:
     assert given.codes() == [0, 0]
     assert (given.root / "out/out/task.000001/result").read_text() == "task.000001"
     assert (tmp_path / "ledger").read_text().split() == ["ran"] * 4
+
+
+def test_a_setup_line_that_fails_in_a_batch_job(tmp_path: Path) -> None:
+    stage = StageConfig(app="x", shell="bash", setup=["module load cp2k"])
+    given = ShellJob(tmp_path, with_setup(stage, "cp name result\n"))
+    with given.start() as process:
+        assert process.wait() == 1
+    assert given.codes() == [SETUP_FAILED, SETUP_FAILED]
+    said = telling_line(given.root / "out/log/task.000001.log")
+    assert said.startswith("the setup line 'module load cp2k' ended with exit code 127: module: ")
 
 
 def test_a_waiter_that_is_told_to_stop(tmp_path: Path) -> None:
