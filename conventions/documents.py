@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import DataError, TooNew
-from .forms import form, form_error
+from .forms import DIGEST, form, form_error
 from .names import STAGES, canonical_json
 
 Stage = Literal["label", "train", "explore", "select"]
@@ -20,7 +20,6 @@ _FILE = form(
     r"^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*$",
     "a path of letters, digits and . _ + -: ckpt/model.1",
 )
-_SHA256 = form(r"^[0-9a-f]{64}$", "64 hexadecimal digits, as sha256sum prints them")
 
 D = TypeVar("D", bound="Document")
 # Only a JSON text with one of these, all digits taken as zeros, can hold an infinity or a lone surrogate: a positive
@@ -85,14 +84,14 @@ class TaskResult(Strict):
 class OutputFile(Strict):
     name: str = Field(pattern=_FILE)
     size: int = Field(ge=0)
-    sha256: str = Field(pattern=_SHA256)
+    sha256: str = Field(pattern=DIGEST)
 
 
 class DoneMarker(Document):
     """`done/{job_id}.json`: written last, names everything that must be in the job's `out/`."""
 
     job_id: str = Field(pattern=_ID)
-    inputs: str = Field(pattern=_SHA256, description="Digest of the job's `in/`.")
+    inputs: str = Field(pattern=DIGEST, description="Digest of the job's `in/`.")
     tasks: list[TaskResult]
     files: list[OutputFile]
 

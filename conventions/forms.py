@@ -12,6 +12,7 @@ def form(pattern: str, words: str) -> str:
     return pattern
 
 
+DIGEST = form(r"^[0-9a-f]{64}$", "64 hexadecimal digits, as sha256sum prints them")
 IDENTIFIER = form(r"^[A-Za-z_][A-Za-z0-9_]*$", "letters, digits and '_', not beginning with a digit: OMP_NUM_THREADS")
 
 

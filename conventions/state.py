@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from .documents import Document, Stage, Strict, parse_json
 from .errors import DataError, StateError, TooNew
-from .forms import form
+from .forms import DIGEST, form
 from .names import RUN_NAME, STAGES, canonical_json, sha256, workflow_name
 from .space import DataSpace, StageSpace, check_name
 
@@ -16,7 +16,6 @@ ENDED = ("converged", "exhausted", "failed", "cancelled")
 _TRAINED = {"rmse_f", "train_rmse_f"}
 _FINAL = form(r"^(converged|exhausted|)$", "converged, exhausted or nothing")
 _SHA256 = form(r"^([0-9a-f]{64})?$", "64 hexadecimal digits, or nothing")
-_DIGEST = form(r"^[0-9a-f]{64}$", "64 hexadecimal digits")
 _UID = form(r"^[0-9a-f]{32}$", "32 hexadecimal digits")
 _PHASE = form(
     r"^((label|train|explore|select)\.(submitting|running)|cancelling|converged|exhausted|failed|cancelled)$",
@@ -74,7 +73,7 @@ class IterationSummary(Strict):
 class Earlier(Strict):
     """Names the object that holds the iterations before those of a trail, and says what they amount to."""
 
-    sha256: str = Field(pattern=_DIGEST)
+    sha256: str = Field(pattern=DIGEST)
     iterations: int = Field(ge=1, description="Rows in that object and in those before it.")
     left: int = Field(ge=0, description="How many of them a rewind dropped.")
     newest: dict[Stage, int] = Field(description="Iteration of each stage's newest product among them that counts.")
@@ -105,7 +104,7 @@ class Systems(Strict):
     """The training systems that the newest train stage was given."""
 
     iteration: int = Field(ge=0, description="Labels of later iterations are not among them.")
-    sha256: str = Field(pattern=_DIGEST, description="SHA-256 of the list, which is kept by content.")
+    sha256: str = Field(pattern=DIGEST, description="SHA-256 of the list, which is kept by content.")
 
 
 class Goal(Strict):
