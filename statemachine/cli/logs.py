@@ -57,7 +57,8 @@ def _print_job(store: Store, state: State, place: StageSpace, job_id: str, follo
         return
     keys = [entry.key for entry in store.list(at.job_log + "/")]
     if not keys:
-        running = " (it is published when the job has ended)" if _is_present(state, place) else ""
+        runs = _is_present(state, place) and not state.ended
+        running = " (it is published when the job has ended)" if runs else ""
         raise ConfigError(f"--job {int(job_id)}: there is no log at {store.at(at.job_log)}{running}")
     for key in keys:
         sys.stdout.write(store.get(key).data.decode("utf-8", "replace"))
@@ -78,4 +79,4 @@ def _print_running(engine: Engine, workflow: str, job_id: str, follow: bool) -> 
 
 
 def _is_present(state: State, place: StageSpace) -> bool:
-    return (place.stage, place.iteration) == (state.stage, state.iteration) and not state.ended
+    return (place.stage, place.iteration) == (state.stage, state.iteration)
