@@ -5,10 +5,12 @@ The server's API: https://argo-workflows.readthedocs.io/en/latest/swagger/
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from conventions.endpoint import check_endpoint
 from conventions.errors import ConfigError, EngineError, NotFound
 from statemachine.logs import known
 
+_sharing = threading.Lock()
 PAUSE = 0.25  # seconds between two tries, at least
 _TRIES = 4
 _AGAIN = frozenset((429, 500, 502, 503, 504))
@@ -54,12 +57,9 @@ class ArgoClient:
         ca_file = _home(settings.ca_file) or os.environ.get("SSL_CERT_FILE")
         if ca_file and not Path(ca_file).is_file():
             raise ConfigError(f"engine.ca_file: there is no file {ca_file}")
-        self._http = httpx.Client(
-            base_url=f"{self.url}/api/v1",
-            verify=_trust(ca_file) if self.url.startswith("https") else True,
-            timeout=settings.timeout,
-            follow_redirects=False,
-        )
+        trusted = (ca_file, Path(ca_file).stat().st_mtime_ns) if ca_file else (None, 0)
+        with _sharing:
+            self._http = _connections(os.getpid(), self.url, settings.timeout, *trusted)
 
     def token(self) -> str:
         """The bearer token as it is now; files are replaced when a token is renewed."""
@@ -131,6 +131,13 @@ class ArgoClient:
         raise EngineError(
             f"the Argo server {self.url} answered {code}: {known.redact(message[:500])}{'; ' if advice else ''}{advice}"
         )
+
+
+@functools.lru_cache(maxsize=32)
+def _connections(pid: int, url: str, timeout: float, ca_file: str | None, changed: int) -> httpx.Client:
+    """One client for all runs of a server; a forked process and a renewed `ca_file` get another."""
+    verify = _trust(ca_file) if url.startswith("https") else True
+    return httpx.Client(base_url=f"{url}/api/v1", verify=verify, timeout=timeout, follow_redirects=False)
 
 
 def _server(settings: ArgoConfig) -> str:

@@ -6,8 +6,10 @@ import functools
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from .listing import at_or_below, list_entries, list_folders, parse_quickly
 from .mirror import Mirror
 
 _PART = ".part-"
+_sharing = threading.Lock()
 
 
 class S3Store:
@@ -41,17 +44,13 @@ class S3Store:
 
     @functools.cached_property
     def _client(self) -> Any:
-        client = self.place.connect()
+        client = _shared(self.place, None)
         known.hide(credentials())
-        parse_quickly(client)
-        # Botocore lets an upload wait for "100 Continue": a round trip for each file. The client of conditional writes
-        # does wait, since of those that are refused it must see the answer.
-        client.meta.events.unregister("before-call.s3", add_expect_header)
         return client
 
     @functools.cached_property
     def _once(self) -> Any:
-        return self.place.connect(attempts=1)
+        return _shared(self.place, 1)
 
     def at(self, key: str) -> str:
         return self.place.at(key)
@@ -189,3 +188,21 @@ class S3Store:
             raise StoreError(f"cannot {doing} {self.at(key)}: {explain(error)}") from None
         except OSError as error:
             raise StoreError(f"cannot {doing} {self.at(key)}: {error.strerror}: {error.filename}") from None
+
+
+def _shared(place: Place, attempts: int | None) -> Any:
+    """One client for all runs in a bucket: each takes a megabyte. A forked process makes its own connections."""
+    environment = frozenset((key, value) for key, value in os.environ.items() if key.startswith("AWS_"))
+    with _sharing:
+        return _client_of(os.getpid(), environment, replace(place, path=""), attempts)
+
+
+@functools.lru_cache(maxsize=32)
+def _client_of(pid: int, environment: frozenset[tuple[str, str]], bucket: Place, attempts: int | None) -> Any:
+    client = bucket.connect() if attempts is None else bucket.connect(attempts)
+    parse_quickly(client)
+    if attempts is None:
+        # Botocore lets an upload wait for "100 Continue": a round trip for each file. The client of conditional writes
+        # does wait, since of those that are refused it must see the answer.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+    return client

@@ -172,6 +172,15 @@ def test_tls_is_verified(store: Store, tmp_path: Path) -> None:
         assert engine_at(double, ca_file=str(tmp_path / "ca.pem")).status("w-a0").phase is Phase.gone
         with pytest.raises(EngineError, match=r"CERTIFICATE_VERIFY_FAILED.*engine\.ca_file"):
             engine_at(double).status("w-a0")
+        trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))  # renewed: the next one to be opened reads it
+        with pytest.raises(EngineError, match="CERTIFICATE_VERIFY_FAILED"):
+            engine_at(double, ca_file=str(tmp_path / "ca.pem")).status("w-a0")
+
+
+def test_runs_of_one_server_share_their_connections(double: ArgoDouble) -> None:
+    first, second = engine_at(double), engine_at(double)
+    assert first.client._http is second.client._http
+    assert engine_at(double, timeout=3.0).client._http is not first.client._http
 
 
 @pytest.mark.parametrize("form", ["plain", "base64", "percent", "beginning"])

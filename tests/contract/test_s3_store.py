@@ -12,6 +12,7 @@ import pytest
 
 from conventions.errors import ConfigError, Conflict, StoreError
 from statemachine.store import Mirror, Store, open_store, transfer
+from statemachine.store.listing import parse_quickly
 from statemachine.store.probe import prove
 from tests import servers
 from tests.e2e.engines import need
@@ -38,6 +39,8 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
 def small_pages(server: servers.Server, mirror: Mirror | None = None) -> Store:
     """A store of its own on the server, whose listings come in pages of ten."""
     store: Any = open_store(server.prefix(f"contract/{next(_runs)}"), mirror)
+    store._client = store.place.connect()
+    parse_quickly(store._client)
     events = store._client.meta.events
     events.register("provide-client-params.s3.ListObjectsV2", lambda params, **_: {**params, "MaxKeys": 10})
     return store  # type: ignore[no-any-return]

@@ -294,6 +294,7 @@ def test_refusals_of_a_store(aws: None, code: str) -> None:
         def stream(self, *args: Any, **kwargs: Any) -> Any:
             yield body
 
+    store._client, store._once = store.place.connect(), store.place.connect(1)
     for client in (store._client, store._once):
         client.meta.events.register("before-send.s3", lambda **_: AWSResponse("http://x", status, {}, Raw()))
     with pytest.raises(StoreError, match=r"s3://bucket/run/state\.json: ") as caught:

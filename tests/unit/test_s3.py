@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -95,3 +97,27 @@ def test_naming_a_prefix_pays_for_no_client() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
     with pytest.raises(ConfigError):
         prefix_url("s3://B/run", None)  # type: ignore[arg-type]
+
+
+def test_stores_of_one_bucket_share_their_connections(aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client takes a megabyte, and a daemon has a thousand stores. Other credentials are another's."""
+
+    def client(prefix: str) -> Any:
+        store: Any = open_store(prefix)
+        return store._client
+
+    first = client("s3://bucket/one?endpoint=http://127.0.0.1:9")
+    assert client("s3://bucket/two?endpoint=http://127.0.0.1:9") is first
+    assert client("s3://bucket/one?endpoint=http://127.0.0.1:10") is not first
+    store: Any = open_store("s3://bucket/one?endpoint=http://127.0.0.1:9")
+    assert store._once is not first and store._once.meta.config.retries["total_max_attempts"] == 1
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    assert client("s3://bucket/one?endpoint=http://127.0.0.1:9") is not first
+
+
+def test_a_forked_process_makes_its_own_connections(aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    store: Any = open_store("s3://bucket/one?endpoint=http://127.0.0.1:9")
+    client = store._client
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    other: Any = open_store("s3://bucket/one?endpoint=http://127.0.0.1:9")
+    assert other._client is not client
