@@ -225,6 +225,19 @@ def test_a_state_of_another_run(cli: Cli, prefix: Path) -> None:
     assert code == 2 and "does not match event/00000001.json in this run's history" in errors
 
 
+def test_a_state_is_parsed_once_while_its_bytes_are_equal() -> None:
+    store = MemoryStore()
+    record = Record(store)
+    record.create(first_state())
+    loaded = record.load()
+    assert record.load() is loaded
+    assert record.commit(loaded, loaded.state.model_copy(update={"hold": True})) is not None
+    assert record.load().state.hold
+    store.objects[DataSpace.state] = store.objects[DataSpace.state][:-2]
+    with pytest.raises(StateError):
+        record.load()
+
+
 def test_a_rival_between_two_reads_is_no_damage() -> None:
     """The history is written after the state: one who reads in between sees a later event than his state."""
     store = MemoryStore()
