@@ -47,13 +47,22 @@ def parse_id(text: str) -> int:
     return int(text)
 
 
+def full_name(run: str, run_uid: str) -> str:
+    """A run's name with the part of its uid that tells it from another run of that name.
+
+    >>> full_name('cu', '0f3a99c1d2e4')
+    'cu-0f3a99c1'
+    """
+    return f"{run}-{run_uid[:8]}"
+
+
 def workflow_name(run: str, run_uid: str, iteration: int, stage: str, attempt: int) -> str:
     """The one name of the workflow that works on an attempt of a stage (<= 63 characters, DNS-1123).
 
     >>> workflow_name('cu', '0f3a99c1d2e4', 0, 'label', 0)
     'cu-0f3a99c1-000000-label-a0'
     """
-    return f"{run}-{run_uid[:8]}-{format_id(iteration)}-{stage}-a{attempt}"
+    return f"{full_name(run, run_uid)}-{format_id(iteration)}-{stage}-a{attempt}"
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:

@@ -1,12 +1,13 @@
 """Telling the daemon that something has ended: the exit handler of a workflow. Standard library only.
 
-A hint says "look now" and nothing else, so one that gets lost costs a polling interval, and is no error.
+A hint says "look now" and at which run, and nothing else. One that gets lost costs a polling interval, and is no error.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
 import time
@@ -26,6 +27,7 @@ SECONDS = 5.0
 @dataclass(frozen=True)
 class NotifyParams:
     url: str
+    workflow: str
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Notified:
 def notify(params: NotifyParams, ctx: NotifyContext) -> Notified:
     """Send a signed hint to the daemon; the key is in DPGEN2_HOOK_KEY. Never fails the workflow."""
     try:
-        trouble = send(params.url, os.environ.get(KEY, "").strip())
+        trouble = send(params.url, os.environ.get(KEY, "").strip(), params.workflow)
     except Exception as error:  # whatever it is: the workflow's work is done, and must not be called failed
         trouble = repr(error)
     print(f"notify: {trouble}; the daemon will look by itself" if trouble else "notify: the daemon looks now")
@@ -58,17 +60,19 @@ def sign(key: str, timestamp: str, nonce: str, body: bytes) -> str:
     return "sha256=" + hmac.new(key.encode(), message, hashlib.sha256).hexdigest()
 
 
-def signed(key: str, body: bytes = b"") -> dict[str, str]:
+def signed(key: str, body: bytes) -> dict[str, str]:
     """The headers of a hint of now, fresh at every call."""
     timestamp, nonce = str(int(time.time())), secrets.token_hex(16)
     return {TIMESTAMP: timestamp, NONCE: nonce, SIGNATURE: sign(key, timestamp, nonce, body)}
 
 
-def send(url: str, key: str, pause: Callable[[float], None] = time.sleep) -> str:
+def send(url: str, key: str, name: str = "", pause: Callable[[float], None] = time.sleep) -> str:
     """Send a hint, at most three times; return what went wrong, or "".
 
     Parameters
     ----------
+    name
+        Of the run to look at, or of one of its workflows; without a name the daemon looks at all its runs.
     pause
         Waits that many seconds before a further try.
     """
@@ -76,12 +80,12 @@ def send(url: str, key: str, pause: Callable[[float], None] = time.sleep) -> str
         return f"{KEY} is not set"
     if not url.isprintable() or not url.lower().startswith(("http://", "https://")):
         return f"{url!r} is not an address: http(s)://host:port/hook"
-    trouble = ""
+    trouble, body = "", json.dumps({"name": name}).encode() if name else b""
     for attempt in range(TRIES):
         if attempt:
             pause(0.5 * attempt)
         try:
-            request = urllib.request.Request(url, b"", signed(key), method="POST")
+            request = urllib.request.Request(url, body, signed(key, body), method="POST")
             with _opener().open(request, timeout=SECONDS) as answer:
                 return "" if answer.status == 202 else f"{url} answered {answer.status}: is it the daemon's /hook?"
         except urllib.error.HTTPError as error:

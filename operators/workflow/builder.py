@@ -177,7 +177,7 @@ def build(
         spec = workflow.to_dict()["spec"]
         if hook:
             leaving = dflow.Workflow(name="leaving", id="leaving")
-            leaving.add(python_step("notify", notify, {"url": hook}))
+            leaving.add(python_step("notify", notify, {"url": hook, "workflow": name}))
             entry, template = leaving.to_dict()["spec"]["templates"]
             spec["templates"].append(template)
             ((step,),) = entry["steps"]

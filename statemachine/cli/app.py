@@ -159,10 +159,11 @@ def daemon(
     not affected.
 
     --listen serves /healthz and /readyz for probes, /metrics for Prometheus, and /hook: a POST there (a hint) makes
-    the daemon check its runs at once instead of at the next interval. A hint must be signed with the key in
-    DPGEN2_HOOK_KEY (or in the file that DPGEN2_HOOK_KEY_FILE names): `dpgen2-sm notify` does that. Senders that cannot
-    sign, such as S3 bucket notifications, may send `Authorization: Bearer` with DPGEN2_HOOK_TOKEN, if that is set. The
-    content of a hint is ignored. Without key and token hooks are off.
+    the daemon check the run that it names at once instead of at the next interval; without a name all runs, 40 a
+    second. A hint must be signed with the key in DPGEN2_HOOK_KEY (or in the file that DPGEN2_HOOK_KEY_FILE names):
+    `dpgen2-sm notify` does that. Senders that cannot sign, such as S3 bucket notifications, may send
+    `Authorization: Bearer` with DPGEN2_HOOK_TOKEN, if that is set; their content is ignored. Without key and token
+    hooks are off.
     """
     from statemachine.daemon.serve import serve
     from statemachine.run.opening import find_prefix
@@ -173,8 +174,9 @@ def daemon(
 @app.command()
 def notify(
     url: Annotated[str, typer.Argument(metavar="URL", help="The daemon's hook: http://127.0.0.1:8080/hook")],
+    name: Annotated[str, typer.Argument(help="Name of the run, or of its workflow. Default: all runs.")] = "",
 ) -> None:
-    """Make a daemon check its runs now.
+    """Make a daemon check a run now, or all its runs.
 
     The hint is signed with the key in DPGEN2_HOOK_KEY (or in the file that DPGEN2_HOOK_KEY_FILE names), which must be
     the same as the daemon's. A lost hint does no harm: the daemon also checks at its interval.
@@ -193,10 +195,10 @@ def notify(
         check_endpoint(url)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if trouble := send(url, key):
+    if trouble := send(url, key, name):
         print(f"error: {trouble}", file=sys.stderr)
         raise typer.Exit(1)
-    print("accepted: the daemon checks its runs now")
+    print(f"accepted: the daemon checks {f'the run that is called {name}' if name else 'all its runs'} now")
 
 
 for order in (orders.pause, orders.cancel, orders.rewind, orders.patch, orders.extend):

@@ -1,4 +1,7 @@
-"""The daemon: advances several runs, each on its own schedule; a hint wakes it. APScheduler is the timer."""
+"""The daemon: advances several runs, each on its own schedule; a hint wakes them. APScheduler is the timer.
+
+Threads are few and shared. A store that hangs holds up the runs of its lane only.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
 
 from apscheduler.executors.pool import ThreadPoolExecutor as Workers
 from apscheduler.jobstores.base import JobLookupError
@@ -20,11 +23,11 @@ from conventions.errors import Dpgen2Error, NoRun, StoreError
 from statemachine import logs
 
 from .run import Run, one_line
-from .schedule import PATIENCE, Schedule
+from .schedule import NAMED, PATIENCE, UNNAMED, Schedule
 
-if TYPE_CHECKING:
-    pass
-
+LANES = 4
+THREADS = 16  # looks at once in a lane
+RATE = 40.0  # looks a second where all runs are woken
 OPENING = 10.0  # seconds that stores have to answer at the start
 LATE = 1.0  # seconds that the timer may be late; it goes by the wall clock, which may be set back
 LAST_STEPS = 20.0  # seconds that steps get to end after SIGTERM; Kubernetes kills after 30
@@ -57,20 +60,26 @@ class Daemon:
     ) -> None:
         self.clock, self.stay = clock, stay
         self.patience = max(10 * interval, PATIENCE)
-        self.runs = [Run(prefix, Schedule(interval, clock()), redactor) for prefix in dict.fromkeys(prefixes)]
+        unique = list(dict.fromkeys(prefixes))
+        lanes = lanes_of(unique)
+        self.runs = [Run(prefix, Schedule(interval, clock()), redactor, lanes[prefix]) for prefix in unique]
         self.all_ended = threading.Event()
         self._changed = threading.Condition()  # guards the runs' schedule, `begun` and `hinted`
         self._stopping = False
-        # A thread for each run: one that waits for its store does not delay the others.
-        self._scheduler = BackgroundScheduler(timezone="UTC", executors={"default": Workers(len(self.runs))})
+        self._free = 0.0  # when the next run may be looked at where all are woken
+        workers = {lane: Workers(THREADS) for lane in lanes.values()}
+        self._scheduler = BackgroundScheduler(timezone="UTC", executors=workers)
 
     def open(self) -> None:
         """Open every run; raise errors of a target itself. Errors that may pass are retried later."""
-        pool = ThreadPoolExecutor(len(self.runs))
-        opening = {pool.submit(run.open): run for run in self.runs}
+        pools = {run.lane: ThreadPoolExecutor(THREADS) for run in self.runs}
+        opening = {pools[run.lane].submit(run.open): run for run in self.runs}
         wait(opening, OPENING)
-        pool.shutdown(wait=False)
+        for pool in pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
         for future, run in opening.items():
+            if future.cancelled():  # its turn did not come: its first step opens it
+                continue
             error = future.exception() if future.done() else StoreError(f"no answer in {OPENING:.0f} s")
             awaited = self.stay and isinstance(error, NoRun)  # it may be begun later
             if isinstance(error, Dpgen2Error) and error.exit_code == 2 and not awaited:
@@ -80,28 +89,48 @@ class Daemon:
                 log.error("%s: %s; will be retried", run.prefix, run.error, extra=run.extra("error"))
 
     def start(self) -> None:
-        """Look at every run now, and from then on by its schedule."""
+        """Look at every run soon, and from then on by its schedule. Spread out they stay spread out."""
         # A second of importing: now, not when a stage waits for it.
         threading.Thread(target=importlib.import_module, args=("dflow",), daemon=True).start()
         self._scheduler.start()
         with self._changed:
             for run in self.runs:
+                run.schedule = replace(run.schedule, due=self._turn())
                 self._schedule(run)
 
-    def hint(self) -> None:
-        """A hint came, whatever its content: look at every run now."""
+    def hint(self, name: str = "") -> None:
+        """A hint came: look now at the run that it names; without a name at all of them, spread out.
+
+        A name that no run has may be that of a run which could not be read yet; otherwise it wakes none.
+        """
         with self._changed:
             if self._stopping or not self._scheduler.running:
                 return
-            now = self.clock()
-            if not any(run.hinted or run.schedule.gaps for run in self.runs):
+            named = [run for run in self.runs if name and run.called(name)]
+            others = [run for run in self.runs if not named and (run.unread or not name)]
+            woken = [run for run in named or others if self.stay or not run.over]
+            if woken and not any(run.hinted or run.schedule.gaps for run in woken):
                 log.info("woken by a hint", extra={"event": "hint"})
-            for run in self.runs:
-                if run.begun is not None:
-                    run.hinted = True
-                elif self.stay or not run.over:
-                    run.schedule = run.schedule.hinted(now)
-                    self._schedule(run)
+            for run in woken:
+                self._wake(run, bool(named))
+
+    def _wake(self, run: Run, named: bool) -> None:
+        now, due = self.clock(), run.schedule.due
+        gaps = NAMED if named else run.hinted or run.schedule.gaps or UNNAMED
+        if run.begun is not None:
+            run.hinted = gaps
+            return
+        run.schedule = run.schedule.hinted(now if named else max(now, self._free), gaps)
+        if run.schedule.due < due:
+            self._schedule(run)
+            if not named:
+                self._turn()
+
+    def _turn(self) -> float:
+        """The next time at which a run may be looked at where all are woken."""
+        turn = max(self.clock(), self._free)
+        self._free = turn + 1 / RATE
+        return turn
 
     def stop(self, seconds: float = LAST_STEPS) -> list[str]:
         """Start no further step; return the runs whose step has not ended after that time."""
@@ -117,8 +146,8 @@ class Daemon:
         """Look at runs that the timer has missed: it waits too long when the wall clock is set back."""
         with self._changed:
             for run in self.runs:
-                waiting = run.begun is None and (self.stay or not run.over)
-                if waiting and not self._stopping and self.clock() - run.schedule.due > LATE:
+                late = run.begun is None and self.clock() - run.schedule.due > LATE
+                if late and not self._stopping and (self.stay or not run.over) and self._awaits_timer(run):
                     self._schedule(run)
 
     def stuck(self) -> str:
@@ -128,7 +157,8 @@ class Daemon:
             for run in self.runs:
                 if run.begun is not None and now - run.begun > self.patience:
                     return f"{run.prefix}: a step has been running for {now - run.begun:.0f} s"
-                if run.begun is None and not run.over and now - run.schedule.due > self.patience:
+                late = run.begun is None and now - run.schedule.due > self.patience
+                if late and not run.over and self._awaits_timer(run):
                     return f"{run.prefix}: not checked for {now - run.schedule.due:.0f} s; the timer has stopped"
         return ""
 
@@ -138,13 +168,19 @@ class Daemon:
             f"{run.prefix}: {run.error or 'not checked yet'}" for run in self.runs if run.last_good is None
         )
 
+    def _awaits_timer(self, run: Run) -> bool:
+        """Not so where the timer has fired, and only a thread of the lane is awaited."""
+        return run.job is None or self._scheduler.get_job(run.job.id) is not None
+
     def _schedule(self, run: Run) -> None:
         """Set the timer of a run again. Each look is a new job: APScheduler drops a job's id after it fired."""
         if run.job is not None:
             with contextlib.suppress(JobLookupError):
                 self._scheduler.remove_job(run.job.id)
         when = datetime.now(timezone.utc) + timedelta(seconds=max(0.0, run.schedule.due - self.clock()))
-        run.job = self._scheduler.add_job(self._look, "date", [run], run_date=when, misfire_grace_time=None)
+        run.job = self._scheduler.add_job(
+            self._look, "date", [run], run_date=when, misfire_grace_time=None, executor=run.lane
+        )
 
     def _look(self, run: Run) -> None:
         with self._changed:
@@ -156,7 +192,7 @@ class Daemon:
             now, run.begun = self.clock(), None
             run.schedule = run.schedule.looked(now, **outcome)
             if run.hinted:
-                run.hinted, run.schedule = False, run.schedule.hinted(now)
+                run.hinted, run.schedule = (), run.schedule.hinted(now, run.hinted)
             if outcome.get("failed"):
                 pause = run.schedule.due - now
                 log.error("%s: %s; next try in %.1f s", run.prefix, run.error, pause, extra=run.extra("error"))
@@ -165,3 +201,14 @@ class Daemon:
             if not self.stay and all(other.over for other in self.runs):
                 self.all_ended.set()
             self._changed.notify_all()
+
+
+def lanes_of(prefixes: list[str]) -> dict[str, str]:
+    """Which threads look at each run: the same for all runs of one store, so that a store that hangs delays no other.
+
+    >>> lanes_of(["file:///a", "s3://b/c", "file:///d"])
+    {'file:///a': '0', 's3://b/c': '1', 'file:///d': '0'}
+    """
+    stores = {prefix: (prefix.partition("://")[0], prefix.partition("?")[2]) for prefix in prefixes}
+    order = list(dict.fromkeys(stores.values()))
+    return {prefix: str(order.index(store) % LANES) for prefix, store in stores.items()}

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
 
-from conventions.errors import ConfigError
+from conventions.documents import parse_json
+from conventions.errors import ConfigError, DataError
 from operators.pod.hint import KEY, NONCE, SIGNATURE, TIMESTAMP, sign
 
 TOKEN = "DPGEN2_HOOK_TOKEN"
@@ -86,8 +87,8 @@ def keys_from(environ: Mapping[str, str]) -> Keys:
     return Keys(key, token)
 
 
-def verify(keys: Keys, headers: Mapping[str, str] | Message, body: bytes, now: float, nonces: Nonces) -> None:
-    """Accept a hint, or raise `Refused`. A sender without the key learns nothing else.
+def verify(keys: Keys, headers: Mapping[str, str] | Message, body: bytes, now: float, nonces: Nonces) -> str:
+    """Accept a hint and return the name in it, or raise `Refused`. A sender without the key learns nothing else.
 
     Parameters
     ----------
@@ -103,7 +104,7 @@ def verify(keys: Keys, headers: Mapping[str, str] | Message, body: bytes, now: f
         scheme, _, token = bearer.partition(" ")
         if scheme.lower() != "bearer" or not _same(token.strip(), keys.token):
             raise Refused(403, "invalid hint: the bearer token is wrong")
-        return
+        return ""  # its body is another's: a bucket's notification, an event
     timestamp, nonce, signature = (headers.get(name, "") for name in (TIMESTAMP, NONCE, SIGNATURE))
     formed = re.fullmatch("[0-9]{1,12}", timestamp) and re.fullmatch("[A-Za-z0-9_-]{16,64}", nonce)
     if not keys.key or not formed or not _same(signature, sign(keys.key, timestamp, nonce, body)):
@@ -111,6 +112,25 @@ def verify(keys: Keys, headers: Mapping[str, str] | Message, body: bytes, now: f
     if abs(now - int(timestamp)) > WINDOW:
         raise Refused(403, f"the hint's timestamp is more than {WINDOW} s off: check the clocks")
     nonces.accept(nonce, int(timestamp) + WINDOW, now)
+    return named(body)
+
+
+def named(body: bytes) -> str:
+    """The run or workflow that a signed body names, `{"name": "cu"}`; "" when it names none.
+
+    >>> named(b'{"name": "cu-0f3a99c1-000000-label-a0"}')
+    'cu-0f3a99c1-000000-label-a0'
+    """
+    if not body:
+        return ""
+    try:
+        found = parse_json(body, "invalid hint")
+    except DataError as error:
+        raise Refused(400, str(error)) from None
+    name = found.get("name", "") if isinstance(found, dict) else None
+    if not isinstance(name, str) or not re.fullmatch("[a-z0-9-]{0,63}", name):
+        raise Refused(400, 'invalid hint: send no body, or {"name": "the name of a run or of its workflow"}')
+    return name
 
 
 def _same(given: str, right: str) -> bool:

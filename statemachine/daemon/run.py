@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from conventions.errors import Dpgen2Error
+from conventions.names import full_name
 from conventions.state import State
 from statemachine import logs
 from statemachine.run.opening import open_poller
@@ -28,15 +29,17 @@ class Run:
         When it is looked at.
     redactor
         Learns the secrets of its store.
+    lane
+        The threads that look at it.
     """
 
-    def __init__(self, prefix: str, schedule: Schedule, redactor: logs.Redactor) -> None:
-        self.prefix, self.schedule, self.redactor = prefix, schedule, redactor
+    def __init__(self, prefix: str, schedule: Schedule, redactor: logs.Redactor, lane: str) -> None:
+        self.prefix, self.schedule, self.redactor, self.lane = prefix, schedule, redactor, lane
         self.poller: Poller | None = None
         self.state: State | None = None
         self.begun: float | None = None  # when the step that is under way began
         self.job: Any = None  # the timer's job of the next look
-        self.hinted = False  # a hint came during that step
+        self.hinted: tuple[float, ...] = ()  # the gaps of a hint that came during that step
         self.steps: int = 0
         self.failures: int = 0
         self.transitions: int = 0
@@ -48,6 +51,17 @@ class Run:
     @property
     def over(self) -> bool:
         return self.state is not None and self.state.ended
+
+    @property
+    def unread(self) -> bool:
+        """Is it unknown which run is there now?"""
+        return self.state is None or bool(self.error)
+
+    def called(self, name: str) -> bool:
+        """Is this the run's name, with or without its uid, or that of one of its workflows?"""
+        if self.state is None:
+            return False
+        return name == self.state.run or f"{name}-".startswith(f"{full_name(self.state.run, self.state.run_uid)}-")
 
     def open(self) -> Poller:
         """The poller, kept from step to step; opened anew after an error."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 # A workflow whose last pod sends the hint is still `Running` for the seconds that this pod takes to end.
-GAPS = (0.2, *[0.5] * 30)
-SPACING = GAPS[1]  # a flood of hints costs two looks a second
+NAMED = (*[0.5] * 6, 1.5, 3.0, 7.0)
+UNNAMED = (2.0, 8.0)  # whose it is, is not known: it costs all runs
+SPACING = 0.5  # a flood of hints costs a run two looks a second
 PATIENCE = 600.0  # the longest wait after errors
 
 
@@ -34,14 +35,13 @@ class Schedule:
     backoff: float = 0.0
     gaps: tuple[float, ...] = ()
 
-    def hinted(self, now: float) -> Schedule:
-        """After a hint: look now, and again after each gap until something has changed. The backoff is reset.
+    def hinted(self, when: float, gaps: tuple[float, ...]) -> Schedule:
+        """After a hint: look then, and again after each gap until something has changed. The backoff is reset.
 
-        >>> Schedule(interval=60, due=42).hinted(now=10).due
+        >>> Schedule(interval=60, due=42).hinted(10, NAMED).due
         10
         """
-        soon = min(self.due, max(now, self.last + SPACING))
-        return replace(self, due=soon, backoff=0.0, gaps=GAPS[1:] if self.gaps else GAPS)
+        return replace(self, due=min(self.due, max(when, self.last + SPACING)), backoff=0.0, gaps=gaps)
 
     def looked(self, now: float, *, changed: bool = False, failed: bool = False, ended: bool = False) -> Schedule:
         """After a look: the short gaps after a hint end when the state changed; errors double the wait.

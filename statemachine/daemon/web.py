@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._body()
             if self.path.partition("?")[0] != "/hook":
                 raise Refused(404, "send hints to /hook")
-            verify(self.server.keys, self.headers, body, time.time(), self.server.nonces)
+            name = verify(self.server.keys, self.headers, body, time.time(), self.server.nonces)
         except Refused as refusal:
             self.server.count("refused")
             log.debug("hint refused: %s", refusal, extra={"event": "hint_refused"})
@@ -159,11 +159,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._drain()
             return
         self.server.count("received")
-        self.server.daemon.hint()
+        self.server.daemon.hint(name)
         self._answer(202, b"accepted\n")
 
     def _body(self) -> bytes:
-        """The whole body; it is only needed for the signature, its content is not used."""
+        """The whole body."""
         length = self.headers.get("Content-Length", "0").strip()
         if "Transfer-Encoding" in self.headers:
             raise Refused(411, "send a Content-Length")

@@ -212,8 +212,8 @@ def test_a_campaign_gives_no_secret_away(scene: Scene, figure: Figures) -> None:
     for headers in (
         {"Authorization": f"Bearer {SECRETS['hook token']}"},
         {"Authorization": f"Bearer {SECRETS['hook token']}x"},
-        signed(SECRETS["hook key"]),
-        signed(SECRETS["hook key"] + "x"),
+        signed(SECRETS["hook key"], b"hint"),
+        signed(SECRETS["hook key"] + "x", b"hint"),
     ):
         served.append(ask(hook, b"hint", headers))
     assert served[-4].endswith("accepted\n")

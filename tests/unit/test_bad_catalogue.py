@@ -129,6 +129,7 @@ CATALOGUE: dict[int, tuple[str, ...]] = {
          "contract/test_s3_store.py::test_what_is_wrong_is_said_in_a_line"),
     64: ("unit/test_hints.py::test_what_is_not_signed_by_the_key_is_refused",
          "unit/test_hints.py::test_a_replay_is_refused",
+         "unit/test_hints.py::test_a_signed_body_that_is_no_hint_is_refused",
          "unit/test_hints.py::test_a_hint_of_another_time_is_refused", "unit/test_web.py::test_the_body_is_small",
          "unit/test_web.py::test_slow_clients_keep_nobody_out"),
 }  # fmt: skip

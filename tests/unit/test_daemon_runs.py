@@ -6,14 +6,20 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from apscheduler.events import EVENT_JOB_SUBMITTED
 
 from conventions.errors import ConfigError, NoRun, StateError, StoreError
 from conventions.state import State
+from statemachine.daemon import daemon as daemon_module
 from statemachine.daemon import run as module
-from statemachine.daemon.daemon import Daemon
+from statemachine.daemon.daemon import RATE, THREADS, Daemon
+from statemachine.daemon.schedule import Schedule
 from statemachine.engine import Phase, Status
 from statemachine.logs import JsonLines, Redactor
 from tests.doubles import MemoryStore, first_state
@@ -127,10 +133,36 @@ def test_hints_look_again_until_the_state_changes(make: Callable[..., Daemon], p
     daemon = make()
     wait(a), wait(b)
     a.orders = [lambda: None, lambda: a.change(at="explore.submitting")]
-    daemon.hint()
+    daemon.hint("cu")
     wait(a, 2)
     wait(b, 3)  # its state does not change: the looks go on
     assert a.steps == 3
+
+
+@pytest.mark.parametrize("name", ["ag", "ag-11111111", "ag-11111111-000007-select-a3"])
+def test_a_hint_wakes_the_run_that_it_names(
+    make: Callable[..., Daemon], pollers: dict[str, FakePoller], name: str
+) -> None:
+    a, b = pollers.values()
+    b.state = first_state(at="train.running", run="ag", run_uid="1" * 32)
+    daemon = make()
+    wait(a), wait(b)
+    daemon.hint(name)
+    wait(b, 2)
+    assert a.steps == 1
+
+
+def test_a_name_that_no_run_has_wakes_only_those_that_could_not_be_read(
+    make: Callable[..., Daemon], pollers: dict[str, FakePoller]
+) -> None:
+    a, b = pollers.values()
+    a.orders = [fail(StoreError("away"))]
+    daemon = make()
+    wait(a), wait(b)
+    for name in ("ag", "c", "cu-0000000", "cu-11111111-000000-train-a0"):
+        daemon.hint(name)
+    wait(a)
+    assert b.steps == 1 and not daemon.runs[1].schedule.gaps
 
 
 def test_a_hint_during_a_step_is_not_lost(make: Callable[..., Daemon], pollers: dict[str, FakePoller]) -> None:
@@ -202,6 +234,80 @@ def test_a_step_that_does_not_end(pollers: dict[str, FakePoller]) -> None:
     assert daemon.stop(0) == ["a"]
     go.set()
     assert daemon.stop() == [] and a.steps == 1
+
+
+def many(monkeypatch: pytest.MonkeyPatch, prefixes: list[str], open_one: Callable[[str], FakePoller]) -> Daemon:
+    monkeypatch.setattr(module, "open_poller", lambda prefix, on_commit: open_one(prefix))
+    return Daemon(prefixes, 3600, Redactor(), clock=lambda: 100.0)
+
+
+def test_a_hint_without_a_name_is_spread_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = many(monkeypatch, [f"file:///{number}" for number in range(100)], lambda prefix: FakePoller())
+    monkeypatch.setattr(daemon._scheduler, "start", partial(daemon._scheduler.start, paused=True))
+    daemon.start()
+    for run in daemon.runs:
+        run.schedule = Schedule(3600, due=5000.0)
+    daemon._free = 0.0
+    daemon.hint()
+    due = [run.schedule.due for run in daemon.runs]
+    assert due[0] == 100 and due == sorted(due)
+    assert [later - earlier for earlier, later in pairwise(due)] == pytest.approx([1 / RATE] * 99)
+    for _ in range(100):
+        daemon.hint()  # the looks to come serve this one too
+    assert due == [run.schedule.due for run in daemon.runs]
+    assert len(daemon._scheduler.get_jobs()) == 100
+    daemon.stop(0)
+
+
+def test_a_store_that_hangs_takes_its_own_threads_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    go, inside, most, lock = threading.Event(), [0], [0], threading.Lock()
+
+    def hang() -> None:
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        assert go.wait(20)
+        with lock:
+            inside[0] -= 1
+
+    hanging = {f"s3://b/{number}?endpoint=http://h": FakePoller() for number in range(3 * THREADS)}
+    for poller in hanging.values():
+        poller.orders = [hang]
+    other = FakePoller()
+    daemon = many(monkeypatch, [*hanging, "s3://b/other"], lambda prefix: hanging.get(prefix, other))
+    fired = threading.Semaphore(0)
+    daemon._scheduler.add_listener(lambda event: fired.release(), EVENT_JOB_SUBMITTED)
+    daemon.open()
+    daemon.start()
+    for _ in daemon.runs:
+        assert fired.acquire(timeout=20)
+    wait(other)
+    with daemon._changed:  # those that wait for a thread: the timer is not blamed for them, nor set again
+        daemon._changed.wait_for(lambda: daemon.runs[-1].begun is None, 20)
+        for run in daemon.runs[:-1]:
+            run.schedule = replace(run.schedule, due=-10_000.0)
+    daemon.catch_up()
+    assert daemon.stuck() == "" and len(daemon._scheduler.get_jobs()) == 1
+    go.set()
+    for poller in hanging.values():
+        wait(poller)
+    assert most[0] == THREADS
+    assert daemon.stop() == []
+
+
+def test_opening_takes_few_threads_and_waits_for_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_module, "OPENING", 0.0)
+    go = threading.Event()
+
+    def hang(prefix: str) -> FakePoller:
+        assert go.wait(20)
+        return FakePoller()
+
+    daemon = many(monkeypatch, [f"file:///{number}" for number in range(2 * THREADS)], hang)
+    daemon.open()
+    go.set()
+    reasons = [line.partition(": ")[2] for line in daemon.not_ready().splitlines()]
+    assert reasons == ["no answer in 0 s"] * THREADS + ["not checked yet"] * THREADS
 
 
 def test_a_timer_that_has_stopped(pollers: dict[str, FakePoller]) -> None:

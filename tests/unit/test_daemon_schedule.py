@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise
 
 import pytest
 
-from statemachine.daemon.schedule import GAPS, PATIENCE, Schedule
+from statemachine.daemon.schedule import NAMED, PATIENCE, SPACING, UNNAMED, Schedule
 
 
 def looks(schedule: Schedule, now: float, until: float, **outcome: bool) -> list[float]:
@@ -23,21 +23,29 @@ def test_without_hints_a_run_is_looked_at_at_its_interval() -> None:
     assert looks(Schedule(60, 0), 0, 200) == [0, 60, 120, 180]
 
 
-def test_a_hint_is_followed_by_looks_until_a_last_pod_must_have_ended() -> None:
-    schedule = Schedule(60, 0).looked(0).hinted(10)
+@pytest.mark.parametrize("gaps", [NAMED, UNNAMED])
+def test_a_hint_is_followed_by_looks_until_a_last_pod_must_have_ended(gaps: tuple[float, ...]) -> None:
+    schedule = Schedule(60, 0).looked(0).hinted(10, gaps)
     *times, later = looks(schedule, 10, 120)
-    assert times == pytest.approx([10, *(10 + gap for gap in accumulate(GAPS))])
+    assert times == pytest.approx([10, *(10 + gap for gap in accumulate(gaps))])
     assert later == pytest.approx(times[-1] + 60)
 
 
+def test_a_named_hint_is_followed_closely_for_three_seconds_and_costs_ten_looks() -> None:
+    times = looks(Schedule(60, 0).looked(0).hinted(10, NAMED), 10, 60)
+    assert len(times) == 10
+    soon = [when for when in times if when <= 13]
+    assert soon[-1] == 13 and max(later - earlier for earlier, later in pairwise(soon)) <= 0.5
+
+
 def test_a_change_ends_what_a_hint_began() -> None:
-    schedule = Schedule(60, 0).looked(0).hinted(10).looked(10)
-    assert schedule.due == 10.2
-    assert schedule.looked(10.3, changed=True) == Schedule(60, 70.3, last=10.3)
+    schedule = Schedule(60, 0).looked(0).hinted(10, NAMED).looked(10)
+    assert schedule.due == 10.5
+    assert schedule.looked(10.6, changed=True) == Schedule(60, 70.6, last=10.6)
 
 
 def test_a_hint_never_makes_a_quick_run_slower() -> None:
-    schedule = Schedule(0.1, 0).looked(0).hinted(0.01)
+    schedule = Schedule(0.1, 0).looked(0).hinted(0.01, NAMED)
     times = looks(schedule, 0, 20)
     assert max(later - earlier for earlier, later in pairwise(times)) <= 0.1001
 
@@ -46,24 +54,24 @@ def test_a_flood_of_hints_costs_two_looks_a_second_and_is_followed_to_its_end() 
     schedule, times = Schedule(60, 0), []
     for tick in range(10_000):  # a hint each millisecond, for ten seconds
         now = tick / 1000
-        schedule = schedule.hinted(now)
+        schedule = schedule.hinted(now, NAMED)
         if schedule.due <= now:
             times.append(now)
             schedule = schedule.looked(now)
     assert 18 <= len(times) <= 22
     # The last hint's own looks follow: at once, and until the gaps are through.
     after = looks(schedule, 10, 60)
-    assert after[0] - 10 <= GAPS[1] and after[-1] - 10 <= sum(GAPS) + GAPS[1]
-    assert len(after) >= len(GAPS) - 1
+    assert after[0] - 10 <= SPACING and after[-1] - 10 <= sum(NAMED) + SPACING
+    assert len(after) >= len(NAMED)
 
 
 def test_a_hint_during_the_looks_of_another_is_not_late() -> None:
-    schedule = Schedule(60, 0).hinted(0)
-    for _ in GAPS:
+    schedule = Schedule(60, 0).hinted(0, NAMED)
+    for _ in NAMED:
         schedule = schedule.looked(schedule.due)
     schedule = schedule.looked(schedule.due)
-    assert schedule.due > sum(GAPS) + 50
-    assert schedule.hinted(20).due == 20
+    assert schedule.due > sum(NAMED) + 50
+    assert schedule.hinted(20, NAMED).due == 20
 
 
 def test_errors_double_the_wait_up_to_ten_minutes_and_a_good_look_ends_that() -> None:
@@ -74,14 +82,15 @@ def test_errors_double_the_wait_up_to_ten_minutes_and_a_good_look_ends_that() ->
         now = schedule.due
     assert waits == [120, 240, 480, 600, 600, 600, 600]
     assert schedule.looked(now).due == now + 60
-    assert schedule.hinted(now - 300).due == now - 300
-    assert schedule.hinted(now - 300).looked(now - 300, failed=True).due == now - 300 + GAPS[0]
+    hinted = schedule.hinted(now - 300, NAMED)
+    assert hinted.due == now - 300
+    assert hinted.looked(now - 300, failed=True).due == now - 300 + NAMED[0]
     assert Schedule(3600, 0).looked(0, failed=True).due == 3600
 
 
 def test_a_hint_survives_an_error() -> None:
-    assert looks(Schedule(60, 0).hinted(0), 0, 16, failed=True) == pytest.approx([0, *accumulate(GAPS)])
+    assert looks(Schedule(60, 0).hinted(0, NAMED), 0, 16, failed=True) == pytest.approx([0, *accumulate(NAMED)])
 
 
 def test_a_run_that_has_ended_is_seldom_looked_at() -> None:
-    assert Schedule(60, 0).hinted(0).looked(0, ended=True).due == PATIENCE
+    assert Schedule(60, 0).hinted(0, NAMED).looked(0, ended=True).due == PATIENCE

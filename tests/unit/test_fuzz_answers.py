@@ -18,7 +18,7 @@ from conventions.cluster import ArgoConfig
 from conventions.errors import EngineError, NotFound
 from conventions.names import SPEC_HASH
 from operators.pod.hint import NONCE, SIGNATURE, TIMESTAMP, sign
-from statemachine.daemon.hints import Keys, Nonces, Refused, verify
+from statemachine.daemon.hints import Keys, Nonces, Refused, named, verify
 from statemachine.daemon.web import Server
 from statemachine.engine import Status
 from statemachine.engine.argo import ArgoEngine
@@ -109,6 +109,11 @@ def hint(data: bytes, folder: Path) -> None:
     assert head[SIGNATURE] == signature and abs(int(head[TIMESTAMP]) - NOW) <= 300
 
 
+def body(data: bytes, folder: Path) -> None:
+    """A body that the key has signed names a run, or none."""
+    assert set(named(data)) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
 SERVER: list[Server] = []
 
 
@@ -123,7 +128,7 @@ def request(data: bytes, folder: Path) -> None:
             while part := client.recv(65536):
                 answer += part
     assert not answer or answer.endswith(b"\n")
-    assert server.daemon.hints == 0 and b"Traceback" not in answer  # type: ignore[attr-defined]
+    assert server.daemon.hints == [] and b"Traceback" not in answer  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +149,7 @@ PARSERS: dict[str, Parser] = {
     "answers of Argo": Parser(argo_says, [], [WORKFLOW]),
     "refusals of Argo": Parser(argo_refuses, [], [WORKFLOW]),
     "hints": Parser(hint, [HINT], errors=(Refused,)),
+    "bodies of hints": Parser(body, [], [{"name": "cu-0f3a99c1-000000-label-a0"}], errors=(Refused,)),
     "requests to the daemon": Parser(request, REQUESTS),
 }
 

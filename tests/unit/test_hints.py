@@ -31,7 +31,7 @@ def status(headers: dict[str, str], keys: Keys = KEYS, body: bytes = b"", nonces
 
 
 @pytest.mark.parametrize("off", [0, -300, 300])
-@pytest.mark.parametrize("body", [b"", b"\xff\0" * 1000])
+@pytest.mark.parametrize("body", [b"", b'{"name": "cu"}'])
 def test_a_hint_is_accepted(off: int, body: bytes) -> None:
     assert status(hint(body, NOW + off if off >= 0 else NOW + off + 1), body=body) == 202
 
@@ -68,7 +68,53 @@ def test_the_parts_of_what_is_signed_cannot_run_into_each_other() -> None:
 
 
 def test_the_body_is_signed() -> None:
-    assert status(hint(b"one"), body=b"two") == 403
+    assert status(hint(b'{"name": "cu"}'), body=b'{"name": "ag"}') == 403
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b"", ""),
+        (b"{}", ""),
+        (b'{"Records": [{"eventName": "s3:ObjectCreated:Put"}]}', ""),
+        (b'{"name": "cu"}', "cu"),
+        (b' {"name": "cu-0f3a99c1-000000-label-a0", "more": [1]}\n', "cu-0f3a99c1-000000-label-a0"),
+    ],
+)
+def test_the_name_in_a_signed_body(body: bytes, name: str) -> None:
+    assert verify(KEYS, hint(body), body, NOW, Nonces()) == name
+
+
+BAD_BODIES = {
+    "no JSON": b"cu",
+    "no text": b"\xff\0" * 1000,
+    "too deep": b'{"name": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+    "a list": b'["cu"]',
+    "a number": b"1e999",
+    "nothing": b"null",
+    "a name that is no text": b'{"name": 1}',
+    "a name that is a document": b'{"name": {"run": "cu"}}',
+    "a name that is none": b'{"name": null}',
+    "two names": b'{"name": "cu", "name": "ag"}',
+    "a long name": b'{"name": "' + b"x" * 64 + b'"}',
+    "a name with a line's end": b'{"name": "cu\\n"}',
+    "a path": b'{"name": "../cu"}',
+    "another script": '{"name": "çu"}'.encode(),
+    "half a pair": b'{"name": "\\ud800"}',
+    "it breaks off": b'{"name": "cu',
+}
+
+
+@pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
+def test_a_signed_body_that_is_no_hint_is_refused(body: bytes) -> None:
+    with pytest.raises(Refused, match=r"^invalid hint: .*") as refusal:
+        verify(KEYS, hint(body), body, NOW, Nonces())
+    assert refusal.value.status == 400 and len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize("body", [*BAD_BODIES.values(), b'{"name": "cu"}'])
+def test_the_body_beside_a_token_is_not_used(body: bytes) -> None:
+    assert verify(Keys(token=TOKEN), {"Authorization": f"Bearer {TOKEN}"}, body, NOW, Nonces()) == ""
 
 
 def test_a_replay_is_refused() -> None:
@@ -152,11 +198,11 @@ def test_keys_that_cannot_be_used(
 
 
 def test_what_the_sender_signs_is_accepted_and_never_the_same() -> None:
-    first, second = signed(KEY, b"x"), signed(KEY, b"x")
+    first, second = signed(KEY, b"{}"), signed(KEY, b"{}")
     assert first[NONCE] != second[NONCE]
     nonces = Nonces()
     for headers in (first, second):
-        verify(KEYS, headers, b"x", float(headers[TIMESTAMP]), nonces)
+        verify(KEYS, headers, b"{}", float(headers[TIMESTAMP]), nonces)
 
 
 def test_poke_is_an_operator_and_never_fails_its_workflow(
@@ -165,9 +211,9 @@ def test_poke_is_an_operator_and_never_fails_its_workflow(
     assert signature(notify).artifacts == {}
     monkeypatch.setenv("DPGEN2_HOOK_KEY", KEY)
     for url in ("file:///etc/passwd", "ftp://host/x", "http://host:port/", "http://\n/", "", "http://[::1/"):
-        assert not notify(NotifyParams(url), NotifyContext()).sent
+        assert not notify(NotifyParams(url, "w"), NotifyContext()).sent
     monkeypatch.delenv("DPGEN2_HOOK_KEY")
-    assert not notify(NotifyParams("http://127.0.0.1:1/hook"), NotifyContext()).sent
+    assert not notify(NotifyParams("http://127.0.0.1:1/hook", "w"), NotifyContext()).sent
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 7 and all(line.startswith("notify: ") for line in said) and "is not set" in said[-1]
     assert KEY not in "".join(said)
@@ -175,5 +221,5 @@ def test_poke_is_an_operator_and_never_fails_its_workflow(
 
 def test_a_daemon_that_is_away_is_tried_three_times() -> None:
     pauses: list[float] = []
-    assert "refused" in send("http://127.0.0.1:1/hook", KEY, pauses.append)
+    assert "refused" in send("http://127.0.0.1:1/hook", KEY, pause=pauses.append)
     assert len(pauses) == 2

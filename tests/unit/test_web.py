@@ -31,7 +31,7 @@ class FakeDaemon:
 
     def __init__(self) -> None:
         self.trouble = {"stuck": "", "not_ready": ""}
-        self.hints = 0
+        self.hints: list[str] = []
         self.runs = [
             SimpleNamespace(
                 prefix="s3://b/one", steps=5, failures=2, transitions=3, seconds=0.25, last_good=1700000000.5,
@@ -46,8 +46,8 @@ class FakeDaemon:
     def not_ready(self) -> str:
         return self.trouble["not_ready"]
 
-    def hint(self) -> None:
-        self.hints += 1
+    def hint(self, name: str) -> None:
+        self.hints.append(name)
 
 
 @pytest.fixture(scope="module")
@@ -133,30 +133,38 @@ def test_metrics_are_prometheus_text_of_few_series(server: Server) -> None:
 
 
 def test_a_signed_hint_wakes_the_daemon_once(server: Server, daemon: FakeDaemon) -> None:
-    headers = signed(KEY, b"anything")
-    assert post(server, b"anything", headers) == 202
-    assert post(server, b"anything", headers) == 409
-    assert daemon.hints == 1
+    body = b'{"name": "cu"}'
+    headers = signed(KEY, body)
+    assert post(server, body, headers) == 202
+    assert post(server, body, headers) == 409
+    assert daemon.hints == ["cu"]
 
 
 def test_refused_hints_wake_nobody(server: Server, daemon: FakeDaemon) -> None:
     old = str(int(time.time()) - 1000)
     for body, headers in (
         (b"", {}),
-        (b"", signed("K" * 32)),
+        (b"", signed("K" * 32, b"")),
         (b"other", signed(KEY, b"body")),
         (b"", {TIMESTAMP: old, NONCE: "n" * 16, SIGNATURE: sign(KEY, old, "n" * 16, b"")}),
-        (b"", {**signed(KEY), SIGNATURE: "sha256=\xe9"}),
+        (b"", {**signed(KEY, b""), SIGNATURE: "sha256=\xe9"}),
     ):
         assert post(server, body, headers) == 403
-    assert daemon.hints == 0
+    assert daemon.hints == []
+
+
+def test_a_signed_body_that_is_no_hint_wakes_nobody(server: Server, daemon: FakeDaemon) -> None:
+    body = b'{"name": ["cu"]}'
+    answer = ask(server, "POST", "/hook", body, **signed(KEY, body))
+    assert (answer.status, daemon.hints) == (400, [])
+    assert "send no body, or" in answer.text  # type: ignore[attr-defined]
 
 
 def test_the_body_is_small(server: Server, daemon: FakeDaemon) -> None:
-    assert post(server, b"x" * BODY) == 202
-    assert post(server, b"x" * (BODY + 1)) == 413
+    assert post(server, b"{}".ljust(BODY)) == 202
+    assert post(server, b"{}".ljust(BODY + 1)) == 413
     assert post(server, b"x" * 10_000_000) == 413
-    assert daemon.hints == 1
+    assert daemon.hints == [""]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +179,7 @@ def test_the_body_is_small(server: Server, daemon: FakeDaemon) -> None:
 def test_requests_that_are_not_right(server: Server, daemon: FakeDaemon, headers: bytes, status: int) -> None:
     answer = raw(server, b"POST /hook HTTP/1.1\r\nHost: h\r\n" + headers + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 %d " % status)
-    assert daemon.hints == 0
+    assert daemon.hints == []
 
 
 def test_a_request_that_ends_in_the_middle_is_no_hint(server: Server, daemon: FakeDaemon) -> None:
@@ -180,7 +188,7 @@ def test_a_request_that_ends_in_the_middle_is_no_hint(server: Server, daemon: Fa
         client.sendall(f"POST /hook HTTP/1.1\r\nContent-Length: 5\r\n{head}\r\nwho".encode())
         client.shutdown(socket.SHUT_WR)
         assert client.recv(12) == b"HTTP/1.1 403"
-    assert daemon.hints == 0
+    assert daemon.hints == []
 
 
 def test_slow_clients_keep_nobody_out(server: Server, daemon: FakeDaemon) -> None:
@@ -206,15 +214,18 @@ def test_a_connection_does_not_last(server: Server, monkeypatch: pytest.MonkeyPa
 def test_without_a_key_there_are_no_hooks(server: Server, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "keys", Keys())
     assert [post(server), post(server, headers={})] == [404, 404]
-    assert daemon.hints == 0
+    assert daemon.hints == []
 
 
 def test_dpgen2_sm_poke(server: Server, daemon: FakeDaemon, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     hook = f"{server.url}/hook"
     assert cli("notify", hook)[0] == 2
     monkeypatch.setenv("DPGEN2_HOOK_KEY", KEY)
-    assert cli("notify", hook) == (0, "accepted: the daemon checks its runs now\n", "")
-    assert daemon.hints == 1
+    assert cli("notify", hook) == (0, "accepted: the daemon checks all its runs now\n", "")
+    assert cli("notify", hook, "cu") == (0, "accepted: the daemon checks the run that is called cu now\n", "")
+    assert daemon.hints == ["", "cu"]
+    code, _, errors = cli("notify", hook, "../cu")
+    assert code == 1 and "400: invalid hint: send no body" in errors
     assert cli("notify", "ftp://host/hook")[0] == cli("notify", "http://user:pw@host/hook")[0] == 2
     code, _, errors = cli("notify", server.url)
     assert code == 1 and "404: send hints to /hook" in errors
