@@ -55,6 +55,7 @@ bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle mac
 	$(BIN)/python benchmarks/s3.py
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/hook.py
+	$(BIN)/python benchmarks/daemon.py
 
 bench-peers: $(PEERS)/.done ## DP-GEN, for benchmarks/orchestration.py to compare with; in a virtual environment of its own
 

@@ -1,8 +1,8 @@
 """How long after a workflow's end the next stage is submitted when a hint tells of it.
 
 A daemon that polls every 60 s follows a run of instant stub jobs on the local engine. When a workflow has ended a
-signed hint is sent; the clock stops when the next workflow has been submitted and the state says so (the time of its
-file under event/). Without hints the mean would be half the interval.
+signed hint that names it is sent; the clock stops when the next workflow has been submitted and the state says so
+(the time of its file under event/). Without hints the mean would be half the interval.
 """
 
 from __future__ import annotations
@@ -65,9 +65,10 @@ def main() -> None:
         times = []
         try:
             for _ in range(STAGES):
-                poller.engine.wait(poller.record.load().state.workflow, 300)
+                workflow = poller.record.load().state.workflow
+                poller.engine.wait(workflow, 300)
                 hinted = time.time()
-                if trouble := send(url, KEY):
+                if trouble := send(url, KEY, workflow):
                     raise SystemExit(trouble)
                 version, when = submitted(prefix, version)
                 times.append(when - hinted)
