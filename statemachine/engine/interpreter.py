@@ -6,7 +6,9 @@ It knows the part of Argo that the builder uses: steps, script templates, parame
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import json
 import os
 import re
@@ -183,6 +185,8 @@ class Interpreter:
 
 
 def main() -> int:
+    gc.set_threshold(100_000)  # as in the command line: imported modules are no garbage
+    atexit.register(gc.freeze)
     folder = Path(sys.argv[1])
     lock = int(os.environ.pop("DPGEN2_LOCK_FD"))
     os.set_inheritable(lock, False)
