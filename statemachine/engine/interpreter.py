@@ -163,13 +163,12 @@ class Interpreter:
 
     def script(self, script: dict[str, Any], name: str, place: Path) -> bool:
         log = self.folder / f"{name}.log"
-        with open(log, "wb") as stream:
-            code = self.execute(script, self.environment(script), place, stream)
-        last = log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
+        code = self.execute(script, self.environment(script), place, log)
+        last = log.read_text("utf-8", "replace").strip().rpartition("\n")[2] if log.exists() else ""
         if code and (last or not name.startswith("jobs-")):
             self.messages.append(f"{name}: {last or f'exit code {code}'}")
         if not last:
-            log.unlink()
+            log.unlink(missing_ok=True)
         return code == 0
 
     def environment(self, script: dict[str, Any]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import subprocess
@@ -28,8 +29,8 @@ from operators.pod import runner, scripts
 from .job_runner import run_job
 
 FAILED = 1
-# A template's script, its environment, its folder and its log: to the exit code.
-Execute = Callable[[Mapping[str, Any], Mapping[str, str], Path, IO[bytes]], int]
+# A template's script, its environment, its folder and the file for its log: to the exit code.
+Execute = Callable[[Mapping[str, Any], Mapping[str, str], Path, Path], int]
 
 
 class Runner:
@@ -44,14 +45,18 @@ class Runner:
     def __init__(self, lock: int) -> None:
         self.lock = lock
 
-    def run(self, script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: IO[bytes]) -> int:
-        """Run a template's script in the folder `place`; return its exit code."""
+    def run(self, script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: Path) -> int:
+        """Run a template's script in the folder `place`; return its exit code. A job has a log where it has to say."""
         if script["source"] == scripts.JOB:
-            with os.fdopen(log.fileno(), "w", closefd=False) as errors:
-                return run_job(env, errors)
-        if script["source"] == scripts.OPERATOR and (shipped := self._shipped(env)):
-            return self._fork(shipped, env, place, log)
-        return run_process(script, env, place, log)
+            errors = io.StringIO()
+            code = run_job(env, errors)
+            if errors.getvalue():
+                log.write_text(errors.getvalue(), "utf-8", "backslashreplace")
+            return code
+        with open(log, "wb") as stream:
+            if script["source"] == scripts.OPERATOR and (shipped := self._shipped(env)):
+                return self._fork(shipped, env, place, stream)
+            return run_process(script, env, place, stream)
 
     def _shipped(self, env: Mapping[str, str]) -> dict[str, Any] | None:
         """What the shipped entry point pins, if all of its code is the code that is installed."""

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from statemachine.engine import Phase
 from statemachine.engine.interpreter import Interpreter
@@ -68,12 +68,13 @@ class Cluster(Interpreter):
         ]
         return super().environment({"env": plain})
 
-    def pod(self, script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: IO[bytes]) -> int:
-        code = run_process(script, env, place, log)
-        for _ in range(self.retries):
-            if code >= 0:
-                break
-            code = run_process(script, env, place, log)
+    def pod(self, script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: Path) -> int:
+        with open(log, "wb") as stream:
+            code = run_process(script, env, place, stream)
+            for _ in range(self.retries):
+                if code >= 0:
+                    break
+                code = run_process(script, env, place, stream)
         return code
 
     def secret(self, source: dict[str, Any]) -> str:

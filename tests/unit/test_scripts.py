@@ -18,6 +18,7 @@ from operators.pod import runner, scripts
 from operators.pod.claim import ClaimContext, Claimed, ClaimParams, claim
 from operators.workflow import shipping
 from statemachine.engine.scripts import Runner
+from tests.contract.job_places import Job
 
 OPERATOR = {"source": scripts.OPERATOR, "command": ["sh"]}
 
@@ -39,8 +40,7 @@ class Pod:
         self.runner = Runner(self.lock)
 
     def run(self, script: dict[str, Any] = OPERATOR) -> int:
-        with open(self.folder / "log", "wb") as log:
-            return self.runner.run(script, self.env, self.folder, log)
+        return self.runner.run(script, self.env, self.folder, self.folder / "log")
 
     @property
     def log(self) -> str:
@@ -177,3 +177,13 @@ def test_a_damaged_list_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_any_other_script_is_a_process_of_its_own(pod: Pod) -> None:
     assert pod.run({"source": "echo $MARK; pwd; exit 3", "command": ["sh"]}) == 3
     assert pod.log == f"here\n{pod.folder}\n"
+
+
+@pytest.mark.parametrize(
+    ("once", "code", "said"), [("", 0, []), ("exit 1\n", 70, ["job runner: once.sh failed, see log/job.log\n"])]
+)
+def test_a_job_has_a_log_where_it_has_to_say_something(tmp_path: Path, once: str, code: int, said: list[str]) -> None:
+    job = Job(tmp_path / "job", once=once)
+    log = tmp_path / "jobs-000007.log"
+    assert Runner(-1).run({"source": scripts.JOB, "command": ["sh"]}, job.env, job.place, log) == code
+    assert [path.read_text() for path in tmp_path.glob("*.log")] == said
