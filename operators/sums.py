@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from pathlib import Path
 
 from conventions.errors import DataError
@@ -17,7 +18,7 @@ _CHUNK = 1 << 20
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file of any size."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open(path, "rb", buffering=0) as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -25,11 +26,14 @@ def sha256_of(path: Path) -> str:
 
 def check_file(path: Path, sha256: str, size: int | None = None) -> str:
     """What is wrong with a file of which hash and perhaps size are recorded; empty if nothing is."""
-    if path.is_symlink() or not path.is_file():
+    try:
+        there = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         return "missing"
-    there = path.stat().st_size
-    if size is not None and there != size:
-        return f"{there} bytes instead of {size}"
+    if not stat.S_ISREG(there.st_mode):
+        return "missing"
+    if size is not None and there.st_size != size:
+        return f"{there.st_size} bytes instead of {size}"
     return "" if sha256_of(path) == sha256 else "its content is not the one that was recorded (sha256 differs)"
 
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
@@ -74,6 +75,12 @@ class _Job:
         self.env = {**env, "LC_ALL": "C"}
         self.begun = False
 
+    @cached_property
+    def outputs(self) -> list[tuple[str, str]]:
+        """`need` or `keep`, and a name, of what a task is to leave."""
+        lines = (self.inputs / "outputs").read_text("utf-8", "surrogateescape").splitlines()
+        return [(need, name) for need, name in (line.strip().split(maxsplit=1) for line in lines)]
+
     def run(self) -> int:
         with _or_ended(_TROUBLE):
             for folder in (self.work, self.out, self.log, self.done.parent):
@@ -81,7 +88,7 @@ class _Job:
             digest, end, _ = (self.inputs / "digest").read_text("utf-8", "replace").partition("\n")
             if not end:
                 raise _Ended(_TROUBLE, "in/digest was cut short")
-            names = sorted(path.name for path in self.inputs.glob("task.*"))
+            names = [entry.name for entry in _entries(self.inputs) if entry.name.startswith("task.")]
         codes: dict[str, int] = {}
         sums: dict[str, str] = {}
         for name in names:
@@ -231,8 +238,7 @@ class _Task:
         """Move what `outputs` names to out/; a link or a fifo counts as missing."""
         _open_up(self.folder)
         found = []
-        for line in (self.job.inputs / "outputs").read_text("utf-8", "surrogateescape").splitlines():
-            need, name = line.strip().split(maxsplit=1)
+        for need, name in self.job.outputs:
             path = self.folder / name
             if _is_output(path):
                 found.append(path)
@@ -245,7 +251,7 @@ class _Task:
         for path in found:
             _open_up(path)
             try:
-                shutil.move(path, self.out)
+                path.rename(self.out / path.name)
             except OSError as error:
                 self.job.say(error)
                 code = _NOT_KEPT
@@ -263,7 +269,11 @@ def _or_ended(code: int) -> Iterator[None]:
 
 def _is_output(path: Path) -> bool:
     """A file or a folder: a link could lead anywhere, and who opens a fifo waits."""
-    return not path.is_symlink() and (path.is_file() or path.is_dir())
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def _line(path: Path) -> str:
@@ -275,25 +285,32 @@ def _line(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as stream:
+    with open(path, "wb") as stream:
         os.fchmod(stream.fileno(), 0o644)
-        stream.write(text)
+        stream.write(text.encode())
 
 
 def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
+    try:
         folder.mkdir(parents=True)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    else:
         folder.chmod(0o755)
 
 
 def _size(folder: Path, name: str) -> int:
     """The size of a file below a folder; no link leads there."""
-    path = folder
-    for part in name.split("/"):
-        path /= part
-        status = path.lstat()
-        if not (stat.S_ISDIR if path != folder / name else stat.S_ISREG)(status.st_mode):
+    path = str(folder)
+    *folders, file = name.split("/")
+    for part in folders:
+        path = f"{path}/{part}"
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
             raise FileNotFoundError(f"{path} is another thing now")
+    status = os.lstat(f"{path}/{file}")
+    if not stat.S_ISREG(status.st_mode):
+        raise FileNotFoundError(f"{path}/{file} is another thing now")
     return status.st_size
 
 
@@ -301,25 +318,31 @@ def _copy_tree(source: Path, target: Path) -> None:
     """Copy files and folders; that is all that a store holds. After an error it goes on, and raises it at the end."""
     _make_folder(target)
     errors = []
-    for path in sorted(source.iterdir()):
-        place, mode = target / path.name, path.lstat().st_mode
+    for entry in _entries(source):
         try:
-            if stat.S_ISDIR(mode):
-                _copy_tree(path, place)
-            elif stat.S_ISREG(mode):
-                shutil.copyfile(path, place)
-                place.chmod(mode & 0o777 & ~_UMASK)
+            if entry.is_dir(follow_symlinks=False):
+                _copy_tree(Path(entry), target / entry.name)
+            elif entry.is_file(follow_symlinks=False):
+                place = shutil.copyfile(entry, target / entry.name)
+                place.chmod(entry.stat(follow_symlinks=False).st_mode & 0o777 & ~_UMASK)
         except OSError as error:
             errors.append(error)
     if errors:
         raise errors[0]
 
 
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        return sorted(found, key=lambda entry: entry.name)
+
+
 def _remove(path: Path) -> None:
     """`rm -rf`, also of what a task has left read-only."""
-    if path.is_symlink() or not path.is_dir():
+    try:
         path.unlink(missing_ok=True)
         return
+    except IsADirectoryError:
+        pass
     try:
         shutil.rmtree(path)
     except PermissionError:
@@ -349,14 +372,14 @@ def _settle(folder: Path, below: str = "") -> Iterator[str]:
 
     All can be read and moved on afterwards, whatever their modes were.
     """
-    for path in sorted(folder.iterdir()):
-        mode, name = path.lstat().st_mode, f"{below}{path.name}"
-        if not _STORABLE.fullmatch(path.name):
+    for entry in _entries(folder):
+        path, name = Path(entry), f"{below}{entry.name}"
+        if not _STORABLE.fullmatch(entry.name):
             _remove(path)
-        elif stat.S_ISDIR(mode):
+        elif entry.is_dir(follow_symlinks=False):
             _open_up(path)
             yield from _settle(path, f"{name}/")
-        elif stat.S_ISREG(mode):
+        elif entry.is_file(follow_symlinks=False):
             _open_up(path)
             if _RECORDABLE.fullmatch(name):
                 yield name

@@ -138,7 +138,6 @@ class FileStore:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _move(file, target)
                 arrived(size)
-        shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, key: str) -> Path:
         path = self.root / check_key(key)
@@ -223,12 +222,12 @@ def _scan(path: str) -> _Folder:
 
 
 def _move_folder(found: _Folder, target: Path, arrived: Arrived) -> None:
-    """Rename a folder, or, where it cannot go as a whole, what it holds."""
-    if found.plain and not os.path.lexists(target):
+    """Rename a folder, or, where it cannot go as a whole, what it holds; what is not published is removed."""
+    if found.plain:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             Path(found.path).rename(target)
-        except OSError:  # another file system; or somebody else has just made it
+        except OSError:  # another file system; or there is something at the target that is no empty folder
             pass
         else:
             for size in found.sizes():
@@ -240,6 +239,7 @@ def _move_folder(found: _Folder, target: Path, arrived: Arrived) -> None:
         target.mkdir(parents=True, exist_ok=True)
         _move(Path(found.path, name), target / name)
         arrived(size)
+    shutil.rmtree(found.path, ignore_errors=True)
 
 
 def _make_folder(folder: Path) -> None:

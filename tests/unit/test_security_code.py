@@ -196,6 +196,7 @@ def test_links_that_a_job_left_are_not_followed(store: Store, tmp_path: Path) ->
     os.mkfifo(out / "pipe")
     store.publish(tmp_path / "out", "job/000000/out")
     assert [entry.key for entry in store.list("job/")] == ["job/000000/out/task.000000/good"]
+    assert not (tmp_path / "out").exists(), "nobody takes them for outputs later"
     assert (secret / "key").read_text() == "secret" and store.get("state.json").data == b"the state"
     (tmp_path / "done").symlink_to(secret / "key")
     (tmp_path / "dir").symlink_to(secret)
