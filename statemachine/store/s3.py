@@ -199,6 +199,11 @@ def _shared(place: Place, attempts: int | None) -> Any:
 
 @functools.lru_cache(maxsize=32)
 def _client_of(pid: int, environment: frozenset[tuple[str, str]], bucket: Place, attempts: int | None) -> Any:
+    return new_client(bucket, attempts)
+
+
+def new_client(bucket: Place, attempts: int | None = None) -> Any:
+    """A client of boto3 as a store uses it; with `attempts` one for conditional writes."""
     client = bucket.connect() if attempts is None else bucket.connect(attempts)
     parse_quickly(client)
     if attempts is None:

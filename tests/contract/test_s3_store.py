@@ -12,8 +12,8 @@ import pytest
 
 from conventions.errors import ConfigError, Conflict, StoreError
 from statemachine.store import Mirror, Store, open_store, transfer
-from statemachine.store.listing import parse_quickly
 from statemachine.store.probe import prove
+from statemachine.store.s3 import new_client
 from tests import servers
 from tests.e2e.engines import need
 
@@ -39,8 +39,7 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
 def small_pages(server: servers.Server, mirror: Mirror | None = None) -> Store:
     """A store of its own on the server, whose listings come in pages of ten."""
     store: Any = open_store(server.prefix(f"contract/{next(_runs)}"), mirror)
-    store._client = store.place.connect()
-    parse_quickly(store._client)
+    store._client = new_client(store.place)
     events = store._client.meta.events
     events.register("provide-client-params.s3.ListObjectsV2", lambda params, **_: {**params, "MaxKeys": 10})
     return store  # type: ignore[no-any-return]
