@@ -1,4 +1,4 @@
-"""Interprets one workflow manifest in a process of its own: `python -m statemachine.engine.interpreter FOLDER`.
+"""Interprets one workflow manifest in a process of its own, which `local.py` starts.
 
 It knows the part of Argo that the builder uses: steps, script templates, parameters, artifacts by key,
 `withParam`, `when` and `continueOn`. Outputs are published also when a script fails, as Argo does.
@@ -190,14 +190,7 @@ def main() -> int:
     lock = int(os.environ.pop("DPGEN2_LOCK_FD"))
     os.set_inheritable(lock, False)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, exit codes of jobs cannot be had
-    # `-m` puts the folder of whoever submitted first: nothing is imported from there.
-    if sys.path[:1] == [str(Path.cwd())]:
-        del sys.path[0]
     interpreter = Interpreter(folder, Runner(lock).run)
     phase = interpreter.run()
     interpreter.mirror.forget()
     return 0 if phase is Phase.succeeded else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -29,6 +29,17 @@ from statemachine.machine import Phase
 from .base import Status, name_taken
 
 UID_VARIABLE = "DPGEN2_WORKFLOW_UID"
+# Our packages are where this process has them, nothing comes from the current folder, and no variable tells it: the
+# jobs would inherit that.
+_HOME = Path(__file__).parents[2]
+_START = """\
+import sys
+home, module = sys.argv[1:3]
+del sys.argv[1:3]
+sys.path = [home, *filter(None, sys.path)]
+import importlib
+sys.exit(importlib.import_module(module).main())
+"""
 
 
 class LocalEngine:
@@ -69,7 +80,7 @@ class LocalEngine:
                 return self._exists(name, manifest)
             with open(folder / "interpreter.log", "wb") as log:
                 subprocess.Popen(
-                    [sys.executable, "-m", self.interpreter, str(folder)],
+                    [sys.executable, "-c", _START, str(_HOME), self.interpreter, str(folder)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -86,7 +86,3 @@ def main() -> int:
     folder = Path(sys.argv[1])
     os.set_inheritable(int(os.environ.pop("DPGEN2_LOCK_FD")), False)
     return 0 if Cluster(folder).run() is Phase.succeeded else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -53,6 +53,16 @@ def members(engine: LocalEngine, name: str) -> list[int]:
     return found
 
 
+def test_nothing_is_imported_from_the_current_folder(
+    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("conventions", "importlib", "json", "operators", "runpy", "statemachine"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} comes from the current folder')\n")
+    monkeypatch.chdir(tmp_path)
+    engine.submit(manifest("w-a0", "true"))
+    assert ended(engine, "w-a0").phase is Phase.succeeded, list(engine.logs("w-a0"))
+
+
 def test_a_killed_interpreter_is_gone_and_its_jobs_are_ended(engine: LocalEngine, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
