@@ -12,4 +12,4 @@ pin() {
 }
 pin constraints "what the image holds" --extra hpc ../pyproject.toml
 pin constraints-engines "what the image with engines holds" -c constraints.txt --extra hpc --extra local ../pyproject.toml
-echo 'hatchling>=1.27' | pin constraints-build "what builds the package" -
+printf '%s\n' 'hatchling>=1.27' 'hatch-fancy-pypi-readme>=25.1' | pin constraints-build "what builds the package" -
