@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import STRUCTURE, Cli
 from tests.unit.test_explore_lammps import GOOD_DUMP, GOOD_ROWS, LOG
 from tests.unit.test_train_deepmd import FAKE_DP
@@ -60,6 +62,7 @@ def programs(folder: Path) -> Path:
     return env
 
 
+@pytest.mark.slow
 def test_in_every_stage_a_line_that_fails_is_named_and_what_is_mended_goes_on(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "cu.xyz").write_text(STRUCTURE)
     (tmp_path / "input.json").write_text(INPUT)

@@ -230,7 +230,7 @@ def test_a_state_is_parsed_once_while_its_bytes_are_equal() -> None:
     record = Record(store)
     record.create(first_state())
     loaded = record.load()
-    assert record.load() is loaded
+    assert record.load().state is loaded.state
     assert record.commit(loaded, loaded.state.model_copy(update={"hold": True})) is not None
     assert record.load().state.hold
     store.objects[DataSpace.state] = store.objects[DataSpace.state][:-2]

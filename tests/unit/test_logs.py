@@ -38,7 +38,6 @@ def test_logs_of_a_job_that_runs(cli: Cli, running: Path, tmp_path: Path) -> Non
     code, output, _ = cli("logs", running, "--job", "0", "--follow")
     release.join()
     assert code == 0 and output.startswith("step 100 of 200\n")
-    assert cli("resume", running)[0] == 0
     code, output, _ = cli("logs", running, "--stage", "label", "--iter", "0", "--job", "0")
     assert (code, output) == (0, "step 100 of 200\nstep 200 of 200\n")
     code, _, errors = cli("logs", running, "--follow")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from conventions.names import STAGES
 from conventions.state import IterationSummary, State
 from statemachine.machine.outlook import warnings, why_not_converged
 from statemachine.run.opening import open_poller
@@ -62,7 +63,7 @@ def test_bad_signs_in_the_table() -> None:
 
 def exhausted(cli: Cli, stub_run: Path) -> str:
     """A run that ends at max_iterations; what it says last."""
-    edit(stub_run, max_iterations=2, select={"accurate_after": 3})
+    edit(stub_run, max_iterations=1, select={"accurate_after": 2})
     code, output, _ = cli("run", stub_run)
     assert code == 3
     return output.splitlines()[-1]
@@ -71,19 +72,19 @@ def exhausted(cli: Cli, stub_run: Path) -> str:
 def test_a_run_that_ended_too_early_is_extended(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
     """What was typed: `dpgen2-sm run run.yaml`, and then what its last line says."""
     said = exhausted(cli, stub_run)
-    assert said.startswith("max_iterations (2) reached before convergence: 50.0% of the frames were accurate (95% are")
+    assert said.startswith("max_iterations (1) reached before convergence: 50.0% of the frames were accurate (95% are")
     (command,) = re.findall("`dpgen2-sm (extend RUN --iterations N)`", said)
-    words = command.replace("RUN", str(stub_run)).replace("N", "2").split()
+    words = command.replace("RUN", str(stub_run)).replace("N", "1").split()
     labels = sorted((tmp_path / "out/dataset/deepmd/iter").iterdir())
     code, output, _ = cli(*words)
-    assert output.splitlines()[0] == "max_iterations is 4 now; iteration 3 explores"
+    assert output.splitlines()[0] == "max_iterations is 2 now; iteration 2 explores"
     assert code == 0, output
     state = State.unseal((tmp_path / "out/state.json").read_bytes())
-    assert (state.at, state.policy.max_iterations) == ("converged", 4)
-    assert [(each.iteration, each.stages[0]) for each in state.trail if not each.left][2:] == [(3, "explore")]
+    assert (state.at, state.policy.max_iterations) == ("converged", 2)
+    assert [(each.iteration, each.stages[0]) for each in state.trail if not each.left][1:] == [(2, "explore")]
     assert labels == sorted((tmp_path / "out/dataset/deepmd/iter").iterdir())[: len(labels)], "no label was made again"
     executed = [path.name for path in (tmp_path / "out/train/stub/iter").iterdir()]
-    assert "000003" not in executed, "the models were there"
+    assert "000002" not in executed, "the models were there"
     code, _, errors = cli(*words)
     assert code == 2 and "cannot extend: the run's state is converged" in errors
 
@@ -93,14 +94,20 @@ def test_an_extension_that_was_interrupted_is_repeated(
 ) -> None:
     from statemachine.run import extend
 
-    exhausted(cli, stub_run)
+    assert cli("init", stub_run)[0] == 0
+    record = open_poller(f"file://{tmp_path}/out").record
+    loaded = record.load()
+    rows = [row(0).model_copy(update={"stages": [*STAGES]}), row(1).model_copy(update={"stages": ["label", "train"]})]
+    end = {"at": "exhausted", "iteration": 1, "stage": "train", "final": "exhausted", "trail": rows}
+    assert record.commit(loaded, loaded.state.model_copy(update=end))
     with monkeypatch.context() as patch:
         patch.setattr(extend, "tell", lambda record, order: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert cli("extend", stub_run, "--iterations", "2")[0] == 130
-    state = State.unseal((tmp_path / "out/state.json").read_bytes())
-    assert (state.at, state.policy.max_iterations) == ("exhausted", 4)
-    code, output, _ = cli("extend", stub_run, "--iterations", "2")
-    assert code == 0 and output.startswith("max_iterations is 4 now")
+        with pytest.raises(KeyboardInterrupt):
+            extend.extend(record.store, 2, "more")
+    state = record.load().state
+    assert (state.at, state.policy.max_iterations) == ("exhausted", 3)
+    state = extend.extend(record.store, 2, "more")
+    assert (state.at, state.policy.max_iterations, state.iteration) == ("explore.submitting", 3, 2)
 
 
 def test_a_run_without_candidates_is_not_extended(cli: Cli, stub_run: Path) -> None:
