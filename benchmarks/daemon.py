@@ -224,7 +224,7 @@ def follow(world: World, states: dict[str, State], pid: int, log: Path, started:
     world.asked.clear()
     hint(url, state.workflow)
     time.sleep(20)
-    named = sum(f"/{name}/" in path or state.workflow in path for path in world.asked)
+    named = sum(f"/{name}/" in path or state.run_uid[:8] in path for path in world.asked)
     world.asked.clear()
     hint(url, "")
     time.sleep(40)
