@@ -215,14 +215,15 @@ def test_a_setup_line_that_fails_in_a_batch_job(tmp_path: Path) -> None:
 
 def test_a_waiter_that_is_told_to_stop(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "entered")
-    given = ShellJob(tmp_path, 'echo $$ >"$ROOT/entered"; exec sleep 600\n')
+    # Only the first task waits: the job's second one begins when this test has killed the first.
+    given = ShellJob(tmp_path, 'mkdir "$ROOT/first" || exit 1; echo $$ >"$ROOT/entered"; exec sleep 600\n')
     with given.start() as process:
         task = int((tmp_path / "entered").read_text())
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate()
-    os.kill(task, signal.SIGKILL)  # dpdispatcher ended the script, not what the script had started
     assert process.returncode == 143 and "cancelled" in output
     assert not (given.root / "out/done").exists()
+    os.kill(task, signal.SIGKILL)  # dpdispatcher ended the script, not what the script had started
 
 
 @pytest.fixture
