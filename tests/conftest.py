@@ -18,7 +18,7 @@ Cli = Callable[..., tuple[int, str, str]]
 STUBS = Path(__file__).parent / "stubapps"
 sys.path.insert(0, str(STUBS))
 
-CONFIG = """\
+HEAD = """\
 run: stub
 prefix: out
 engine: {type: local, slots: 2}
@@ -26,11 +26,16 @@ type_map: [Cu]
 structures:
   start: {files: cu.xyz}
 init: {label: [start]}
+"""
+CONFIG = (
+    HEAD
+    + """\
 label: {app: stub}
 train: {app: stub}
 explore: {app: stub, tasks: 3}
 select: {app: stub, accurate_after: 1}
 """
+)
 STRUCTURE = """\
 1
 Lattice="3.6 0 0 0 3.6 0 0 0 3.6" Properties=species:S:1:pos:R:3

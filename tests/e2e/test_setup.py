@@ -7,23 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import STRUCTURE, Cli
+from tests.conftest import HEAD, STRUCTURE, Cli
 from tests.unit.test_explore_lammps import GOOD_DUMP, GOOD_ROWS, LOG
 from tests.unit.test_train_deepmd import FAKE_DP
 
-CONFIG = """\
-run: setup
-prefix: out
-engine: {type: local, slots: 2}
-type_map: [Cu]
-structures:
-  start: {files: cu.xyz}
-init: {label: [start]}
+CONFIG = (
+    HEAD
+    + """\
 label: {app: ase, command: my-python, calculator: "ase.calculators.emt:EMT", retries: 0, LABEL}
 train: {app: deepmd, command: my-dp, input: input.json, numb_models: 2, retries: 0, TRAIN}
 explore: {app: lammps, command: my-lmp, stages: [[MD]], retries: 0, EXPLORE}
 select: {app: model_devi, command: my-python, f_trust_lo: 0.5, f_trust_hi: 1, fp_task_max: 1, retries: 0, SELECT}
 """
+)
 INPUT = '{"model": {}, "training": {"numb_steps": 60}}'
 # What is typed in each stage, and what is seen.
 TYPED = {
