@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from conventions.state import IterationSummary
+from conventions.state import IterationSummary, State
 
 CLASSES = ("accurate", "candidate", "failed")
 GROWN = 1.2  # a force RMSE larger than before by this factor is no noise any more
@@ -14,6 +14,16 @@ def shares(figures: Mapping[str, float]) -> dict[str, float]:
     """Fractions of the explored frames by class; none where nothing was explored."""
     total = sum(figures.get(name, 0.0) for name in CLASSES)
     return {name: figures.get(name, 0.0) / total for name in CLASSES} if total else {}
+
+
+def is_accurate(state: State, figures: Mapping[str, float]) -> bool:
+    """Is an iteration's exploration accurate enough, and its level (95th percentile) stable?"""
+    rules = state.policy.convergence
+    accurate = shares(figures).get("accurate", 0.0) >= rules.accuracy
+    if not accurate or rules.level_drift is None:
+        return accurate
+    previous, level = state.level_before, figures.get("level")
+    return previous is not None and level is not None and abs(level - previous) <= rules.level_drift * previous
 
 
 def force_rmse(figures: Mapping[str, float]) -> float | None:

@@ -10,7 +10,7 @@ from conventions.state import Goal, IterationSummary, State
 
 from .observation import Action, Observation, Phase
 from .orders import Order, adopted, new_row, patch_error, patched, rewind_error, rewound
-from .outlook import why_not_converged
+from .outlook import is_accurate, why_not_converged
 
 NOTHING, UNSEEN = Order(""), Observation()
 
@@ -205,14 +205,7 @@ class Cursor:
 
     def _accurate(self) -> bool:
         """Is this iteration's exploration accurate enough, and its level (95th percentile) stable?"""
-        rules = self.doc.policy.convergence
-        figures = self.seen.report.summary if self.seen.report else {}
-        total = sum(figures.get(name, 0.0) for name in ("accurate", "candidate", "failed"))
-        accurate = total > 0 and figures.get("accurate", 0.0) / total >= rules.accuracy
-        if not accurate or rules.level_drift is None:
-            return accurate
-        previous, level = self.doc.level_before, figures.get("level")
-        return previous is not None and level is not None and abs(level - previous) <= rules.level_drift * previous
+        return is_accurate(self.doc, self.seen.report.summary if self.seen.report else {})
 
     def _clean(self) -> bool:
         return self._accurate() and self.doc.clean + 1 >= self.doc.policy.convergence.clean_iterations
@@ -232,10 +225,9 @@ class Cursor:
     def _why_exhausted(self) -> str:
         if self.doc.final or self.doc.round + 1 >= self.doc.policy.max_iterations:
             why = why_not_converged(self._trail(), self.doc.policy.convergence.accuracy)
-            return (
-                f"max_iterations ({self.doc.policy.max_iterations}) reached before convergence"
-                f"{': ' * bool(why)}{why}; `dpgen2-sm extend RUN --iterations N` goes on"
-            )
+            more = "; `dpgen2-sm extend RUN --iterations N` goes on" if self.doc.final or self._accurate() else ""
+            reached = f"max_iterations ({self.doc.policy.max_iterations}) reached before convergence"
+            return f"{reached}{': ' * bool(why)}{why}{more}"
         return (
             "not converged, but no frame was chosen to label: the inaccurate frames are above f_trust_hi or were "
             "filtered out; raise f_trust_hi, lower the temperatures, or add initial data"

@@ -10,6 +10,7 @@ from conventions.errors import CommandRefused
 from conventions.state import State
 from operators.registry import load_config
 from statemachine.machine.orders import Order
+from statemachine.machine.outlook import is_accurate
 from statemachine.store import Store
 
 from .configuration import configuration
@@ -33,7 +34,7 @@ def extend(store: Store, iterations: int, reason: str) -> State:
             f"cannot extend: the run's state is {state.at}; only a run that ended at max_iterations is extended "
             "(`patch` changes max_iterations of one that goes on)"
         )
-    if not state.final and "selected" in state.figures and not state.figures["selected"]:
+    if not state.final and not is_accurate(state, state.figures):
         raise CommandRefused(
             "cannot extend: the run ended because no frame was chosen to label, and the next iteration would choose "
             "none either; change the configuration (see `dpgen2-sm status RUN`), `patch` it, and `rewind` to select"

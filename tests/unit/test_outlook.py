@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
-from conventions.names import STAGES
-from conventions.state import IterationSummary, State
-from statemachine.machine.outlook import warnings, why_not_converged
+from conventions.documents import JobCounts, StageReport
+from conventions.names import STAGES, sha256
+from conventions.state import IterationSummary, Policy, State
+from statemachine.machine import Observation, Phase, decide
+from statemachine.machine.outlook import is_accurate, warnings, why_not_converged
 from statemachine.run.opening import open_poller
+from statemachine.run.record import Record
 from tests.conftest import Cli
+from tests.doubles import APPS, MemoryStore, first_state
 from tests.unit.test_orders import edit
 
 
@@ -119,6 +123,24 @@ def test_a_run_without_candidates_is_not_extended(cli: Cli, stub_run: Path) -> N
     assert poller.record.commit(loaded, loaded.state.model_copy(update=end))
     code, _, errors = cli("extend", stub_run, "--iterations", "2")
     assert code == 2 and "no frame was chosen to label" in errors and "`patch` it" in errors
+
+
+@pytest.mark.parametrize(("accurate", "advised"), [(10.0, True), (5.0, False)])
+def test_an_end_without_candidates_advises_what_extend_does(accurate: float, advised: bool) -> None:
+    """At max_iterations, and nothing was selected: only an accurate exploration has a next one."""
+    policy = Policy(apps=APPS, max_iterations=1, explore_stages=2, retries=dict.fromkeys(APPS, 2))
+    store = MemoryStore()
+    record = Record(store)
+    record.create(first_state(policy=policy, stage="select", at="select.running", config_sha256=sha256(b"{}")))
+    summary = {"accurate": accurate, "failed": 10.0 - accurate, "selected": 0.0}
+    report = StageReport(
+        stage="select", app="model_devi", iteration=0, attempt=0, complete=True, next=False,
+        jobs=JobCounts(planned=1, finished=1), summary=summary,
+    )  # fmt: skip
+    seen = Observation(Phase.succeeded, 2, looked=True, report=report, finished=1, revoked=True)
+    end = decide(record.load().state, seen).state
+    assert end.at == "exhausted" and ("`dpgen2-sm extend" in end.reason) is advised
+    assert is_accurate(end, end.figures) is advised
 
 
 # --- on a terminal ------------------------------------------------------------------------------------------
