@@ -24,7 +24,7 @@ from rich.text import Text
 from conventions.state import ENDED, IterationSummary, State
 from statemachine.run.opening import open_poller
 from statemachine.run.poller import Poller
-from statemachine.run.trail import rows
+from statemachine.run.trail import readable
 
 from .ending import EXIT_CODES, Terminated, exit_code
 from .show import COLUMNS, LAST, headline, iteration_line, iteration_rows, iteration_table, status_of, table_line
@@ -37,7 +37,7 @@ def follow(prefix: str, interval: float) -> State:
     poller = open_poller(prefix, display.committed)
     with display.open():
         state = poller.record.load().state
-        display.committed(state.model_copy(update={"trail": rows(poller.store, state, LAST)}))
+        display.committed(state.model_copy(update={"trail": readable(poller.store, state, LAST)[0]}))
         while not (state := poller.step()).ended:
             display.progress(poller)
             poller.engine.wait(state.workflow, interval)

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from conventions.errors import ConfigError, Dpgen2Error, EngineError, NoRun, StateError
+from conventions.errors import ConfigError, Dpgen2Error, EngineError, NoRun
 from conventions.state import IterationSummary, State
 from statemachine.engine import Phase, Status
 from statemachine.machine.outlook import CLASSES, warnings
@@ -16,7 +16,7 @@ from statemachine.run.discover import runs_below
 from statemachine.run.history import why_repeated
 from statemachine.run.opening import config_file, engine_of, find_prefix
 from statemachine.run.record import Record
-from statemachine.run.trail import rows
+from statemachine.run.trail import readable
 from statemachine.store import Store, open_store
 
 COLOURS = {"converged": "green", "exhausted": "yellow", "failed": "red", "cancelled": "red"}
@@ -28,11 +28,7 @@ def status_of(prefix: str, last: int | None = None) -> dict[str, Any]:
     """Where a run stands, as plain data, with the last iterations; by default with all."""
     store = open_store(prefix)
     state = Record(store).load().state
-    trail, damage = state.trail, ""
-    try:
-        trail = rows(store, state, last)
-    except StateError as error:
-        damage = str(error)
+    trail, damage = readable(store, state, last)
     found: dict[str, Any] = {
         "run": state.run,
         "prefix": store.url,

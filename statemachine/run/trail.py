@@ -84,6 +84,14 @@ def rows(store: Store, state: State, last: int | None = None) -> list[IterationS
     return lengthened(store, state, first).trail
 
 
+def readable(store: Store, state: State, last: int | None = None) -> tuple[list[IterationSummary], str]:
+    """The last rows; where older ones are lost those of the state, and what to do. The run goes on all the same."""
+    try:
+        return rows(store, state, last), ""
+    except StateError as error:
+        return state.trail, str(error)
+
+
 def read(store: Store, named: Earlier) -> Past:
     """The rows that a state, or a later object, names."""
     key = _SPACE.past(named.sha256)

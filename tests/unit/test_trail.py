@@ -201,6 +201,14 @@ def test_a_damaged_table_is_told_and_the_rest_is_shown(cli: Cli, stub_run: Path,
     assert code == 0 and output.splitlines()[-1].endswith(lost)
     assert [line.split()[0] for line in output.splitlines()[-9:-1]] == [str(n) for n in range(52, 60)]
     assert "event/trail" in cli("doctor", stub_run)[1]
+    for name in ("state.json", "event/00000001.json"):
+        (tmp_path / "out" / name).write_bytes(short.model_copy(update={"at": "exhausted"}).seal())
+    code, output, errors = cli("resume", stub_run)
+    assert (
+        code == 3
+        and not errors
+        and [line.split()[0] for line in output.splitlines()[1:9]] == [str(row.iteration) for row in short.trail][:8]
+    )
     for past in moved:
         path = tmp_path / "out" / SPACE.past(past.name.sha256)
         path.parent.mkdir(exist_ok=True)
