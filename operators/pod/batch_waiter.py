@@ -1,16 +1,22 @@
-"""Hands one job to a batch system, waits for it and brings home what it left. Needs dpdispatcher, nothing of ours.
+"""Hands jobs to a batch system, waits for them and brings home what they left. Needs dpdispatcher, nothing of ours.
 
-The script of a job's pod (or process) with two lines put before it:
+The script of a job's pod, after `batch_login.py` and two lines put before both:
 
     WRAPPER = "<the generic job wrapper, job.sh>"
     HPC = {"name": ..., "places": ["JOB_JOB", ...], "machine": ..., "resources": ..., "poll": ..., "ssh_key": ...}
 
-The environment names the job's places, as for the wrapper. What is submitted depends on the job and on HPC only, so
-whoever waits next finds the same submission again in the batch system's own folder, by its hash.
+A pod's environment names the places of its one job, as for the wrapper. Where there is no JOB_ID, this is the one
+process for all jobs of a workflow on this machine: each line that it reads is a job's places in JSON, with the file of
+its log as LOG; each line that it writes is a job's id and exit code.
+
+What is submitted depends on the job and on HPC only, so whoever waits next finds the same submission again in the batch
+system's own folder, by its hash.
 """
 
-import base64
 import contextlib
+import copy
+import heapq
+import itertools
 import json
 import os
 import re
@@ -18,9 +24,18 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from operators.pod.batch_login import check_logins
 
 BATCH = """\
 # Two of us in one folder would be one too many: the second waits, and finds the marker.
@@ -29,186 +44,294 @@ exec 9>lock
 mkdir -p "$JOB_OUT" "$JOB_LOG"
 [ -e "$JOB_DONE" ] || sh job.sh || [ -e "$JOB_DONE" ]
 """
+# What is stopped starts nothing more, and does not leave its children to another parent.
+END_TREE = """\
+end() { kill -STOP $1 || return 0
+for child in $(ps -A -o ppid= -o pid= | awk -v parent=$1 '$1 == parent { print $2 }'); do end $child; done
+kill -KILL $1; }; end """
+FAILED, NO_MARKER, CANCELLED = 1, 70, 143
+CANCELLED_AT_ONCE = 8  # of the ten sessions that sshd gives a connection, the transfer of files has one
 STOPPED: list[int] = []
+ARRIVALS: "SimpleQueue[Mapping[str, str] | None]" = SimpleQueue()  # places of jobs; None after the last one
 OUTPUTS = {"JOB_OUT": "out/out", "JOB_LOG": "out/log", "JOB_DONE": "out/done"}
 SECRET = re.compile("TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$")
 
 
 def main(wrapper: str, hpc: dict[str, Any]) -> int:
     signal.signal(signal.SIGTERM, stop)
-    os.chdir(Path(os.environ["JOB_OUT"]).parents[1])
-    digest = Path(os.environ["JOB_JOB"], "digest").read_text().strip()
-    code = ended(digest)
-    if code != 0:
-        if code:
-            shutil.rmtree("out")
-        stage(wrapper, hpc["places"])
-        clean_environment(hpc["machine"]["batch_type"])
-        run(submission(hpc, digest), hpc["poll"])
-        code = ended(digest)
-    return 70 if code is None else code
+    places = dict(os.environ)
+    clean_environment(hpc["machine"]["batch_type"])
+    # dpdispatcher makes ~/.dpdispatcher when it is imported; a pod's user may have no home.
+    if not os.access(Path.home(), os.W_OK):
+        os.environ["HOME"] = str(home_of(places) if "JOB_ID" in places else Path.cwd())
+    batch = Batch(wrapper, hpc)
+    if "JOB_ID" not in places:
+        return serve(batch)
+    codes: list[int] = []
+    ARRIVALS.put(places)
+    ARRIVALS.put(None)
+    return wait(batch, lambda job, code: codes.append(code)) or codes[0]
 
 
-def ended(digest: str) -> int | None:
+def serve(batch: "Batch") -> int:
+    """Take jobs from stdin until it ends, which it also does when the engine dies; those that came are waited for."""
+    # What is started for a job must find neither of the two at its usual place.
+    given, answers, nothing = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+
+    def receive() -> None:
+        rest = b""
+        while data := os.read(given, 65536):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                ARRIVALS.put(json.loads(line))
+        ARRIVALS.put(None)
+
+    def answer(job: str, code: int) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(answers, f"{job} {code}\n".encode())
+
+    threading.Thread(target=receive, daemon=True).start()
+    return wait(batch, answer)
+
+
+def wait(batch: "Batch", ended: Callable[[str, int], None]) -> int:
+    """Give the jobs their turns, in this one thread, until all have ended; cancel them when told to stop."""
+    more, numbers = True, itertools.count()
+    jobs: list[tuple[float, int, Job]] = []  # a heap by the time of the next turn
+    while not STOPPED and (more or jobs):
+        pause = max(0.0, jobs[0][0] - time.monotonic()) if jobs else None
+        try:
+            places = ARRIVALS.get(timeout=pause)
+        except Empty:
+            _, number, job = heapq.heappop(jobs)
+            code = job.turn()
+            if code is None:
+                heapq.heappush(jobs, (time.monotonic() + job.pause, number, job))
+            else:
+                ended(job.id, code)
+        else:
+            more = more and places is not None
+            if places is not None:
+                heapq.heappush(jobs, (time.monotonic(), next(numbers), Job(batch, places)))
+    if STOPPED:
+        cancel([job for _, _, job in sorted(jobs)])
+        return CANCELLED
+    return 0
+
+
+def stop(number: int, frame: Any) -> None:
+    """Once is enough: the engine repeats itself, and what cancels the jobs inherits that this is ignored."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    STOPPED.append(number)
+    ARRIVALS.put(None)
+
+
+def cancel(jobs: list["Job"]) -> None:
+    """Several at once: the engine does not wait for long. A job may be in the queue since an earlier attempt."""
+    for job in jobs:
+        if job.submission is None:
+            job.turn()
+    with ThreadPoolExecutor(CANCELLED_AT_ONCE) as pool:
+        said = list(pool.map(Job.cancel, jobs))
+    for job, words in zip(jobs, said, strict=True):
+        with job.at_home():
+            print(words, end="")
+
+
+class Job:
+    """One job: where it is, how far it is, and its submission as soon as it has one."""
+
+    def __init__(self, batch: "Batch", places: Mapping[str, str]) -> None:
+        self.batch, self.places, self.id = batch, places, places["JOB_ID"]
+        self.submission: Any = None
+        self.pause = 0.0
+        self._steps = self._run()
+
+    def turn(self) -> int | None:
+        """Go on to the next pause; the exit code when the job has ended."""
+        with self.at_home():
+            try:
+                self.pause = next(self._steps)
+            except StopIteration as ending:
+                return int(ending.value)
+            except SystemExit as ending:
+                print(ending.code, file=sys.stderr)
+                return FAILED
+            except Exception:
+                traceback.print_exc()
+                return FAILED
+        return None
+
+    def cancel(self) -> str:
+        """Cancel the batch job, if there is one; what to say of it."""
+        if self.submission is None or not self.batch_job.job_id:
+            return ""
+        try:
+            if self.batch.type == "Shell":  # dpdispatcher ends the script, and not what the script has started
+                self.submission.machine.context.block_call(f"{END_TREE}{self.batch_job.job_id}")
+            self.submission.remove_unfinished_tasks()
+        except Exception:
+            return traceback.format_exc()
+        return f"batch job {self.batch_job.job_id} of {self.id}: cancelled\n"
+
+    @property
+    def batch_job(self) -> Any:
+        (job,) = self.submission.belonging_jobs
+        return job
+
+    @contextlib.contextmanager
+    def at_home(self) -> Iterator[None]:
+        """In the job's folder, with its log for all that is printed here or by what is started."""
+        os.chdir(home_of(self.places))
+        if "LOG" in self.places:
+            with open(self.places["LOG"], "ab") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+    def _run(self) -> Generator[float, None, int]:
+        """All of a job; it yields the seconds until its next turn."""
+        digest = Path(self.places["JOB_JOB"], "digest").read_text().strip()
+        code = ended(self.places, digest)
+        if code != 0:
+            if code:
+                shutil.rmtree("out")
+            stage(self.batch, self.places)
+            self.submission = self.batch.submission(f"{self.id}-{digest[:8]}")
+            yield from self._submit_and_wait()
+            code = ended(self.places, digest)
+        return NO_MARKER if code is None else code
+
+    def _submit_and_wait(self) -> Generator[float, None, None]:
+        """Submit, or take up what was submitted before, and wait for the end.
+
+        This is `run_submission` in its own public parts, except that it uploads nothing into the folder of a job that
+        runs, and finds a job whose number was written down but not yet recorded.
+        """
+        found = self.submission
+        context = found.machine.context
+        found.try_recover_from_json()
+        if not self.batch_job.job_id and context.check_file_exists(f"{self.batch_job.job_hash}_job_id"):
+            self.batch_job.register_job_id(context.read_file(f"{self.batch_job.job_hash}_job_id").strip())
+        if self.batch_job.job_id:
+            self._say("taken up again")
+        yield 0.0  # from here on it can be cancelled
+        found.update_submission_state()
+        while not found.check_all_finished():
+            number = self.batch_job.job_id
+            if not number:
+                found.upload_jobs()
+            found.handle_unexpected_submission_state()
+            if self.batch_job.job_id != number:
+                self._say("submitted")
+                found.submission_to_json()
+            yield self.batch.poll
+            found.update_submission_state()
+        found.download_jobs(include_failed=True)
+        self._say("ended")
+        # Without a marker among what came home, the job begins anew the next time.
+        context.clean()
+
+    def _say(self, what: str) -> None:
+        print(f"batch job {self.batch_job.job_id} of {self.id}: {what}", flush=True)
+
+
+class Batch:
+    """What the jobs have in common: the batch system, with one connection to it, and the resources."""
+
+    def __init__(self, wrapper: str, hpc: dict[str, Any]) -> None:
+        self.wrapper, self.hpc = wrapper, hpc
+        self.poll: float = hpc["poll"]
+        self.type: str = hpc["machine"]["batch_type"]
+
+    @cached_property
+    def machine(self) -> Any:
+        """dpdispatcher's machine; where it is reached by SSH, it is logged in."""
+        try:
+            import dpdispatcher
+        except ImportError:
+            raise SystemExit(
+                "dpdispatcher is missing where jobs are handed over: pip install 'dpgen2-sm[hpc]'"
+            ) from None
+        machine = copy.deepcopy({**self.hpc["machine"], "local_root": "."})
+        if machine["context_type"] == "LocalContext":
+            machine["remote_root"] = str(Path(machine["remote_root"]).expanduser())
+        profile = machine["remote_profile"]
+        if machine["context_type"] == "SSHContext":
+            if self.hpc["ssh_key"] and Path(self.hpc["ssh_key"]).is_file():
+                profile["key_filename"] = self.hpc["ssh_key"]
+            elif "key_filename" in profile:
+                profile["key_filename"] = str(Path(profile["key_filename"]).expanduser())
+            check_logins(profile["hostname"], profile["port"], profile.pop("host_key", None))
+        return dpdispatcher.Machine.load_from_dict(machine)
+
+    def submission(self, name: str) -> Any:
+        """The job of the current folder as dpdispatcher's submission."""
+        machine = copy.copy(self.machine)
+        machine.context = copy.copy(machine.context)  # it knows the job's folders; the connection is everyone's
+        machine.context.temp_local_root = str(Path.cwd())
+        import dpdispatcher
+
+        task = dpdispatcher.Task(
+            command="sh batch.sh",
+            task_work_path=".",
+            forward_files=["in.d", "job.sh", "batch.sh"],
+            backward_files=list(OUTPUTS.values()),
+            outlog="batch.log",
+            errlog="batch.log",
+            task_name=f"{self.hpc['name']}-{name}",
+        )
+        resources = dpdispatcher.Resources.load_from_dict(dict(self.hpc["resources"], group_size=1))
+        found = dpdispatcher.Submission(".", machine=machine, resources=resources, task_list=[task])
+        found.generate_jobs()
+        return found
+
+
+def home_of(places: Mapping[str, str]) -> Path:
+    """The folder of a job's outputs, from which it is submitted."""
+    return Path(places["JOB_OUT"]).parents[1]
+
+
+def ended(places: Mapping[str, str], digest: str) -> int | None:
     """What the job's marker says: 0, or 1 if a task failed; None without a marker of these inputs."""
     with contextlib.suppress(OSError, ValueError):
-        marker = json.loads(Path(os.environ["JOB_DONE"]).read_bytes())
+        marker = json.loads(Path(places["JOB_DONE"]).read_bytes())
         if marker["inputs"] == digest:
             return int(any(task["code"] for task in marker["tasks"]))
     return None
 
 
-def stage(wrapper: str, names: list[str]) -> None:
+def stage(batch: Batch, given: Mapping[str, str]) -> None:
     """Put together what travels: the inputs, the wrapper, and a script that tells it the places in its own folder."""
+    places = {name: OUTPUTS.get(name) or f"in.d/{name}" for name in batch.hpc["places"]}
     shutil.rmtree("in.d", ignore_errors=True)
     Path("in.d").mkdir()
-    for name, place in places(names).items():
-        given = Path(os.environ[name]).absolute()
-        if place.startswith("in.d/") and given.exists():
-            Path(place).symlink_to(given)
-    exports = "".join(f'export {name}="$PWD"/{place}\n' for name, place in places(names).items())
-    Path("job.sh").write_text(wrapper)
-    Path("batch.sh").write_text(f"export JOB_ID={shlex.quote(os.environ['JOB_ID'])}\n{exports}{BATCH}")
-
-
-def places(names: list[str]) -> dict[str, str]:
-    """Where the job finds each of its places, below its own folder: what it writes is where it will be here."""
-    return {name: OUTPUTS.get(name) or f"in.d/{name}" for name in names}
+    for name, place in places.items():
+        path = Path(given[name]).absolute()
+        if place.startswith("in.d/") and path.exists():
+            Path(place).symlink_to(path)
+    exports = "".join(f'export {name}="$PWD"/{place}\n' for name, place in places.items())
+    Path("job.sh").write_text(batch.wrapper)
+    Path("batch.sh").write_text(f"export JOB_ID={shlex.quote(given['JOB_ID'])}\n{exports}{BATCH}")
 
 
 def clean_environment(batch_type: str) -> None:
     """A batch job inherits what submits it: no secret, no threads counted for this machine, no mark of the engine.
 
     The mark would let the engine end `scancel` together with this process. Jobs of the plain shell keep it, so that
-    they end with their workflow: nothing else would end them.
+    they end with their workflow also when this process is killed.
     """
     for name in list(os.environ):
         if SECRET.search(name.upper()) or name == "OMP_NUM_THREADS":
             del os.environ[name]
     if batch_type != "Shell":
         os.environ.pop("DPGEN2_WORKFLOW_UID", None)
-
-
-def submission(hpc: dict[str, Any], digest: str) -> Any:
-    """The job as dpdispatcher's submission."""
-    # dpdispatcher makes ~/.dpdispatcher when it is imported; a pod's user may have no home.
-    if not os.access(Path.home(), os.W_OK):
-        os.environ["HOME"] = str(Path.cwd())
-    try:
-        import dpdispatcher
-    except ImportError:
-        raise SystemExit("dpdispatcher is missing where jobs are handed over: pip install 'dpgen2-sm[hpc]'") from None
-    machine = dict(hpc["machine"], local_root=".")
-    if machine["context_type"] == "LocalContext":
-        machine["remote_root"] = str(Path(machine["remote_root"]).expanduser())
-    profile = machine["remote_profile"]
-    if machine["context_type"] == "SSHContext":
-        if hpc["ssh_key"] and Path(hpc["ssh_key"]).is_file():
-            profile["key_filename"] = hpc["ssh_key"]
-        elif "key_filename" in profile:
-            profile["key_filename"] = str(Path(profile["key_filename"]).expanduser())
-        check_host_keys(profile["hostname"], profile["port"], profile.pop("host_key", None))
-    task = dpdispatcher.Task(
-        command="sh batch.sh",
-        task_work_path=".",
-        forward_files=["in.d", "job.sh", "batch.sh"],
-        backward_files=list(OUTPUTS.values()),
-        outlog="batch.log",
-        errlog="batch.log",
-        task_name=f"{hpc['name']}-{os.environ['JOB_ID']}-{digest[:8]}",
-    )
-    resources = dpdispatcher.Resources.load_from_dict(dict(hpc["resources"], group_size=1))
-    found = dpdispatcher.Submission(
-        ".", machine=dpdispatcher.Machine.load_from_dict(machine), resources=resources, task_list=[task]
-    )
-    found.generate_jobs()
-    return found
-
-
-def run(found: Any, poll: int) -> None:
-    """Submit, or take up what was submitted before, and wait for the end.
-
-    This is `run_submission` in its own public parts, except that it uploads nothing into the folder of a job that
-    runs, finds a job whose number was written down but not yet recorded, and stops when it is told to.
-    """
-    context = found.machine.context
-    found.try_recover_from_json()
-    (job,) = found.belonging_jobs
-    if not job.job_id and context.check_file_exists(f"{job.job_hash}_job_id"):
-        job.register_job_id(context.read_file(f"{job.job_hash}_job_id").strip())
-    found.update_submission_state()
-    if job.job_id:
-        say(job, "taken up again")
-    while not found.check_all_finished():
-        if STOPPED:
-            found.remove_unfinished_tasks()
-            say(job, "cancelled")
-            raise SystemExit(143)
-        number = job.job_id
-        if not number:
-            found.upload_jobs()
-        found.handle_unexpected_submission_state()
-        if job.job_id != number:
-            say(job, "submitted")
-            found.submission_to_json()
-        rest(poll)
-        if not STOPPED:
-            found.update_submission_state()
-    found.download_jobs(include_failed=True)
-    say(job, "ended")
-    # Without a marker among what came home, the job begins anew the next time.
-    context.clean()
-
-
-def stop(number: int, frame: Any) -> None:
-    """Once is enough: the engine repeats itself, and what cancels the job inherits that this is ignored."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    STOPPED.append(number)
-
-
-def rest(seconds: int) -> None:
-    """Sleep, but not on when this process is to stop."""
-    until = time.monotonic() + seconds
-    while not STOPPED and time.monotonic() < until:
-        time.sleep(0.2)
-
-
-def say(job: Any, what: str) -> None:
-    print(f"batch job {job.job_id} of {os.environ['JOB_ID']}: {what}", flush=True)
-
-
-def check_host_keys(hostname: str, port: int, host_key: str | None) -> None:
-    """dpdispatcher trusts any host; here the host's key is known before, or there is no connection."""
-    import paramiko
-    from dpdispatcher.contexts import ssh_context
-
-    name = hostname if port == 22 else f"[{hostname}]:{port}"
-    known = paramiko.HostKeys()
-    if host_key:
-        kind, text = host_key.split()[:2]
-        known.add(name, kind, paramiko.PKey.from_type_string(kind, base64.b64decode(text)))
-    else:
-        for path in (Path.home() / ".ssh/known_hosts", Path("/etc/ssh/ssh_known_hosts")):
-            with contextlib.suppress(OSError):
-                known.load(str(path))
-    kinds = set(known.lookup(name) or ())
-    if not kinds:
-        raise SystemExit(
-            f"the host {name} is not known: compare `ssh-keyscan -p {port} {hostname}` with what its owner publishes, "
-            "then put it into ~/.ssh/known_hosts, or into hpc.machine.remote_profile.host_key"
-        )
-
-    class Transport(paramiko.Transport):  # type: ignore[misc]
-        def start_client(self, event: Any = None, timeout: Any = None) -> None:
-            options = self.get_security_options()
-            options.key_types = [kind for kind in options.key_types if re.sub("^rsa-sha2.*", "ssh-rsa", kind) in kinds]
-            super().start_client(event, timeout)
-            if not known.check(name, self.get_remote_server_key()):
-                raise SystemExit(f"the host {name} has another key than the known one: nothing was sent to it")
-
-    paramiko.Transport = Transport
-    # rsync is called with the checking of host keys turned off: files go over the connection that was checked.
-    ssh_context.SSHSession.rsync_available = False
 
 
 if __name__ == "__main__":

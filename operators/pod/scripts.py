@@ -1,6 +1,15 @@
-"""The two scripts that pods run: `job.sh` for a job of any software, `operator.sh` for an operator of ours."""
+"""The scripts that pods run: `job.sh` for a job of any software, `operator.sh` for an operator of ours.
+
+`BATCH`, after two lines about the stage, hands jobs to a batch system instead.
+"""
 
 from importlib.resources import files
 
-JOB = files("operators.pod").joinpath("job.sh").read_text()
-OPERATOR = files("operators.pod").joinpath("operator.sh").read_text()
+
+def _read(*names: str) -> str:
+    return "\n".join(files("operators.pod").joinpath(name).read_text() for name in names)
+
+
+JOB = _read("job.sh")
+OPERATOR = _read("operator.sh")
+BATCH = _read("batch_login.py", "batch_waiter.py")

@@ -12,16 +12,16 @@ What `DispatcherExecutor.render` of pydflow 1.8.134 makes of a job's template ca
 - It works in `/`, needs Argo's own variables, gives the job the pod's absolute paths, and after SIGTERM goes on.
 
 So this subclass keeps the executor's place in dflow and the words of its `machine_dict` and `resources_dict`, and
-renders `operators/pod/batch_waiter.py`, which uses dpdispatcher's public interface.
+renders `operators/pod/batch_waiter.py`.
 """
 
 from __future__ import annotations
 
 import copy
-from importlib.resources import files
 from typing import Any
 
 from conventions.hpc import Hpc
+from operators.pod import scripts
 
 _KEY_FOLDER = "/dpgen2-ssh"
 _KEY = "key"
@@ -45,7 +45,7 @@ def executor(hpc: Hpc, name: str, image: str) -> Any:
             waiting = copy.deepcopy(template)
             places = sorted(key for key in template.envs if key != "JOB_ID")
             settings = {"name": name, "places": places, **_settings(hpc)}
-            waiting.script = f"WRAPPER = {template.script!r}\nHPC = {settings!r}\n" + _script()
+            waiting.script = f"WRAPPER = {template.script!r}\nHPC = {settings!r}\n{scripts.BATCH}"
             waiting.command = ["python3"]
             waiting.image = self.image
             if hpc.ssh_key:
@@ -71,10 +71,6 @@ def _settings(hpc: Hpc) -> dict[str, Any]:
         "poll": hpc.poll,
         "ssh_key": f"{_KEY_FOLDER}/{_KEY}" if hpc.ssh_key else None,
     }
-
-
-def _script() -> str:
-    return files("operators.pod").joinpath("batch_waiter.py").read_text()
 
 
 def _mount_key(template: Any, hpc: Hpc) -> None:

@@ -190,7 +190,8 @@ def main() -> int:
     lock = int(os.environ.pop("DPGEN2_LOCK_FD"))
     os.set_inheritable(lock, False)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, exit codes of jobs cannot be had
-    interpreter = Interpreter(folder, Runner(lock).run)
-    phase = interpreter.run()
+    with contextlib.closing(Runner(lock)) as runner:
+        interpreter = Interpreter(folder, runner.run)
+        phase = interpreter.run()
     interpreter.mirror.forget()
     return 0 if phase is Phase.succeeded else 1

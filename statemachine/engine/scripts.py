@@ -1,6 +1,7 @@
 """How a pod's script is run on this machine.
 
-A job is run by threads of the interpreter, in Python (`job_runner.py`), and starts one program a task.
+A job is run by threads of the interpreter, in Python (`job_runner.py`), and starts one program a task. Jobs for a
+batch system are handed to one process that waits for all of them (`batch_jobs.py`).
 
 An operator of ours runs in a child forked from the interpreter, which has imported our code already: a fresh Python
 and its imports cost more than most plans. That is done only where the installed code is, file by file, the code that
@@ -26,6 +27,7 @@ from conventions.errors import ConfigError
 from conventions.names import sha256
 from operators.pod import runner, scripts
 
+from .batch_jobs import BatchJobs
 from .job_runner import run_job
 
 FAILED = 1
@@ -44,6 +46,7 @@ class Runner:
 
     def __init__(self, lock: int) -> None:
         self.lock = lock
+        self.batch_jobs = BatchJobs()
 
     def run(self, script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: Path) -> int:
         """Run a template's script in the folder `place`; return its exit code. A job has a log where it has to say."""
@@ -53,10 +56,16 @@ class Runner:
             if errors.getvalue():
                 log.write_text(errors.getvalue(), "utf-8", "backslashreplace")
             return code
+        if script["source"].endswith(scripts.BATCH):
+            return self.batch_jobs.run(script, env, log)
         with open(log, "wb") as stream:
             if script["source"] == scripts.OPERATOR and (shipped := self._shipped(env)):
                 return self._fork(shipped, env, place, stream)
             return run_process(script, env, place, stream)
+
+    def close(self) -> None:
+        """End what waits for jobs; none will come any more."""
+        self.batch_jobs.close()
 
     def _shipped(self, env: Mapping[str, str]) -> dict[str, Any] | None:
         """What the shipped entry point pins, if all of its code is the code that is installed."""

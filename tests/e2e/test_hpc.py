@@ -199,6 +199,52 @@ def test_a_waiter_that_was_killed_is_followed_by_one_that_finds_the_job(campaign
     assert campaign.executions()["label-0-0"] == 1
 
 
+def waiters(campaign: Campaign) -> list[int]:
+    """Processes of a run's workflows that are Python scripts: each waits for batch jobs."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            script = b"".join(path.read_bytes().split(b"\0")[1:2])
+            if script.startswith(os.fsencode(campaign.root)) and script.endswith(b".py"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def many(campaign: Campaign) -> None:
+    """Four jobs, all in the queue at once."""
+    campaign.write(campaign.text().replace("tasks: 1", "tasks: 4").replace("slots: 2", "slots: 4"))
+
+
+def test_one_process_waits_for_all_jobs_and_its_death_loses_none(campaign: Campaign) -> None:
+    many(campaign)
+    process = campaign.start("run", gate_at="label-0-0")
+    assert (campaign.gate / "entered").read_text() == "entered\n"
+    until(process, lambda: len(campaign.jobs()) == 4)
+    (waiter,) = waiters(campaign)
+    os.kill(waiter, signal.SIGKILL)
+    until(process, lambda: "taken up again" in campaign.log(1))
+    (campaign.gate / "go").write_text("go\n")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert waiters(campaign) == []
+    executions = campaign.executions()
+    assert [executions[f"label-0-{task}"] for task in range(4)] == [1] * 4
+    assert list(campaign.jobs().values()) == [["COMPLETED"]] * 4
+
+
+def test_a_cancelled_run_cancels_all_of_many_jobs(campaign: Campaign) -> None:
+    many(campaign)
+    process = campaign.start("run", gate_at="label-0-0")
+    assert (campaign.gate / "entered").read_text() == "entered\n"
+    until(process, lambda: len(campaign.jobs()) == 4)
+    code, output = campaign.finish("cancel")
+    assert code == 0, output
+    process.communicate()
+    states = campaign.jobs()
+    assert states.pop("000000-label-000000") == ["CANCELLED"]
+    assert all(state in (["CANCELLED"], ["COMPLETED"]) for state in states.values()), states
+
+
 def test_a_cancelled_run_cancels_its_jobs(campaign: Campaign) -> None:
     process = campaign.start("run", gate_at="label-0-0")
     assert (campaign.gate / "entered").read_text() == "entered\n"
