@@ -15,8 +15,8 @@ from .documents import Strict
 from .forms import form
 
 _SECRET = (
-    "secrets do not belong in a configuration, which is copied to the store; log in with a key file without passphrase "
-    "(key_filename), or in pods with a Kubernetes Secret (hpc.ssh_key)"
+    "secrets do not belong in a configuration, which is copied to the store; log in with an SSH agent (`ssh-add`), with a "
+    "key file without passphrase (key_filename), or in pods with a Kubernetes Secret (hpc.ssh_key)"
 )
 _ELSEWHERE = {
     "group_size": "this is the stage's own `group_size`: tasks in one job",
@@ -86,7 +86,7 @@ class RemoteProfile(Strict):
     username: Annotated[Line, Field(pattern=_USER)] | None = None
     port: int = Field(22, ge=1, le=65535)
     key_filename: KeyFile | None = Field(
-        None, description="Private key file; default: ~/.ssh/id_*. Without passphrase."
+        None, description="Private key file; default: ~/.ssh/id_*. With a passphrase: `ssh-add` it first."
     )
     host_key: Line | None = Field(
         None, description="The host's key as ssh-keyscan prints it: `ssh-ed25519 AAAA...`; default: known_hosts."

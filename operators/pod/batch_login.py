@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def check_logins(hostname: str, port: int, host_key: str | None) -> None:
+def check_logins(hostname: str, port: int, host_key: str | None, key_file: str | None = None) -> None:
     """Let dpdispatcher log in to a known host only, and with the keys of an SSH agent where no key file will do.
 
     By itself it trusts any host, and asks no agent.
@@ -31,6 +31,10 @@ def check_logins(hostname: str, port: int, host_key: str | None) -> None:
             "then put it into ~/.ssh/known_hosts, or into hpc.machine.remote_profile.host_key"
         )
 
+    public = ""
+    with contextlib.suppress(OSError):
+        public = Path(f"{key_file}.pub").read_text()
+
     class Transport(paramiko.Transport):  # type: ignore[misc]
         def start_client(self, event: Any = None, timeout: Any = None) -> None:
             options = self.get_security_options()
@@ -41,13 +45,14 @@ def check_logins(hostname: str, port: int, host_key: str | None) -> None:
 
         def auth_password(self, username: str, *args: Any, **more: Any) -> list[str]:
             """Called when no key file has let us in; there is no password, but perhaps an agent."""
-            keys = paramiko.Agent().get_keys()
+            # Its own key first: a server ends the connection after some tries.
+            keys = sorted(paramiko.Agent().get_keys(), key=lambda key: key.get_base64() not in public)
             for key in keys:
                 with contextlib.suppress(paramiko.AuthenticationException):
                     return list(self.auth_publickey(username, key))
-            where = f"of the {len(keys)} keys of the SSH agent" if keys else "and there is no SSH agent with keys"
+            agent = f"nor one of the {len(keys)} keys of the agent" if keys else "and there is no SSH agent with keys"
             raise SystemExit(
-                f"no login to {name} as {username}: no key file without passphrase was accepted, {where}. For a key "
+                f"no login to {name} as {username}: no key file without passphrase was accepted, {agent}. For a key "
                 "with a passphrase: `ssh-add FILE`, then start dpgen2-sm again from that shell (docs/hpc.md)"
             )
 

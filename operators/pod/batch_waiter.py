@@ -268,7 +268,8 @@ class Batch:
                 profile["key_filename"] = self.hpc["ssh_key"]
             elif "key_filename" in profile:
                 profile["key_filename"] = str(Path(profile["key_filename"]).expanduser())
-            check_logins(profile["hostname"], profile["port"], profile.pop("host_key", None))
+            host_key, key_file = profile.pop("host_key", None), profile.get("key_filename")
+            check_logins(profile["hostname"], profile["port"], host_key, key_file)
         return dpdispatcher.Machine.load_from_dict(machine)
 
     def submission(self, name: str) -> Any:

@@ -185,6 +185,42 @@ def test_a_campaign_that_logs_in_to_submit(campaign: Campaign, sshd: str) -> Non
     assert list(campaign.remote.iterdir()) == []
 
 
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[str]:
+    """SSH_AUTH_SOCK of an agent without keys."""
+    need("ssh-agent", "ssh-add")
+    socket_ = str(tmp_path / "agent")
+    with subprocess.Popen(["ssh-agent", "-D", "-a", socket_], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout and "SSH_AUTH_SOCK" in server.stdout.readline()
+        yield socket_
+        server.terminate()
+
+
+def test_a_key_with_a_passphrase_is_used_through_the_agent(campaign: Campaign, sshd: str, agent: str) -> None:
+    """What was typed: `ssh-add KEY`, `dpgen2-sm run`. Without the first, the error says so."""
+    (plain,) = re.findall(r"key_filename: (\S+),", sshd)
+    locked = campaign.root / "locked"
+    shutil.copy(plain, locked)
+    shutil.copy(f"{plain}.pub", f"{locked}.pub")
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "geheim", "-f", locked], check=True)
+    here = f"LocalContext, remote_root: {campaign.remote}"
+    profile = sshd.replace(plain, str(locked))
+    campaign.write(
+        campaign.text().replace(here, f"SSHContext, remote_root: {campaign.remote}, remote_profile: {profile}")
+    )
+    campaign.env["SSH_AUTH_SOCK"] = agent
+    code, output = campaign.finish("run")
+    assert code == 1 and "ssh-add FILE" in output and "there is no SSH agent with keys" in output, output
+    assert campaign.jobs() == {}
+    others = [campaign.root / f"other{number}" for number in range(7)]  # more than the server tries
+    for key in others:
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    subprocess.run(["ssh-add", "-q", *others, plain], env=campaign.env, check=True)
+    code, output = campaign.finish("resume")
+    assert code == 0, output
+    assert campaign.jobs() == {"000000-label-000000": ["COMPLETED"]}
+
+
 def test_a_waiter_that_was_killed_is_followed_by_one_that_finds_the_job(campaign: Campaign) -> None:
     process = campaign.start("run", gate_at="label-0-0")
     assert (campaign.gate / "entered").read_text() == "entered\n"
