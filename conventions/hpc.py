@@ -15,7 +15,7 @@ from .documents import Strict
 from .forms import form
 
 _SECRET = (
-    "secrets do not belong in a configuration, which is copied to the store; log in with an SSH agent (`ssh-add`), with a "
+    "secrets do not belong in a configuration, which is copied to the store; log in with an SSH agent, a "
     "key file without passphrase (key_filename), or in pods with a Kubernetes Secret (hpc.ssh_key)"
 )
 _ELSEWHERE = {

@@ -12,6 +12,7 @@ import pytest
 from statemachine.cli import main
 from tests import figures, servers
 from tests.figures import figure as figure
+from tests.leftovers import nothing_is_left
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -46,6 +47,13 @@ Cu 0 0 0
 pytest_addoption = figures.option
 pytest_sessionstart = figures.begin
 pytest_sessionfinish = figures.finish
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_outlives_the_tests() -> Iterator[None]:
+    """Torn down last; with xdist, in each process for what it has started."""
+    with nothing_is_left():
+        yield
 
 
 @pytest.fixture
