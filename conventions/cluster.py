@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from . import __version__
 from .documents import Strict
@@ -46,6 +46,15 @@ def refuse_secret_names(field: str, names: Iterable[str], instead: str) -> None:
             )
 
 
+def _gpus(value: Any) -> Any:
+    """As CUDA names them: the first so many, or a list of numbers and names."""
+    if type(value) is int and 0 <= value <= 64:
+        return [str(number) for number in range(value)]
+    if isinstance(value, list):
+        return [str(gpu) if type(gpu) is int else gpu for gpu in value]
+    raise ValueError("how many GPUs, or a list of them: 2, [0, 1]")
+
+
 _QUANTITY = form(r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", "a number with a unit of Kubernetes: 8Gi, 500M, 0.5")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 _LABEL_KEY = form(
@@ -59,6 +68,10 @@ _KUBERNETES_NAME = form(
 )
 _KEY = form(r"^[A-Za-z0-9._-]+$", "letters, digits, '.', '_', '-': access_key")
 _GPU = form(r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", "a resource of Kubernetes with its domain: nvidia.com/gpu")
+_GPU_NAME = form(
+    r"^([0-9]{1,3}|(GPU|MIG)-[A-Za-z0-9/-]+)$",
+    "a GPU's number, or its name as `nvidia-smi -L` prints it: GPU-5c1e8a2f-...",
+)
 _IMAGE = form(r"^\S+$", "an image's name without spaces: ghcr.io/example/cp2k:2024.1")
 
 Text = Annotated[str, AfterValidator(no_template)]
@@ -69,6 +82,8 @@ Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 KubernetesName = Annotated[str, Field(pattern=_KUBERNETES_NAME)]
 LabelKey = Annotated[str, Field(pattern=_LABEL_KEY)]
 LabelValue = Annotated[str, Field(pattern=_LABEL_VALUE)]
+Gpu = Annotated[str, Field(pattern=_GPU_NAME)]
+Gpus = Annotated[list[Gpu], BeforeValidator(_gpus), WithJsonSchema({"type": ["integer", "array"]})]
 EnvName = Annotated[str, Field(pattern=IDENTIFIER)]
 
 
@@ -149,6 +164,11 @@ class LocalConfig(Strict):
 
     type: Literal["local"] = "local"
     slots: int | None = Field(None, ge=1, le=10**4, description="Jobs at once on this machine; default: its cores.")
+    gpus: Gpus = Field(
+        [],
+        description="GPUs for train and explore jobs, one each: how many, or which ([0, 2]). One that is listed twice "
+        "has two jobs at once. Without it jobs see all.",
+    )
 
 
 class ArgoConfig(Strict):

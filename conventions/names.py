@@ -22,6 +22,7 @@ RUN_NAME = form(
     "1-20 lower-case letters, digits and '-', beginning with a letter, not ending with '-': water-300k",
 )
 STAGES = ("label", "train", "explore", "select")
+GPU_STAGES = ("train", "explore")  # whose jobs the local engine gives a GPU each
 SPEC_HASH = "dpgen2-sm/spec-sha256"  # annotation of a workflow: tells one specification from another
 
 
@@ -63,6 +64,15 @@ def workflow_name(run: str, run_uid: str, iteration: int, stage: str, attempt: i
     'cu-0f3a99c1-000000-label-a0'
     """
     return f"{full_name(run, run_uid)}-{format_id(iteration)}-{stage}-a{attempt}"
+
+
+def stage_of(workflow: str) -> str:
+    """The stage in the name of a workflow.
+
+    >>> stage_of('cu-0f3a99c1-000000-label-a0')
+    'label'
+    """
+    return workflow.rpartition("-")[0].rpartition("-")[2]
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:

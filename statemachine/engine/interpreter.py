@@ -17,12 +17,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+from conventions.names import GPU_STAGES, stage_of
+from operators.pod import scripts
 from statemachine.machine import Phase
 from statemachine.store import Mirror, Store, open_store
 
@@ -60,11 +63,15 @@ class Interpreter:
         self.folder, self.execute = folder, execute
         self.manifest = json.loads((folder / "manifest.json").read_bytes())
         settings = json.loads((folder / "settings.json").read_bytes())
-        self.slots: int = settings["slots"]
         self.work = Path(settings["work"])
         self.mirror = Mirror(self.work.parent / "mirror")
         self.store: Store = open_store(settings["store"], self.mirror)
         self.templates = {template["name"]: template for template in self.manifest["spec"]["templates"]}
+        self.gpus: list[str] = settings["gpus"] if self.uses_gpus() else []
+        self.slots: int = min(settings["slots"], len(self.gpus) or settings["slots"])
+        self.free_gpus: SimpleQueue[str] = SimpleQueue()  # known here only: nothing is taken when this process is gone
+        for gpu in self.gpus:
+            self.free_gpus.put(gpu)
         self.variables = {"workflow.name": self.manifest["metadata"]["name"], "workflow.uid": settings["uid"]}
         self.environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         self.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.slots)))
@@ -73,6 +80,11 @@ class Interpreter:
         self.fetched: dict[str, Path] = {}  # by key, in this step
         self._lock = threading.Lock()
         self._written = 0.0
+
+    def uses_gpus(self) -> bool:
+        """Jobs of a batch system are given theirs there."""
+        ours = any(template.get("script", {}).get("source") == scripts.JOB for template in self.templates.values())
+        return ours and stage_of(self.manifest["metadata"]["name"]) in GPU_STAGES
 
     def run(self) -> Phase:
         entry = self.templates[self.manifest["spec"]["entrypoint"]]
@@ -163,13 +175,26 @@ class Interpreter:
 
     def script(self, script: dict[str, Any], name: str, place: Path) -> bool:
         log = self.folder / f"{name}.log"
-        code = self.execute(script, self.environment(script), place, log)
+        with self.gpu(script) as given:
+            code = self.execute(script, {**self.environment(script), **given}, place, log)
         last = log.read_text("utf-8", "replace").strip().rpartition("\n")[2] if log.exists() else ""
         if code and (last or not name.startswith("jobs-")):
             self.messages.append(f"{name}: {last or f'exit code {code}'}")
         if not last:
             log.unlink(missing_ok=True)
         return code == 0
+
+    @contextlib.contextmanager
+    def gpu(self, script: dict[str, Any]) -> Iterator[dict[str, str]]:
+        """The variable that gives a job its GPU, as long as it runs."""
+        if script["source"] != scripts.JOB or not self.gpus:
+            yield {}
+            return
+        gpu = self.free_gpus.get()
+        try:
+            yield {"CUDA_VISIBLE_DEVICES": gpu}
+        finally:
+            self.free_gpus.put(gpu)
 
     def environment(self, script: dict[str, Any]) -> dict[str, str]:
         return {**self.environ, **{entry["name"]: entry["value"] for entry in script.get("env", [])}}

@@ -17,13 +17,13 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from conventions.errors import EngineError
-from conventions.names import SPEC_HASH
+from conventions.names import GPU_STAGES, SPEC_HASH
 from statemachine.machine import Phase
 
 from .base import Status, name_taken
@@ -53,12 +53,14 @@ class LocalEngine:
         The store that the workflows' artifacts live in.
     slots
         Jobs at once; default: the machine's cores.
+    gpus
+        Devices of the jobs that use one each, as CUDA_VISIBLE_DEVICES names them; none: jobs see all.
     """
 
     interpreter = "statemachine.engine.interpreter"
 
-    def __init__(self, root: Path, store_url: str, slots: int | None = None) -> None:
-        self.root, self.store_url = root, store_url
+    def __init__(self, root: Path, store_url: str, slots: int | None = None, gpus: Sequence[str] = ()) -> None:
+        self.root, self.store_url, self.gpus = root, store_url, list(gpus)
         self.slots = slots or len(
             os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         )
@@ -96,6 +98,7 @@ class LocalEngine:
             "uid": uuid.uuid4().hex,
             "store": self.store_url,
             "slots": self.slots,
+            "gpus": self.gpus,
             "work": str(self.root / "work"),
         }
 
@@ -147,7 +150,8 @@ class LocalEngine:
     def check(self) -> str:
         if not Path("/proc").is_dir():
             raise EngineError("local: needs Linux (it finds the processes of a workflow in /proc)")
-        return f"local: up to {self.slots} jobs at once on this machine"
+        gpus = f"; {' and '.join(GPU_STAGES)} jobs on GPU {', '.join(self.gpus)}, one each" if self.gpus else ""
+        return f"local: up to {self.slots} jobs at once on this machine{gpus}"
 
     def _folder(self, name: str) -> Path:
         return self.root / "workflow" / name

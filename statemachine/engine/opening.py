@@ -30,4 +30,4 @@ def open_engine(settings: EngineConfig, store: Store, run_uid: str) -> Engine:
         return ArgoEngine(settings, store.secrets)
     from .local import LocalEngine
 
-    return LocalEngine(engine_root(store.url, run_uid), store.url, settings.slots)
+    return LocalEngine(engine_root(store.url, run_uid), store.url, settings.slots, settings.gpus)
