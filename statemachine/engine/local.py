@@ -25,6 +25,7 @@ from typing import Any
 from conventions.errors import EngineError
 from conventions.names import GPU_STAGES, SPEC_HASH
 from statemachine.machine import Phase
+from statemachine.store.locks import check_locks
 
 from .base import Status, name_taken
 
@@ -150,6 +151,7 @@ class LocalEngine:
     def check(self) -> str:
         if not Path("/proc").is_dir():
             raise EngineError("local: needs Linux (it finds the processes of a workflow in /proc)")
+        check_locks(self.root)
         gpus = f"; {' and '.join(GPU_STAGES)} jobs on GPU {', '.join(self.gpus)}, one each" if self.gpus else ""
         return f"local: up to {self.slots} jobs at once on this machine{gpus}"
 
@@ -169,8 +171,8 @@ class LocalEngine:
         """Does the interpreter hold its lock? A lock outlives no process, so this cannot be wrong about death."""
         try:
             with open(folder / "lock", "rb") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:  # shared: the file is not opened for writing, and NFS gives no other lock then
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
                     return True
         except FileNotFoundError:

@@ -48,7 +48,7 @@ def examine(target: str | None) -> Iterator[Check]:
             for program in app(stage, settings.app).executables(settings):
                 needed = not settings.setup and settings.hpc is None
                 yield _program(program, f"{stage}/{settings.app}", needed)
-    yield _tried("store", lambda: _prove(store))
+    yield _tried("store", lambda: prove(store))
     with contextlib.suppress(NoRun):
         state = Record(store).load().state
         yield _tried("configuration", lambda: f"{len(configuration(store, state, newest=True)):,} bytes")
@@ -85,15 +85,10 @@ def _program(program: str, what: str, needed: bool) -> Check:
     return Check(program, True, f"{what}: {path}")
 
 
-def _prove(store: Store) -> str:
-    prove(store)
-    return f"{store.url}: conditional writes are honoured"
-
-
 def race_check(target: str, progress: Progress) -> Check:
     """Test a run's store with concurrent writers."""
     store = open_store(find_prefix(target))
-    proved = _tried("race", lambda: _prove(store))
+    proved = _tried("race", lambda: prove(store))
     if not proved.good:  # where every swap is refused, the race would never end
         return proved
     verdict = race(store, progress)

@@ -21,7 +21,7 @@ from .base import Arrived, Blob, Entry, check_key, files_below
 
 _PART = ".part-"
 _LOCK = ".lock"
-_HIDDEN = (_PART, _LOCK, ".engine")
+_HIDDEN = (_PART, _LOCK, ".engine", ".nfs")  # the last: NFS's name for what is deleted while it is open
 
 
 class FileStore:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from conventions.errors import ConfigError, Conflict, StoreError
 from conventions.space import DataSpace
+
+from .locks import check_locks
 
 if TYPE_CHECKING:
     from .base import Store
 
 
-def prove(store: Store) -> None:
-    """Create twice, swap with a wrong tag and with the right one.
+def prove(store: Store) -> str:
+    """Create twice, swap with a wrong tag and with the right one; tell what was found.
 
     This shows that conditions are understood; whether they are atomic, only a race shows (`dpgen2-sm doctor --race`).
+    In a folder they are as atomic as its locks.
     """
+    found = f"{store.url}: conditional writes are honoured"
+    if store.url.startswith("file:"):
+        mount = check_locks(Path(unquote(urlsplit(store.url).path)))
+        found += f"; locks work ({mount.kind})"
     key = f"{DataSpace.probe}/{secrets.token_hex(8)}"
     try:
         tag = store.put(key, b"first", if_absent=True)
@@ -32,6 +41,7 @@ def prove(store: Store) -> None:
     finally:
         with contextlib.suppress(StoreError):  # deleting may be forbidden
             store.delete(key)
+    return found
 
 
 def _refuses(store: Store, key: str, fault: str, *, if_absent: bool = False, if_match: str | None = None) -> None:
