@@ -281,6 +281,43 @@ def test_a_cancelled_run_cancels_all_of_many_jobs(campaign: Campaign) -> None:
     assert all(state in (["CANCELLED"], ["COMPLETED"]) for state in states.values()), states
 
 
+def test_a_workflow_that_was_killed_leaves_no_job_without_a_waiter(campaign: Campaign) -> None:
+    process = campaign.start("run", gate_at="label-0-0")
+    assert (campaign.gate / "entered").read_text() == "entered\n"
+    (waiter,) = waiters(campaign)
+    workflow = int(Path(f"/proc/{waiter}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(workflow, signal.SIGKILL)
+    assert (campaign.gate / "entered").read_text() == "entered\n", "of the next attempt"
+    assert waiter not in waiters(campaign) and len(waiters(campaign)) == 1
+    (campaign.gate / "go").write_text("go\n")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert campaign.jobs() == {"000000-label-000000": ["CANCELLED", "COMPLETED"]}
+
+
+def connections(port: int) -> int:
+    """Of this machine to a port of its own."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return sum(line[2].endswith(f":{port:04X}") and line[3] == "01" for line in lines[1:])
+
+
+def test_many_jobs_share_a_login(campaign: Campaign, sshd: str) -> None:
+    many(campaign)
+    here = f"LocalContext, remote_root: {campaign.remote}"
+    there = f"SSHContext, remote_root: {campaign.remote}, remote_profile: {sshd}"
+    campaign.write(campaign.text().replace(here, there))
+    process = campaign.start("run", gate_at="label-0-0")
+    assert (campaign.gate / "entered").read_text() == "entered\n"
+    until(process, lambda: len(campaign.jobs()) == 4)
+    (port,) = map(int, re.findall(r"port: (\d+)", sshd))
+    assert connections(port) == 1
+    code, output = campaign.finish("cancel")
+    assert code == 0, output
+    process.communicate()
+    assert campaign.jobs()["000000-label-000000"] == ["CANCELLED"]
+    assert connections(port) == 0
+
+
 def test_a_cancelled_run_cancels_its_jobs(campaign: Campaign) -> None:
     process = campaign.start("run", gate_at="label-0-0")
     assert (campaign.gate / "entered").read_text() == "entered\n"
