@@ -164,6 +164,11 @@ class JobContext:
     done: Annotated[Path, Output(lambda at: at.job_done)]
 
 
+# A trained model: (symbols, positions of n x atoms x 3, cells of n x 3 x 3 or None) -> energies of n frames in eV,
+# forces of n x atoms x 3 in eV/Angstrom, virials of n x 3 x 3 in eV.
+Model = Callable[[list[str], Any, Any], tuple[Any, Any, Any]]
+
+
 @dataclass(frozen=True)
 class App:
     """One software for one stage: what `operators/{stage}/{name}.py` offers as `APP`."""
@@ -178,3 +183,4 @@ class App:
     notes: Callable[[RunConfig], list[str]] = lambda config: []  # what a person should know of a good one
     executables: Callable[[Any], list[str]] = lambda stage: []
     explore_stages: Callable[[Any], int] = lambda stage: 1
+    models: Callable[[Path], dict[str, Model]] | None = None  # of a trainer: those in its product, by file name

@@ -30,6 +30,8 @@ from operators.registry import load_config
 from operators.setup import with_setup
 from operators.sums import user_file
 
+from .dp_infer import committee
+
 Steps = Annotated[int, Field(ge=1)]
 _STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
 _EPOCHS = ("numb_epoch", "numb_epochs", "num_epoch", "num_epochs")
@@ -364,4 +366,5 @@ APP = App(
     job=TrainJob,
     check=check,
     executables=executables,
+    models=committee,
 )

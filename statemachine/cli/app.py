@@ -13,7 +13,7 @@ import typer
 
 from conventions import __version__
 
-from . import orders
+from . import evaluate, orders
 from .options import AsJson, ConfigFile, Interval, Target, checked
 
 if TYPE_CHECKING:
@@ -203,6 +203,7 @@ def notify(
 
 for order in (orders.pause, orders.cancel, orders.rewind, orders.patch, orders.extend):
     app.command()(order)
+app.command()(evaluate.test)
 
 
 @app.command()

@@ -24,4 +24,4 @@ def matches(base: Path, pattern: str, where: str) -> Iterator[Path]:
             raise ConfigError(f"{where}: no file matches {pattern!r}")
         yield from found
     else:
-        raise ConfigError(f"{where}: {pattern!r}: there is no such file (paths are relative to the configuration)")
+        raise ConfigError(f"{where}: {pattern!r}: there is no such file in {base}")

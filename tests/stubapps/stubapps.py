@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from conventions.config import StageConfig
 from conventions.documents import StageReport
-from operators.core import App, JobContext, Output, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
+from operators.core import App, JobContext, Model, Output, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Script, Task, job_counts, read_tasks, write_jobs, write_report
 from operators.registry import load_config
 from operators.setup import with_setup
@@ -118,7 +118,16 @@ def reduce_select(params: ReduceParams, ctx: ReduceContext) -> Reduced:
     return _reduce("select", params, ctx, {**figures, "selected": 0.0 if good else 2.0}, not good)
 
 
+def committee(product: Path) -> dict[str, Model]:
+    """One model, which says that there are no forces, and no energies."""
+
+    def model(symbols: list[str], positions: Any, cells: Any) -> tuple[Any, Any, Any]:
+        return 0 * positions[:, 0, 0], 0 * positions, 0 * cells
+
+    return {"results.txt": model}
+
+
 LABEL = App("label", "stub", StubConfig, plan_label, reduce_label, JobContext)
-TRAIN = App("train", "stub", StubConfig, plan_train, reduce_train, JobContext)
+TRAIN = App("train", "stub", StubConfig, plan_train, reduce_train, JobContext, models=committee)
 EXPLORE = App("explore", "stub", StubConfig, plan_explore, reduce_explore, JobContext)
 SELECT = App("select", "stub", StubConfig, plan_select, reduce_select, JobContext)
