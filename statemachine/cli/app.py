@@ -218,10 +218,11 @@ def status(
     Columns of the table, a row for each iteration:
 
     iter: number of the iteration. stage: exploration stage (entry of explore.stages).
-    labelled: new labels that were trained on.
-    force RMSE: eV/Angstrom, mean of the models, on the test set (init.test); in brackets, on the training set.
+    labels: new labels that were trained on. disc.: frames that were discarded, because they got no usable label.
+    rmse_e, rmse_f: errors of energies in eV/atom, and of forces in eV/Angstrom, on the test set (init.test); in
+    brackets, on the training set. They are means over the models of the committee.
     frames: explored frames. accurate, candidate, failed: their shares with max_devi_f below f_trust_lo, between the
-    levels, and from f_trust_hi on. selected: candidates that the next iteration labels.
+    levels, and from f_trust_hi on. select: candidates that the next iteration labels.
     """
     from statemachine.cli.show import LAST, print_status, status_of
 

@@ -109,7 +109,7 @@ class _Lines:
     def committed(self, state: State) -> None:
         complete = [row for row in iteration_rows(state.trail) if "selected" in row or "left" in row or state.ended]
         if self.shown < 0 and complete:
-            print(table_line(COLUMNS))
+            print(table_line(list(COLUMNS)))
         for before, row in zip([{}, *complete], complete, strict=False):
             if row["iteration"] > self.shown:
                 print(iteration_line(row, before))

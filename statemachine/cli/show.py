@@ -21,7 +21,19 @@ from statemachine.store import Store, open_store
 
 COLOURS = {"converged": "green", "exhausted": "yellow", "failed": "red", "cancelled": "red"}
 LAST = 40  # iterations of a table
-COLUMNS = ("iter", "stage", "labelled", "force RMSE", "frames", "accurate", "candidate", "failed", "selected")
+COLUMNS = {  # with widths: 80 characters in all
+    "iter": 4,
+    "stage": 5,
+    "labels": 6,
+    "disc.": 5,
+    "rmse_e": 8,
+    "rmse_f": 7,
+    "frames": 6,
+    "accurate": 8,
+    "candidate": 9,
+    "failed": 6,
+    "select": 6,
+}
 
 
 def status_of(prefix: str, last: int | None = None) -> dict[str, Any]:
@@ -150,7 +162,7 @@ def iteration_rows(trail: Iterable[IterationSummary]) -> list[dict[str, Any]]:
 def iteration_table(rows: list[dict[str, Any]]) -> str:
     """One line per iteration: what was labelled, how good the models are, what exploration found."""
     before = [{}, *rows]
-    return "\n".join([table_line(COLUMNS), *map(iteration_line, rows, before)])
+    return "\n".join([table_line(list(COLUMNS)), *map(iteration_line, rows, before)])
 
 
 def iteration_line(row: dict[str, Any], before: dict[str, Any]) -> str:
@@ -160,18 +172,29 @@ def iteration_line(row: dict[str, Any], before: dict[str, Any]) -> str:
 
 
 def table_line(cells: Sequence[str]) -> str:
-    return "  ".join(cell.rjust(len(name)) for cell, name in zip(cells, COLUMNS, strict=True))
+    return " ".join(cell.rjust(width) for cell, width in zip(cells, COLUMNS.values(), strict=True))
 
 
 def iteration_cells(row: dict[str, Any]) -> list[str]:
     frames = sum(row.get(name, 0) for name in CLASSES)
     parts = [f"{row[name] / frames:.1%}" if frames and name in row else "-" for name in CLASSES]
-    rmse = (
-        f"{row['rmse_f']:.3f}" if "rmse_f" in row else f"({row['train_rmse_f']:.3f})" if "train_rmse_f" in row else "-"
-    )
-    count = {name: f"{row[name]:.0f}" if name in row else "-" for name in ("labelled", "selected")}
-    numbers = [str(row["iteration"]), str(row["explore_stage"]), count["labelled"], rmse]
-    return [*numbers, f"{frames:.0f}" if frames else "-", *parts, count["selected"]]
+    count = {name: f"{row[name]:.0f}" if name in row else "-" for name in ("labelled", "discarded", "selected")}
+    numbers = [str(row["iteration"]), str(row["explore_stage"]), count["labelled"], count["discarded"]]
+    return [
+        *numbers,
+        rmse_cell(row, "rmse_e", 4),
+        rmse_cell(row, "rmse_f", 3),
+        f"{frames:.0f}" if frames else "-",
+        *parts,
+        count["selected"],
+    ]
+
+
+def rmse_cell(row: dict[str, Any], name: str, digits: int) -> str:
+    """An error on the test set; in brackets, on the training set."""
+    if name in row:
+        return f"{row[name]:.{digits}f}"
+    return f"({row[f'train_{name}']:.{digits}f})" if f"train_{name}" in row else "-"
 
 
 def print_plan(target: str, as_json: bool) -> None:

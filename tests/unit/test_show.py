@@ -1,0 +1,33 @@
+"""The table of iterations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from statemachine.cli.show import COLUMNS, iteration_cells, iteration_line, table_line
+
+ROW = {"iteration": 3, "explore_stage": 1, "labelled": 18.0, "discarded": 2.0}
+TESTED = {"rmse_e": 0.00324, "rmse_f": 0.0518}
+TRAINED = {f"train_{name}": value for name, value in TESTED.items()}
+EXPLORED = {"accurate": 50.0, "candidate": 40.0, "failed": 10.0, "selected": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("figures", "cells"),
+    [
+        (TESTED | EXPLORED, ["18", "2", "0.0032", "0.052", "100", "50.0%", "40.0%", "10.0%", "20"]),
+        (TRAINED, ["18", "2", "(0.0032)", "(0.052)", *["-"] * 5]),
+        ({"rmse_f": 0.0518}, ["18", "2", "-", "0.052", *["-"] * 5]),  # of a trainer that tells no more
+    ],
+)
+def test_the_cells_of_a_row(figures: dict[str, Any], cells: list[str]) -> None:
+    assert iteration_cells(ROW | figures) == ["3", "1", *cells]
+
+
+def test_the_table_fits_80_columns() -> None:
+    wide = {"iteration": 9999, "explore_stage": 10, "labelled": 99999.0, "discarded": 9999.0, "accurate": 999999.0}
+    assert len(table_line(list(COLUMNS))) == 80
+    for figures in (TESTED, TRAINED):
+        assert len(iteration_line(wide | figures | {"selected": 99999.0}, {})) == 80
