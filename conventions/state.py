@@ -121,8 +121,8 @@ class State(Document):
     exist), `{stage}.running`, `cancelling`, or one of the four ends.
     """
 
-    supported: ClassVar[int] = 3
-    schema_version: int = Field(3, ge=1)
+    supported: ClassVar[int] = 4
+    schema_version: int = Field(4, ge=1)
     run: str = Field(pattern=RUN_NAME)
     run_uid: str = Field(pattern=_UID)
     version: int = Field(ge=1, lt=10**8)
@@ -136,6 +136,9 @@ class State(Document):
     attempt: int = Field(0, ge=0)
     stalled: int = Field(0, ge=0, description="Attempts in a row that finished no further job.")
     finished: int = Field(0, ge=0, description="Jobs of this stage known to be finished.")
+    home: str = Field(
+        "", max_length=1000, description="Where the current attempt is submitted; only there it is known to be dead."
+    )
     explore_stage: int = Field(0, ge=0)
     clean: int = Field(0, ge=0, description="Accurate iterations in a row.")
     final: str = Field("", pattern=_FINAL, description="Set while the last labels are trained.")
@@ -206,8 +209,8 @@ class State(Document):
                 value = _from_version_1(value)
             except (KeyError, TypeError, AttributeError) as error:
                 raise DataError(f"{where}: not a state of schema_version 1: {error!r}") from None
-        if isinstance(value, dict) and value.get("schema_version") == 2:  # all rows were in the state
-            value = {**value, "schema_version": 3}
+        if isinstance(value, dict) and value.get("schema_version") in (2, 3):  # all rows in the state; no home
+            value = {**value, "schema_version": 4}
         return super().from_json(value, where)
 
     def seal(self) -> bytes:

@@ -89,6 +89,10 @@ class FakeEngine:
     states: dict[str, State] = field(default_factory=dict)
     bodies: list[str] = field(default_factory=list)
     spoil: Callable[[State], str] = lambda state: ""
+    home: str = "here"
+
+    def finds(self, name: str) -> bool:
+        return False
 
     def submit(self, manifest: dict[str, Any]) -> bool:
         name = manifest["name"]

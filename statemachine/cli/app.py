@@ -14,7 +14,7 @@ import typer
 from conventions import __version__
 
 from . import evaluate, orders
-from .options import AsJson, ConfigFile, Interval, Target, checked
+from .options import AsJson, ConfigFile, Interval, Target, checked, Yes
 
 if TYPE_CHECKING:
     from conventions.state import State
@@ -104,11 +104,22 @@ def run(target: Target, interval: Interval = 0.5) -> None:
 
 
 @app.command()
-def resume(target: Target, interval: Interval = 0.5) -> None:
+def resume(
+    target: Target,
+    interval: Interval = 0.5,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Go on here although the run works elsewhere, where it is lost.")
+    ] = False,
+    yes: Yes = False,
+) -> None:
     """Continue a run and follow it to its end.
 
     A paused run goes on; a failed or cancelled one starts a new attempt of the stage in which it stopped.
     Jobs that have finished are not run again.
+
+    A run works where its current workflow was submitted: on the local engine of one user, host and folder, or at one
+    Argo server. From elsewhere nobody can see whether it still works there, so all commands wait. --take-over is for a
+    place that is lost for good: if something still works there after all, jobs run twice.
     """
     from statemachine.cli.follow import follow_to_end
     from statemachine.machine.orders import Order
@@ -118,6 +129,9 @@ def resume(target: Target, interval: Interval = 0.5) -> None:
     prefix = find_prefix(target)
     poller = open_poller(prefix)
     state = poller.record.load().state
+    if take_over:
+        orders.be_sure(f"is {state.home or 'the place where it works'} lost for good, with all that ran there?", yes)
+        state = poller.take_over("taken over by the user")
     if state.at == "cancelling":
         state = orders.stopped(poller)
     if state.hold or state.at in ("failed", "cancelled"):
@@ -132,9 +146,12 @@ def step(target: Target, as_json: AsJson = False) -> None:
     """Advance a run as far as possible now, then exit: for cron."""
     from statemachine.cli.show import print_state
     from statemachine.run.opening import find_prefix, open_poller
+    from statemachine.run.place import works_elsewhere
 
-    state = open_poller(find_prefix(target)).step()
-    print_state(state, as_json)
+    poller = open_poller(find_prefix(target))
+    print_state(poller.step(), as_json)
+    if poller.away:
+        print(works_elsewhere(poller.away, poller.engine.home), file=sys.stderr)
 
 
 @app.command()
@@ -201,7 +218,7 @@ def notify(
     print(f"accepted: the daemon checks {f'the run that is called {name}' if name else 'all its runs'} now")
 
 
-for order in (orders.pause, orders.cancel, orders.rewind, orders.patch, orders.extend):
+for order in (orders.pause, orders.cancel, orders.rewind, orders.patch, orders.extend, orders.fork):
     app.command()(order)
 app.command()(evaluate.test)
 

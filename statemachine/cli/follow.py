@@ -23,6 +23,7 @@ from rich.text import Text
 
 from conventions.state import ENDED, IterationSummary, State
 from statemachine.run.opening import open_poller
+from statemachine.run.place import works_elsewhere
 from statemachine.run.poller import Poller
 from statemachine.run.trail import readable
 
@@ -34,15 +35,19 @@ def follow(prefix: str, interval: float) -> State:
     """Advance the run until it ends; return its last state."""
     console = Console()
     display = _Terminal(console) if console.is_terminal else _Lines()
-    poller = open_poller(prefix, display.committed)
+    poller, told = open_poller(prefix, display.committed), ""
     with display.open():
         state = poller.record.load().state
         display.committed(state.model_copy(update={"trail": readable(poller.store, state, LAST)[0]}))
         while not (state := poller.step()).ended:
             display.progress(poller)
-            poller.engine.wait(state.workflow, interval)
-            if state.hold:
+            if poller.away != told:
+                told = poller.away
+                typer.echo(works_elsewhere(told, poller.engine.home) if told else "it works here again", err=True)
+            if state.hold or poller.away:
                 time.sleep(interval)
+            else:
+                poller.engine.wait(state.workflow, interval)
     typer.echo(headline(status_of(prefix, last=1)))
     return state
 

@@ -114,6 +114,22 @@ def patch(config: ConfigFile, reason: Reason = "patched by the user") -> None:
         typer.echo(text)
 
 
+def fork(target: Target, reason: Reason = "forked by the user") -> None:
+    """Make a copy of a run, or a run that was moved, a run of its own.
+
+    It keeps the table and all results. Its workflows get new names, and it goes on with a new attempt of the stage that
+    it is in; what the first run still does there does not reach it.
+    """
+    from statemachine.cli.show import print_state
+    from statemachine.run.fork import fork
+    from statemachine.run.opening import find_prefix
+    from statemachine.store import open_store
+
+    state = fork(open_store(find_prefix(target)), reason)
+    print_state(state)
+    typer.echo("`dpgen2-sm resume` goes on with it")
+
+
 def be_sure(question: str, yes: bool) -> None:
     """Ask on a terminal; a script is not asked."""
     if not yes and sys.stdin.isatty():
@@ -121,9 +137,20 @@ def be_sure(question: str, yes: bool) -> None:
 
 
 def stopped(poller: Poller) -> State:
-    """Wait until a cancel or a rewind has stopped the workflow; return the state."""
+    """Wait until a cancel or a rewind has stopped the workflow; return the state.
+
+    Raises
+    ------
+    EngineError
+        When it works elsewhere: only a poller there can stop it.
+    """
+    from conventions.errors import EngineError
+    from statemachine.run.place import works_elsewhere
+
     state = poller.step(while_at="cancelling")
     while state.at == "cancelling":
+        if poller.away:
+            raise EngineError(f"the run is to stop, but {works_elsewhere(poller.away, poller.engine.home)}")
         time.sleep(0.2)
         state = poller.step(while_at="cancelling")
     return state

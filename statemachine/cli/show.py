@@ -8,13 +8,14 @@ from typing import Any
 
 import typer
 
-from conventions.errors import ConfigError, Dpgen2Error, EngineError, NoRun
+from conventions.errors import CommandRefused, ConfigError, Dpgen2Error, EngineError, NoRun
 from conventions.state import IterationSummary, State
 from statemachine.engine import Phase, Status
 from statemachine.machine.outlook import CLASSES, warnings
 from statemachine.run.discover import runs_below
 from statemachine.run.history import why_repeated
 from statemachine.run.opening import config_file, engine_of, find_prefix
+from statemachine.run.place import works_elsewhere
 from statemachine.run.record import Record
 from statemachine.run.trail import readable
 from statemachine.store import Store, open_store
@@ -53,12 +54,13 @@ def status_of(prefix: str, last: int | None = None) -> dict[str, Any]:
         "version": state.version,
         "updated_at": state.updated_at,
         "reason": state.reason,
+        "home": state.home,
         "why_repeated": why_repeated(store, state),
         "patched": waiting(state),
         "iterations": iteration_rows(trail),
         "damage": damage,
     }
-    if state.at.endswith(".running"):
+    if not state.ended:
         found |= _workflow_of(store, state)
     return found
 
@@ -67,9 +69,13 @@ def _workflow_of(store: Store, state: State) -> dict[str, Any]:
     """What the engine reports; the state is shown even when the engine cannot be reached."""
     try:
         engine = engine_of(store, state)
+        if state.home not in ("", engine.home) and not engine.finds(state.workflow):
+            raise EngineError(works_elsewhere(state.home, engine.home))
+        if not state.at.endswith(".running"):
+            return {}
         status = engine.status(state.workflow)
         phase, message = status.phase.value, status.message or engine.explain(state.workflow)
-    except (EngineError, ConfigError) as error:
+    except (EngineError, ConfigError, CommandRefused) as error:
         status, phase, message = Status(Phase.running), "unknown", str(error)
     workflow = {"name": state.workflow, "phase": phase, "step": status.step, "message": message}
     return {"workflow": workflow, "jobs": {"finished": status.finished, "total": status.total}}

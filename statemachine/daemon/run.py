@@ -11,6 +11,7 @@ from conventions.names import full_name
 from conventions.state import State
 from statemachine import logs
 from statemachine.run.opening import open_poller
+from statemachine.run.place import works_elsewhere
 from statemachine.run.poller import Poller
 
 from .schedule import Schedule
@@ -47,6 +48,7 @@ class Run:
         self.last_good: float | None = None
         self.jobs: tuple[int, int] | None = None
         self.error = ""
+        self.away = ""  # where it works, when that is elsewhere
 
     @property
     def over(self) -> bool:
@@ -81,6 +83,7 @@ class Run:
             status = poller.status if state.at.endswith(".running") else None
             self.jobs = (status.finished, status.total) if status else None
             self.last_good, self.error = time.time(), ""
+            self._tell_where(poller)
             return {"changed": before is None or state.version != before.version, "ended": state.ended}
         except Exception as error:
             self.poller = None
@@ -89,6 +92,13 @@ class Run:
             return {"failed": True}
         finally:
             self.seconds = time.monotonic() - began
+
+    def _tell_where(self, poller: Poller) -> None:
+        """Say once that the run works elsewhere, so that the daemon can only wait."""
+        if poller.away and poller.away != self.away:
+            what = works_elsewhere(poller.away, poller.engine.home)
+            log.warning("%s: %s", self.prefix, what, extra=self.extra("elsewhere"))
+        self.away = poller.away
 
     def extra(self, event: str) -> dict[str, Any]:
         """The fields of a line of the log."""

@@ -49,6 +49,18 @@ class ArgoEngine:
         self._secrets = secrets
         self._place = f"/workflows/{self.client.namespace}"
 
+    @property
+    def home(self) -> str:
+        return f"{self.client.url} namespace {self.client.namespace}"
+
+    def finds(self, name: str) -> bool:
+        """A server may have several addresses: a workflow that is found through this one is the one."""
+        try:
+            self.client.call("GET", f"{self._place}/{name}", fields="metadata.name")
+        except NotFound:
+            return False
+        return True
+
     def submit(self, manifest: dict[str, Any]) -> bool:
         name = manifest["metadata"]["name"]
         refuse_secrets(manifest, [self.client.token(), *self._secrets()])

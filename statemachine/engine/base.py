@@ -31,6 +31,13 @@ def name_taken(name: str) -> NameTaken:
 class Engine(Protocol):
     """Runs single-stage workflow manifests. A workflow's name is unique while the workflow exists."""
 
+    @property
+    def home(self) -> str:
+        """Where workflows are submitted to, for people; no two engines that do not see each other's have the same."""
+
+    def finds(self, name: str) -> bool:
+        """Is there surely that very workflow, although it was submitted under the name of another home?"""
+
     def submit(self, manifest: dict[str, Any]) -> bool:
         """Start a workflow; False when it exists already with the same specification.
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import getpass
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -65,6 +67,24 @@ class LocalEngine:
         self.slots = slots or len(
             os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         )
+
+    @property
+    def home(self) -> str:
+        """User, host and folder, and what tells the folder from another one in its place, such as a container's."""
+        path = self.root / "id"
+        with contextlib.suppress(OSError):
+            if not path.exists():
+                self.root.mkdir(parents=True, exist_ok=True)
+                part = self.root / f".id-{uuid.uuid4().hex}"
+                part.write_text(uuid.uuid4().hex[:12])
+                with contextlib.suppress(FileExistsError):
+                    os.link(part, path)  # of two at once one wins
+                part.unlink()
+        known = path.read_text("utf-8", "replace").strip() if path.is_file() else "not yet used"
+        return f"{_user()}@{socket.gethostname()}:{self.root} ({known})"
+
+    def finds(self, name: str) -> bool:
+        return False  # the same folder may be seen from other hosts and containers, its processes may not
 
     def submit(self, manifest: dict[str, Any]) -> bool:
         name = manifest["metadata"]["name"]
@@ -194,6 +214,13 @@ class LocalEngine:
                 if kind == signal.SIGTERM and time.monotonic() > deadline:
                     break
                 time.sleep(0.02)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
 
 
 def _read(path: Path, *keys: str) -> Any:

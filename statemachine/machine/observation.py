@@ -44,6 +44,8 @@ class Observation:
     systems: Systems | None = None
     revoked: bool | None = None
     terminated: bool = False
+    home: str = ""  # where this poller submits
+    found: bool = False  # the attempt is seen from here although it was submitted elsewhere
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ machine (`Policy`) take effect at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from conventions.errors import did_you_mean
@@ -26,7 +27,7 @@ class Order:
     Parameters
     ----------
     trigger
-        `pause`, `resume`, `cancel`, `rewind` or `patch`.
+        `pause`, `resume`, `cancel`, `rewind`, `patch`, `take_over` or `fork`.
     reason
         Kept in the history.
     iteration, stage
@@ -35,6 +36,10 @@ class Order:
         A patch: the configuration, which is in the store, and what the machine needs of it.
     keeps_sha256
         For a patch that changes only how jobs are run: the configuration that plans the same jobs.
+    home
+        Where `take_over` brings the attempt: its own home is lost for good.
+    run_uid, renamed
+        A fork: its uid, and for each configuration that the state names the same one with the prefix of the fork.
     """
 
     trigger: str
@@ -44,12 +49,23 @@ class Order:
     config_sha256: str = ""
     keeps_sha256: str = ""
     policy: Policy | None = None
+    home: str = ""
+    run_uid: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 def adopted(state: State) -> dict[str, Any]:
     """The changes with which a patched configuration takes effect."""
     newest = state.next_config_sha256 or state.config_sha256
     return {"config_sha256": newest, "next_config_sha256": "", "next_keeps_sha256": ""}
+
+
+def forked(state: State, order: Order) -> dict[str, Any]:
+    """The changes of a fork: what works under the old names belongs to another run, so a new attempt begins."""
+    names = ("config_sha256", "next_config_sha256", "next_keeps_sha256")
+    configurations = {name: order.renamed.get(getattr(state, name), getattr(state, name)) for name in names}
+    fresh = {} if state.ended else {"attempt": state.attempt + 1, "stalled": 0}
+    return {"run_uid": order.run_uid, "home": "", "reason": order.reason, **configurations, **fresh}
 
 
 def rewind_error(state: State, iteration: int, stage: str) -> str:
@@ -124,6 +140,8 @@ def refusal(state: State, order: Order) -> str:
         why = rewind_error(state, order.iteration, order.stage)
     if order.trigger == "patch" and order.policy is not None:
         why = patch_error(state, order.policy)
+    if order.trigger == "take_over" and state.home in ("", order.home):
+        why = "the run does not work elsewhere"
     return why or f"the run's state is {state.at}" + (" (paused)" if state.hold else "")
 
 

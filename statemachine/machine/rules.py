@@ -9,7 +9,7 @@ from conventions.names import STAGES
 from conventions.state import Goal, IterationSummary, State
 
 from .observation import Action, Observation, Phase
-from .orders import Order, adopted, new_row, patch_error, patched, rewind_error, rewound
+from .orders import Order, adopted, forked, new_row, patch_error, patched, rewind_error, rewound
 from .outlook import is_accurate, why_not_converged
 
 NOTHING, UNSEEN = Order(""), Observation()
@@ -34,6 +34,17 @@ class Cursor:
 
     def held(self) -> bool:
         return self.doc.hold
+
+    def homeless(self) -> bool:
+        """No poller has said yet where it will submit the attempt."""
+        return self.doc.home == "" != self.seen.home
+
+    def elsewhere(self) -> bool:
+        """The attempt belongs to an engine that this process cannot ask: what is not found here may work there."""
+        return self.doc.home not in ("", self.seen.home) and not self.seen.found
+
+    def begun(self) -> bool:
+        return self.seen.revoked is False
 
     def submitted(self) -> bool:
         return self.seen.submitted
@@ -101,6 +112,12 @@ class Cursor:
 
     # --- effects ------------------------------------------------------------------------------------------
 
+    def settle(self) -> None:
+        self._change(home=self.seen.home)
+
+    def take_over(self) -> None:
+        self._change(home=self.seen.home, reason=self.order.reason)
+
     def ask_submit(self) -> None:
         self.action = Action.SUBMIT
 
@@ -143,6 +160,7 @@ class Cursor:
     def retry(self) -> None:
         self._change(
             attempt=self.doc.attempt + 1,
+            home=self.seen.home,
             stalled=self._stalled(),
             finished=max(self.doc.finished, self.seen.finished),
             reason=f"attempt {self.doc.attempt} did not complete the stage: {self._trouble()}{self._repeated()}",
@@ -167,7 +185,7 @@ class Cursor:
         self._change(hold=False, reason=self.order.reason)
 
     def revive(self) -> None:
-        attempt = {"attempt": self.doc.attempt + 1, "stalled": 0}
+        attempt = {"attempt": self.doc.attempt + 1, "stalled": 0, "home": ""}
         config = adopted(self.doc) if self.doc.next_keeps_sha256 == self.doc.config_sha256 else {}
         self._change(**attempt, hold=False, reason=self.order.reason, **config)
 
@@ -176,10 +194,13 @@ class Cursor:
         self._change(goal=goal, reason=self.order.reason)
 
     def go_back(self) -> None:
-        self._change(**rewound(self.doc, self.order))
+        self._change(home=self.seen.home, **rewound(self.doc, self.order))
 
     def patch(self) -> None:
         self._change(**patched(self.doc, self.order))
+
+    def fork(self) -> None:
+        self._change(**forked(self.doc, self.order))
 
     def note(self) -> None:
         self._change(reason=self.order.reason, goal=None)
@@ -191,7 +212,8 @@ class Cursor:
         self.action = Action.COMMIT
 
     def _enter(self, stage: str, **changes: Any) -> None:
-        self._change(stage=stage, attempt=0, stalled=0, finished=0, trail=self._trail(), reason="", **changes)
+        fresh = {"attempt": 0, "home": self.seen.home, "stalled": 0, "finished": 0, "reason": ""}
+        self._change(stage=stage, trail=self._trail(), **fresh, **changes)
 
     def _trail(self) -> list[IterationSummary]:
         """The iteration table with this stage's figures."""

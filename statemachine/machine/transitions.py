@@ -5,6 +5,9 @@ A stage of an iteration is `{stage}.submitting` (the name of its workflow is dec
 order that is safe under any crash and any concurrent poller: outputs first, liveness second. When a workflow seems
 dead it takes the claim, so that the workflow can never begin later, and asks about it again before it acts; also when
 the outputs are complete (they may be an earlier attempt's that arrived late).
+
+An attempt has a home: the engine that its poller named in the state before it submitted. Elsewhere nothing is known of
+it, and unknown is not dead: pollers wait, until a person takes the attempt over.
 """
 
 from __future__ import annotations
@@ -38,7 +41,10 @@ def _rows() -> list[dict[str, Any]]:
         rows += [
             tick(submitting, running, ["submitted"], "begin"),
             tick(submitting, None, ["held"]),
+            tick(submitting, None, ["homeless"], "settle"),
+            tick(submitting, None, ["elsewhere"]),
             tick(submitting, None, [], "ask_submit"),
+            tick(running, None, ["elsewhere"]),
             tick(running, None, ["unchecked"], "ask_check"),
             tick(running, None, ["alive"]),
             tick(running, None, ["unlooked"], "ask_look"),
@@ -77,7 +83,15 @@ def _rows() -> list[dict[str, Any]]:
                 {"trigger": "pause", "source": source, "dest": None, "unless": "held", "after": "hold"},
                 {"trigger": "resume", "source": source, "dest": None, "conditions": "held", "after": "release"},
                 {"trigger": "cancel", "source": source, "dest": "cancelling", "after": "note"},
+                {
+                    "trigger": "take_over",
+                    "source": source,
+                    "dest": None,
+                    "conditions": "elsewhere",
+                    "after": "take_over",
+                },
             ]
+            rows += [{"trigger": "fork", "source": source, "dest": submitting, "after": "fork"}]
         for source in ("failed", "cancelled"):
             rows += [
                 {
@@ -100,12 +114,14 @@ def _rows() -> list[dict[str, Any]]:
             ]
     rows += [
         tick("cancelling", None, ["unrevoked"], "ask_revoke"),
+        tick("cancelling", None, ["elsewhere", "begun"]),
         tick("cancelling", None, ["unterminated"], "ask_terminate"),
         tick("cancelling", None, ["unchecked"], "ask_check"),
         tick("cancelling", None, ["alive"]),
         *(tick("cancelling", f"{stage}.submitting", [f"to_{stage}", "may_rewind"], "go_back") for stage in STAGES),
         tick("cancelling", "cancelled", [], "note"),
         {"trigger": "cancel", "source": "cancelling", "dest": None, "conditions": "going_back", "after": "note"},
+        {"trigger": "take_over", "source": "cancelling", "dest": None, "conditions": "elsewhere", "after": "take_over"},
     ]
     rows += [
         {
@@ -119,6 +135,7 @@ def _rows() -> list[dict[str, Any]]:
         if source not in ENDED
     ]
     rows += [tick(source, None, []) for source in ENDED]
+    rows += [{"trigger": "fork", "source": source, "dest": None, "after": "fork"} for source in ("cancelling", *ENDED)]
     rows += [
         {"trigger": "patch", "source": source, "dest": None, "conditions": "may_patch", "after": "patch"}
         for source in STATES
@@ -150,11 +167,11 @@ def command(state: State, order: Order) -> State:
     from transitions import MachineError
 
     try:
-        decision = _fire(order.trigger, Cursor(state, order=order))
+        decision = _fire(order.trigger, Cursor(state, Observation(home=order.home), order=order))
     except MachineError:
         decision = Decision(Action.WAIT, state)
     if decision.action is not Action.COMMIT:
-        raise CommandRefused(f"cannot {order.trigger}: {refusal(state, order)}")
+        raise CommandRefused(f"cannot {order.trigger.replace('_', ' ')}: {refusal(state, order)}")
     return decision.state
 
 

@@ -30,6 +30,7 @@ from statemachine.store.probe import prove
 from .configuration import configuration
 from .data import as_extxyz, is_dpdatas, load_data, write_data
 from .paths import matches
+from .place import refuse_copy
 from .record import Record
 
 # What is being done, its total bytes, and the bytes done since the last call; zeros where bytes are not counted.
@@ -185,6 +186,7 @@ def _begun(record: Record, stored: RunConfig) -> State | None:
     except NotFound:
         return None
     before = load_config(configuration(record.store, state, newest=True)).model_dump(mode="json")
+    refuse_copy(before["prefix"], stored.prefix)
     after = stored.model_dump(mode="json")
     changed = sorted(key for key in after if before.get(key) != after[key])
     if changed:

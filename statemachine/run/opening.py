@@ -11,6 +11,7 @@ from statemachine.engine import Engine, open_engine
 from statemachine.store import Store, open_store, prefix_url
 
 from .configuration import configuration
+from .place import refuse_copy
 from .record import Record
 
 if TYPE_CHECKING:
@@ -38,12 +39,19 @@ def find_prefix(target: str) -> str:
 
 
 def engine_of(store: Store, state: State) -> Engine:
-    """The engine of a run, as its configuration names it."""
+    """The engine of a run, as its configuration names it.
+
+    Raises
+    ------
+    CommandRefused
+        When this is a copy of a run: the engine would find the first one's workflows.
+    """
     from conventions.cluster import engine_config
 
     # The apps' options are not looked at: `status` must not pay for importing the apps.
-    settings = parse_json(configuration(store, state), state.place.config)["engine"]
-    return open_engine(engine_config(settings), store, state.run_uid)
+    found = parse_json(configuration(store, state), state.place.config)
+    refuse_copy(found["prefix"], store.url)
+    return open_engine(engine_config(found["engine"]), store, state.run_uid)
 
 
 def open_poller(prefix: str, on_commit: Listener | None = None) -> Poller:

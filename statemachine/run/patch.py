@@ -22,6 +22,7 @@ from statemachine.store import Store, open_store
 
 from .begin import check_structures, prepare
 from .configuration import configuration
+from .place import refuse_copy
 from .poller import tell
 from .record import Record
 
@@ -59,6 +60,7 @@ def patch(config: RunConfig, base: Path, reason: str) -> tuple[State, list[str]]
     changes: list[str] = []
     with contextlib.suppress(StateError):  # the one before is lost, and this one replaces it
         before = load_config(configuration(store, state, newest=True))
+        refuse_copy(before.prefix, stored.prefix)
         changes = list(differences(before.model_dump(mode="json"), stored.model_dump(mode="json")))
     return adopt(record, state, stored, objects, reason), changes
 

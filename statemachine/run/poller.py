@@ -68,11 +68,12 @@ class Poller:
         self.store = record.store
         self.on_commit = on_commit or (lambda state: None)
         self.status: Status | None = None
+        self.away = ""  # where the run works, when that is elsewhere
 
     def step(self, while_at: str = "") -> State:
         """Advance as far as is possible now, or while the run is at one state; return the state that it ended in."""
-        loaded, seen = self._loaded or self.record.load(verify=False), Observation()
-        self._loaded = None
+        loaded = self._loaded or self.record.load(verify=False)
+        self._loaded, seen = None, self._fresh(loaded.state)
         while True:
             if while_at and loaded.state.at != while_at:
                 return loaded.state
@@ -84,9 +85,22 @@ class Poller:
                     self.record.keep(loaded.state.version, loaded.data)
                 return loaded.state
             if decision.action is Action.COMMIT:
-                loaded, seen = self._commit(loaded, decision.state), Observation()
+                loaded = self._commit(loaded, decision.state)
+                seen = self._fresh(loaded.state)
             else:
                 seen = self._act(decision.action, loaded, seen)
+
+    def _fresh(self, state: State) -> Observation:
+        """Nothing is seen yet but where this process is, and whether the attempt is to be seen from here."""
+        home = self.engine.home
+        strange = not state.ended and state.home not in ("", home)
+        found = strange and self.engine.finds(state.workflow)
+        self.away = state.home if strange and not found else ""
+        return Observation(home=home, found=found)
+
+    def take_over(self, reason: str) -> State:
+        """A person's word that the attempt's home is lost for good: this process goes on in its place."""
+        return self.tell(Order("take_over", reason, home=self.engine.home))
 
     def _reaching_back(self, state: State) -> State:
         """A rewind that waits for the workflow's end needs the iteration that it goes back to."""

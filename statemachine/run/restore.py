@@ -35,10 +35,10 @@ class Version:
         return self.state.version
 
     def follows(self, earlier: Version) -> bool:
-        """Is it of the same run and, if it is the very next version, made from the earlier one?"""
-        next_one = self.number == earlier.number + 1
-        made_from_it = self.state.previous_sha256 == sha256(earlier.data)
-        return self.state.run_uid == earlier.state.run_uid and (made_from_it or not next_one)
+        """Is it made from the earlier one or, where those between them are lost, of the same run?"""
+        if self.number == earlier.number + 1:  # a fork has another uid than what it was made from
+            return self.state.previous_sha256 == sha256(earlier.data)
+        return self.state.run_uid == earlier.state.run_uid
 
 
 def newest_good(numbers: Iterable[int], read: Callable[[int], bytes]) -> Version | None:

@@ -193,6 +193,11 @@ MUTANTS: dict[str, Mutant] = {
     "a version is kept before it is acted on": Mutant(
         "begins although", method(Poller, "_act", _acts_on_what_is_not_kept), faults=1, stages=2, pollers=1, damage=True
     ),
+    # homes
+    "what works elsewhere is not dead": Mutant("still works", guard("elsewhere", False), world={"homes": True}),
+    "a home is named before anything is submitted there": Mutant(
+        "still works", guard("homeless", False), world={"homes": True}
+    ),
     # what people order
     "what works is stopped before a rewind": Mutant(
         "may still begin", method(poller, "command", _rewinds_what_works), commands=1

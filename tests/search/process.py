@@ -70,8 +70,11 @@ class Line:
 
     url = "memory://run"
 
-    def __init__(self, answers: tuple[Any, ...]) -> None:
-        self.answers = iter(answers)
+    def __init__(self, answers: tuple[Any, ...], home: str = "one") -> None:
+        self.answers, self.home = iter(answers), home
+
+    def finds(self, name: str) -> bool:
+        return False
 
     def ask(self, *op: Any) -> Any:
         for answer in self.answers:
@@ -98,19 +101,20 @@ class Line:
         return found
 
     def submit(self, manifest: Spec) -> bool:
-        return bool(self.ask("submit", manifest))
+        return bool(self.ask("submit", manifest, self.home))
 
     def status(self, name: str) -> Status:
-        return Status(self.ask("status", name))
+        return Status(self.ask("status", name, self.home))
 
     def explain(self, name: str) -> str:
         return ""
 
     def terminate(self, name: str) -> None:
-        self.ask("terminate", name)
+        self.ask("terminate", name, self.home)
 
     def delete(self, name: str) -> None:
-        self.ask("remove" if "/" in name else "delete", name)  # of the store, or of the engine
+        """Of the store, or of the engine."""
+        self.ask("remove", name) if "/" in name else self.ask("delete", name, self.home)
 
     def prepare(self, state: State) -> Any:
         return SimpleNamespace(manifest=spec_of(state), systems=None)
@@ -123,16 +127,23 @@ def poller_on(line: Line) -> Poller:
 
 
 def run_program(program: str, line: Line) -> None:
-    """`poller`, `restore`, or a person's order: `pause`, `rewind 0 train`, ..."""
+    """`poller`, `poller two` (at another home), `restore`, or a person's order: `pause`, `rewind 0 train`, ..."""
     trigger, *where = program.split()
     if trigger == "poller":
         poller_on(line).step()
+    elif trigger == "take_over":
+        poller_on(line).take_over("")
     elif trigger == "restore":
         restore(line)  # type: ignore[arg-type]
     elif trigger == "patch":
         poller_on(line).tell(Order("patch", config_sha256=sha256(PATCHED), keeps_sha256=sha256(FIRST), policy=RULES))
     else:
         poller_on(line).tell(Order(trigger, "", *([int(where[0]), where[1]] if where else [])))
+
+
+def home_of(program: str) -> str:
+    """Where a process is: what it submits works there, and of other homes its engine knows nothing."""
+    return "two" if program.endswith(" two") else "one"
 
 
 class Node(NamedTuple):
@@ -172,7 +183,7 @@ class Processes:
     def _add(self, program: str, answers: tuple[Any, ...]) -> int:
         met = STORE_TROUBLE in answers or ENGINE_TROUBLE in answers
         try:
-            run_program(program, Line(answers))
+            run_program(program, Line(answers, home_of(program)))
         except Ask as asked:
             node, place = Node(program, answers, asked.op), (program, asked.op, _stack(asked.__traceback__))
         except Exception as error:  # an end like another: the search judges it

@@ -24,6 +24,7 @@ from .process import (
 from .servers import DAMAGED, IDLE, PERSON, Servers
 from .tables import Late, Move, Scenario, World
 from .world import (
+    LOST,
     SPACE,
     Objects,
     Sealed,
@@ -55,7 +56,8 @@ class Search(Servers):
 
     def first(self) -> World:
         start = self.code.start("poller")
-        processes = (start if self.scenario.pollers == 2 else IDLE, start, IDLE)
+        other = self.code.start("poller two") if self.scenario.homes else start
+        processes = (start if self.scenario.pollers == 2 else IDLE, other, IDLE)
         budget = self.scenario.faults, self.scenario.commands
         world = World(self._of_objects({}), self._of_flows(()), processes, *budget, ())
         objects: dict[str, Any] = {SPACE.configuration(sha256(data)): data for data in (FIRST, PATCHED)}
@@ -79,6 +81,9 @@ class Search(Servers):
             yield 0, *self._arrives(world, late)
         if self.scenario.damage and world.faults and DAMAGED not in self.objects(world):
             yield from self._spoiled(world._replace(faults=world.faults - 1))
+        if self.scenario.homes and world.faults and LOST not in self.objects(world):
+            self.doing = "home one is lost for good"
+            yield 1, self.doing, self._lost(world._replace(faults=world.faults - 1))
 
     def _spoiled(self, world: World) -> Iterator[Move]:
         """What may befall the state."""
@@ -166,7 +171,7 @@ class Search(Servers):
                     answer, then = self._write(world, slot, op)
                     world = self._go_on(then, slot, answer)
         one, two, person = world.processes
-        if one <= two:  # the two pollers are alike: only one of two mirrored worlds is kept
+        if one <= two or self.scenario.homes:  # two pollers are alike: only one of two mirrored worlds is kept
             return world
         return self._authors(world._replace(processes=(two, one, person)), {0: 1, 1: 0})
 
@@ -182,12 +187,6 @@ class Search(Servers):
         if node.error is not None and not isinstance(node.error, fine):
             raise Violation(f"{node.program} ends with {type(node.error).__name__}: {node.error}")
 
-    def _leave(self, world: World, slot: int) -> World:
-        """A process has ended, or died; a poller begins anew."""
-        processes = list(world.processes)
-        processes[slot] = IDLE if slot == PERSON else self.code.start("poller")
-        return self._authors(world._replace(processes=tuple(processes)), {slot: None})
-
     def _person(self, world: World) -> Iterator[Move]:
         for program, cost in self._orders(self.objects(world)):
             if cost <= world.commands:
@@ -201,6 +200,8 @@ class Search(Servers):
         if DAMAGED in objects or newest_of(objects) != objects[SPACE.state].data:
             yield "restore", 0
             return
+        if LOST in objects and state.home == "one" and not state.ended:
+            yield "take_over two", 0
         if (state.hold or state.at in ("failed", "cancelled")) and state.attempt <= 5:  # where no attempt can succeed
             yield "resume", 0
         if not state.ended:

@@ -9,7 +9,20 @@ from statemachine.store import Blob, Entry
 from .process import CONFLICT, NOT_FOUND, PHASES, STORE_TROUBLE, Op, Processes, Spec
 from .tables import Late, Scenario, World
 from .workflows import Workflows
-from .world import SPACE, Flow, Sealed, Violation, check_commit, etag_of, newest_of, place_of, unsealed, view, view_of
+from .world import (
+    LOST,
+    SPACE,
+    Flow,
+    Sealed,
+    Violation,
+    check_commit,
+    etag_of,
+    newest_of,
+    place_of,
+    unsealed,
+    view,
+    view_of,
+)
 
 PERSON, IDLE = 2, -1
 DAMAGED = "~damaged"
@@ -22,10 +35,10 @@ class Servers(Workflows):
         self.code = Processes()
 
     def _read(self, world: World, slot: int, op: Op) -> Any:
-        name, subject = op
+        name, subject, *home = op
         objects = self.objects(world)
         if name == "status":
-            return PHASES[next((flow.phase for flow in self._named(world, subject)), "gone")]
+            return PHASES[next((flow.phase for flow in self._named(world, subject, *home)), "gone")]
         if name == "list":
             return tuple(Entry(key, len(objects[key])) for key in sorted(objects) if key.startswith(subject))
         value = objects.get(subject)
@@ -85,11 +98,13 @@ class Servers(Workflows):
             world = self._with(world, **{f"~used/{product}": objects[product], f"~by/{product}": Sealed(data)})
         return etag_of(value), world
 
-    def _named(self, world: World, name: str) -> list[Flow]:
-        return [flow for flow in self.flows(world) if flow.spec.name == name and flow.phase != "gone"]
+    def _named(self, world: World, name: str, home: str = "") -> list[Flow]:
+        """The workflows of that name that there are, at one home or at all."""
+        there = (flow for flow in self.flows(world) if flow.spec.name == name and flow.phase != "gone")
+        return [flow for flow in there if home in ("", flow.home)]
 
-    def _submit(self, world: World, spec: Spec) -> tuple[Any, World]:
-        if self._named(world, spec.name) and self.scenario.names:
+    def _submit(self, world: World, spec: Spec, home: str) -> tuple[Any, World]:
+        if self._named(world, spec.name, home) and self.scenario.names:
             return False, world
         owner = self.objects(world).get(place_of(spec).claim)
         taken = {flow.owner for flow in self.flows(world) if flow.spec == spec} | {owner}
@@ -98,9 +113,24 @@ class Servers(Workflows):
         if self.objects(world).get(f"~made/{spec.name}", made) != made:
             raise Violation(f"{spec.name} is submitted with another specification")
         world = self._with(world, **{f"~made/{spec.name}": made})
-        if self._certain(world, IDLE, ("submit", spec)):  # its guard will refuse it: that it was there is of no matter
+        if self._certain(
+            world, IDLE, ("submit", spec, home)
+        ):  # its guard will refuse it: that it was there is of no matter
             return True, world
-        return True, world._replace(flows=self._of_flows((*self.flows(world), Flow(spec, uid))))
+        return True, world._replace(flows=self._of_flows((*self.flows(world), Flow(spec, uid, home=home))))
+
+    def _lost(self, world: World) -> World:
+        """Home one is lost for good: what works there, who polls there, what is on its way from there."""
+        flows = self._of_flows(tuple(flow for flow in self.flows(world) if flow.home != "one"))
+        late = tuple(each for each in world.late if each.op[-1] != "one")
+        return self._leave(self._with(world._replace(flows=flows, late=late), **{LOST: b""}), 0)
+
+    def _leave(self, world: World, slot: int) -> World:
+        """A process has ended, or died; a poller begins anew."""
+        processes = list(world.processes)
+        over = slot == PERSON or (slot == 0 and LOST in self.objects(world))
+        processes[slot] = IDLE if over else self.code.start(self.code.nodes[processes[slot]].program)
+        return self._authors(world._replace(processes=tuple(processes)), {slot: None})
 
     def _arrives(self, world: World, late: Late) -> tuple[str, World]:
         self.doing = f"a late request arrives: {late.op[0]} {late.op[1]}"

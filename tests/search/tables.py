@@ -28,6 +28,9 @@ class Scenario:
         Is it an accident, too, that `state.json` is damaged? A person then restores it, which is free.
     accurate_after
         The first iteration whose exploration is accurate.
+    homes
+        Is the second poller at another home? It is an accident, too, that the first one's home is lost for good, with
+        all that works there. A person then lets the second one take over, which is free.
     claims, checksums, names
         Rules that the workflow's own steps and the engine keep; mutants switch them off.
     """
@@ -38,6 +41,7 @@ class Scenario:
     pollers: int = 2
     damage: bool = False
     accurate_after: int = 0
+    homes: bool = False
     claims: bool = True
     checksums: bool = True
     names: bool = True

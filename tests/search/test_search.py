@@ -43,6 +43,7 @@ def first(stages: int) -> State:
 def searched(
     stages: int, faults: int = 0, commands: int = 0, pollers: int = 2, damage: bool = False, **rules: bool
 ) -> Found:
+    """What a search finds; `rules` are switches of the scenario, such as `homes`."""
     return Search(Scenario(first(stages), faults, commands, pollers, damage, int(stages > 4), **rules)).run()
 
 
@@ -92,6 +93,25 @@ def length(mutant: Mutant) -> list[pytest.MarkDecorator]:
         return [pytest.mark.search]
     quick = mutant.stages * (mutant.faults + mutant.commands) < 2 and mutant.says and "no end" not in mutant.says
     return [] if quick else [pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    ("stages", "faults", "commands"),
+    [
+        (1, 0, 0),
+        pytest.param(1, 1, 0, marks=pytest.mark.slow),
+        pytest.param(1, 0, 1, marks=pytest.mark.slow),
+        pytest.param(4, 0, 0, marks=pytest.mark.slow),
+        pytest.param(2, 1, 0, marks=pytest.mark.search),
+        pytest.param(1, 1, 1, marks=pytest.mark.search),
+    ],
+)
+def test_what_works_elsewhere_is_left_alone(figure: Figures, stages: int, faults: int, commands: int) -> None:
+    found = searched(stages, faults, commands, homes=True)
+    assert set(found.ends) >= {"train.submitting", "train.running", "converged"}
+    what = f"stages {stages}, accidents {faults}, commands {commands}, pollers 2 at two homes"
+    figure(f"search: worlds ({what})", found.worlds, exact=False)
+    figure(f"search: moves between them ({what})", found.moves, exact=False)
 
 
 @pytest.mark.parametrize("rule", [pytest.param(rule, marks=length(mutant)) for rule, mutant in MUTANTS.items()])

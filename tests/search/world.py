@@ -17,6 +17,7 @@ from tests.doubles import APPS
 from .process import Spec, spec_of
 
 SPACE = DataSpace(APPS)
+LOST = "~lost"  # home one is no more
 GUARD, JOB, MARK, REDUCE, REPORT, END = range(6)  # what a body does next
 POD = {GUARD: GUARD, JOB: JOB, MARK: JOB, REDUCE: REDUCE, REPORT: REDUCE}  # where the pod of a step begins
 
@@ -39,6 +40,7 @@ class Flow(NamedTuple):
     seen: bytes = b""
     stray: bool = False
     stopping: bool = False
+    home: str = "one"
 
     @property
     def moves(self) -> bool:

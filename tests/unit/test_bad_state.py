@@ -18,6 +18,7 @@ from conventions.names import MAX_ID, STAGES, canonical_json, derive_seed, forma
 from conventions.space import DataSpace, DoneKey, JobFile
 from conventions.state import State
 from statemachine.machine.orders import Order
+from statemachine.run import place
 from statemachine.run.record import Record
 from tests.conftest import Cli
 from tests.doubles import APPS, FakeEngine, MemoryStore, first_state, poller_of, run_to_end
@@ -93,7 +94,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "spaces": (json.dumps(json.loads(SEALED)).encode(), "not the bytes that were written"),
     "edited": (SEALED.replace(b'"version":1', b'"version":2'), "checksum"),
     "no checksum": (b'{"version":1}', "not a state document"),
-    "newer schema": (resealed(schema_version=4), "newer dpgen2-sm .*upgrade"),
+    "newer schema": (resealed(schema_version=5), "newer dpgen2-sm .*upgrade"),
     "unknown key": (resealed(more=1), "more"),
     "foreign phase": (resealed(at="relax.running"), "at: "),
     "foreign stage": (resealed(stage="relax"), "stage: "),
@@ -141,12 +142,16 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def prefix(begun: Path, tmp_path: Path) -> Path:
+def prefix(begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(place, "is_copy", lambda prefix, url: False)
     return Path(shutil.copytree(begun, tmp_path / "out"))
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All that there is, but for what the engine keeps for itself."""
+    return {
+        str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".engine" not in path.parts
+    }
 
 
 REWIND = "rewind --iter 0 --stage label"

@@ -31,6 +31,7 @@ class FakePoller:
     """A run whose steps do what a test says; a step without an order changes nothing."""
 
     def __init__(self) -> None:
+        self.away = ""
         self.store = MemoryStore()
         self.store.secrets = lambda: [SECRET]  # type: ignore[method-assign]
         self.status = Status(Phase.running, finished=3, total=10)

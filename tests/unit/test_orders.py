@@ -333,7 +333,7 @@ def test_a_run_that_works_is_stopped_before_it_is_rewound(cli: Cli, stub_run: Pa
     assert code == 0 and "iteration 1, label.submitting (?{{workflow.uid}}xxx" in output
     assert cli("resume", stub_run)[0] == 0
     versions = [State.unseal(path.read_bytes()) for path in sorted((tmp_path / "out/event").iterdir())]
-    assert [state.at for state in versions][3:5] == ["cancelling", "label.submitting"]
+    assert [state.at for state in versions][4:6] == ["cancelling", "label.submitting"]
 
 
 @pytest.mark.parametrize(

@@ -90,12 +90,12 @@ def test_at_every_call_of_a_run_the_damage_changes_nothing(depth: int, every: in
 
 
 def test_restored_after_a_workflow_of_the_lost_version_was_submitted() -> None:
-    """Version 1 comes back while the workflow that version 2 stands for is at work: it is found, not made again."""
+    """Version 2 comes back while the workflow that version 3 stands for is at work: it is found, not made again."""
     store, engine = begun()
     name = poller_of(store, engine).step().workflow
     lose(store, 1)
     restore(store)
-    assert poller_of(store, engine).record.load().state.version == 1
+    assert poller_of(store, engine).record.load().state.version == 2
     assert poller_of(store, engine).step().workflow == name
     assert run_to_end(poller_of(store, engine), engine).at == END.at
     assert engine.bodies == BODIES
@@ -210,7 +210,9 @@ def test_a_sound_state_takes_the_place_of_its_damaged_copy() -> None:
 
 def test_versions_that_are_not_of_this_run_are_not_chosen() -> None:
     store, other = paused(3), paused(6)
-    state = State.unseal(other.objects[SPACE.event(4)]).model_copy(update={"run_uid": "f" * 32})
+    state = State.unseal(other.objects[SPACE.event(4)]).model_copy(
+        update={"run_uid": "f" * 32, "previous_sha256": "f" * 64}
+    )
     store.objects[SPACE.event(4)] = state.seal()
     store.objects[SPACE.state] = state.seal()
     store.objects[SPACE.event(7)] = store.objects[SPACE.event(2)]  # of this run, but under another number
@@ -224,7 +226,7 @@ def test_versions_that_are_not_of_this_run_are_not_chosen() -> None:
 
 def test_a_state_of_a_newer_program_is_no_damage() -> None:
     store = paused(3)
-    body = {**json.loads(store.objects[SPACE.state]), "schema_version": 4, "version": 4}
+    body = {**json.loads(store.objects[SPACE.state]), "schema_version": 5, "version": 4}
     del body["sha256"]
     newer = canonical_json({**body, "sha256": sha256(canonical_json(body))}) + b"\n"
     for key in (SPACE.state, SPACE.event(4)):

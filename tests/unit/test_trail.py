@@ -222,18 +222,20 @@ def test_a_damaged_table_is_told_and_the_rest_is_shown(cli: Cli, stub_run: Path,
 # --- states of earlier versions -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_run_of_an_earlier_version_goes_on(version: int) -> None:
     """States as those versions stored them, of a run in its 20th iteration."""
     old = (STATES / f"version_{version}.json").read_bytes()
     assert json.loads(old)["schema_version"] == version
     run = Run(old)
+    if run.state.earlier:
+        run.store.objects[SPACE.past(run.state.earlier.sha256)] = (STATES / f"version_{version}_past.json").read_bytes()
     before = run.rows
     assert [row.iteration for row in before] == [*range(21)]
     run.engine.submit({"name": run.state.workflow, "state": run.state})
     run.reach(25)
     assert run.rows[:20] == before[:20]
-    assert len(run.state.trail) < 2 * trail.ROWS and run.state.schema_version == 3
+    assert len(run.state.trail) < 2 * trail.ROWS and run.state.schema_version == 4
     assert run.store.objects[SPACE.event(json.loads(old)["version"])] == old, "its history keeps the bytes"
     assert run.rewind(7, "select") == ""
     run.reach(30)

@@ -1,0 +1,46 @@
+"""A copy of a run becomes a run of its own: `dpgen2-sm fork RUN`."""
+
+from __future__ import annotations
+
+import secrets
+
+from conventions.documents import parse_json
+from conventions.errors import CommandRefused
+from conventions.names import sha256
+from conventions.state import State
+from operators.registry import load_config
+from statemachine.machine.orders import Order
+from statemachine.store import Store
+
+from .configuration import configuration
+from .place import is_copy
+from .poller import tell
+from .record import Record
+
+
+def fork(store: Store, reason: str) -> State:
+    """Give a copied or moved run a new uid, and configurations that name the place where it is.
+
+    The configurations are written first, by content: an interrupted fork leaves nothing but unreferenced objects, and
+    can be repeated.
+
+    Raises
+    ------
+    CommandRefused
+        When the run is where it was begun.
+    """
+    record = Record(store)
+    state = record.load().state
+    began = parse_json(configuration(store, state), state.place.config)["prefix"]
+    if not is_copy(began, store.url):
+        raise CommandRefused(
+            f"cannot fork: {store.url} is where this run was begun; copy it to another prefix, and fork that"
+        )
+    named = {"config_sha256": state.config_sha256, "next_config_sha256": state.next_config_sha256}
+    renamed: dict[str, str] = {}
+    for before in filter(None, named.values()):
+        config = load_config(configuration(store, state.model_copy(update={**named, "config_sha256": before})))
+        document = config.model_copy(update={"prefix": store.url}).dump()
+        renamed[before] = sha256(document)
+        store.put(state.place.space.configuration(renamed[before]), document)
+    return tell(record, Order("fork", reason, run_uid=secrets.token_hex(16), renamed=renamed))[1]

@@ -1,0 +1,43 @@
+"""Where a run is, and where it was begun: a copy of a run is another run, and must not touch the first one's work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from conventions.errors import CommandRefused
+
+
+def is_copy(prefix: str, url: str) -> bool:
+    """Is a run that was begun at `prefix` found at another place?
+
+    Of a bucket the path counts, not the address of its server. Folders are the same where they are one folder under two
+    names.
+    """
+    began, here = urlsplit(prefix), urlsplit(url)
+    paths = [unquote(parts.path).rstrip("/") for parts in (began, here)]
+    if (began.scheme, began.netloc) != (here.scheme, here.netloc):
+        return True
+    if paths[0] == paths[1]:
+        return False
+    try:
+        return began.scheme != "file" or not Path(paths[0]).samefile(paths[1])
+    except OSError:
+        return True
+
+
+def refuse_copy(prefix: str, url: str) -> None:
+    """Raise `CommandRefused` for a copy, before anything is asked or ordered in the first run's name."""
+    if is_copy(prefix, url):
+        raise CommandRefused(
+            f"{url} is a copy of the run at {prefix}, or was moved from there: `dpgen2-sm fork {url}` makes it a run "
+            "of its own, which goes on from here; nothing was changed"
+        )
+
+
+def works_elsewhere(home: str, here: str) -> str:
+    """What a person is told of a run that this process may only wait for."""
+    return (
+        f"it works at {home}; this is {here}, from where that is not to be seen. It goes on when a poller runs there. "
+        "If that place is lost for good: `dpgen2-sm resume RUN --take-over`"
+    )
