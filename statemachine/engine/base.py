@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from conventions.errors import NameTaken
 from statemachine.machine import Phase
 
+# Variable with two file descriptors: of the lock of a workflow's interpreter, and of the one that its jobs hold, too.
+LOCKS = "DPGEN2_LOCK_FDS"
+
 
 @dataclass(frozen=True)
 class Status:

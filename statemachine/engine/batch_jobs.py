@@ -10,7 +10,7 @@ import contextlib
 import json
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ _PLACES = "JOB_"  # what the variables of a job's places begin with; the rest is
 class BatchJobs:
     """Hands jobs to the process that waits for them, which is started with the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Sequence[int] = ()) -> None:
+        self._shared = shared
         self._lock = threading.Lock()
         self._waiter: _Waiter | None = None
 
@@ -29,7 +30,7 @@ class BatchJobs:
         """Run a job on the batch system; return its exit code."""
         with self._lock:
             if self._waiter is None or self._waiter.has_ended:
-                self._waiter = _Waiter(script, env, log.parent)
+                self._waiter = _Waiter(script, env, log.parent, self._shared)
             ending = self._waiter.give(env, log)
         code = ending.result()
         if code is None:
@@ -45,7 +46,7 @@ class BatchJobs:
 
 
 class _Waiter:
-    def __init__(self, script: Mapping[str, Any], env: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, script: Mapping[str, Any], env: Mapping[str, str], folder: Path, shared: Sequence[int]) -> None:
         source = folder / "batch-jobs.py"
         source.write_text(script["source"])
         with open(folder / "batch-jobs.log", "ab") as log:
@@ -56,6 +57,7 @@ class _Waiter:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                pass_fds=shared,
             )
         self.has_ended = False
         self._lock = threading.Lock()

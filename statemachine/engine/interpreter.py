@@ -29,7 +29,7 @@ from operators.pod import scripts
 from statemachine.machine import Phase
 from statemachine.store import Mirror, Store, open_store
 
-from .base import Status
+from .base import LOCKS, Status
 from .scripts import Execute, Runner
 
 _VARIABLE = re.compile(r"\{\{([^{}]+)\}\}")
@@ -212,10 +212,10 @@ def main() -> int:
     gc.set_threshold(100_000)  # as in the command line: imported modules are no garbage
     atexit.register(gc.freeze)
     folder = Path(sys.argv[1])
-    lock = int(os.environ.pop("DPGEN2_LOCK_FD"))
+    lock, members = map(int, os.environ.pop(LOCKS).split())
     os.set_inheritable(lock, False)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, exit codes of jobs cannot be had
-    with contextlib.closing(Runner(lock)) as runner:
+    with contextlib.closing(Runner(lock, [members])) as runner:
         interpreter = Interpreter(folder, runner.run)
         phase = interpreter.run()
     interpreter.mirror.forget()

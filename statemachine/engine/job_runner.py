@@ -17,7 +17,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,7 @@ class _Ended(Exception):
         self.code = code
 
 
-def run_job(env: Mapping[str, str], errors: TextIO = sys.stderr) -> int:
+def run_job(env: Mapping[str, str], errors: TextIO = sys.stderr, shared: Sequence[int] = ()) -> int:
     """Run every task of a job that is not finished yet, and write the completion marker.
 
     Parameters
@@ -51,6 +51,8 @@ def run_job(env: Mapping[str, str], errors: TextIO = sys.stderr) -> int:
         absolute paths; the tasks see all of it.
     errors
         Gets a line when the job cannot go on.
+    shared
+        File descriptors that the programs keep open.
 
     Returns
     -------
@@ -59,15 +61,15 @@ def run_job(env: Mapping[str, str], errors: TextIO = sys.stderr) -> int:
         recorded. There is no marker of this attempt after 70 and 74.
     """
     try:
-        return _Job(env, errors).run()
+        return _Job(env, errors, shared).run()
     except _Ended as end:
         print(f"job runner: {end}", file=errors)
         return end.code
 
 
 class _Job:
-    def __init__(self, env: Mapping[str, str], errors: TextIO) -> None:
-        self.errors = errors
+    def __init__(self, env: Mapping[str, str], errors: TextIO, shared: Sequence[int]) -> None:
+        self.errors, self.shared = errors, shared
         self.id = env["JOB_ID"]
         self.inputs, self.previous = Path(env["JOB_JOB"]), Path(env["JOB_PREVIOUS"])
         self.out, self.log, self.done = Path(env["JOB_OUT"]), Path(env["JOB_LOG"]), Path(env["JOB_DONE"])
@@ -124,6 +126,7 @@ class _Job:
                 stdout=stream,
                 stderr=stream,
                 umask=_UMASK,
+                pass_fds=self.shared,
             ).returncode
         return 128 - code if code < 0 else code
 

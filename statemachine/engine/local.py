@@ -1,7 +1,9 @@
 """The embedded engine: workflows as process groups on this machine.
 
 A workflow is a folder. Renaming it into place reserves the name; its interpreter runs detached, so that it
-survives the poller, and holds a lock for as long as it lives, so that its death is certain.
+survives the poller, and holds a lock for as long as it lives, so that its death is certain. A second lock is held by
+all that it starts: where the interpreter died, and its jobs cannot be seen (another PID namespace), they are not
+thought dead.
 """
 
 from __future__ import annotations
@@ -29,9 +31,13 @@ from conventions.names import GPU_STAGES, SPEC_HASH
 from statemachine.machine import Phase
 from statemachine.store.locks import check_locks
 
-from .base import Status, name_taken
+from .base import LOCKS, Status, name_taken
 
 UID_VARIABLE = "DPGEN2_WORKFLOW_UID"
+_UNSEEN = (
+    "the process that ran the workflow died, but jobs of it still work where they cannot be ended from here: in "
+    "another container or as another user; end them there"
+)
 # Our packages are where this process has them, nothing comes from the current folder, and no variable tells it: the
 # jobs would inherit that.
 _HOME = Path(__file__).parents[2]
@@ -94,8 +100,9 @@ class LocalEngine:
         (part / "manifest.json").write_text(json.dumps(manifest))
         settings = self.settings()
         (part / "settings.json").write_text(json.dumps(settings))
-        with open(part / "lock", "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(part / "lock", "wb") as lock, open(part / "members", "wb") as members:
+            for each in (lock, members):
+                fcntl.flock(each, fcntl.LOCK_EX)
             try:
                 part.rename(folder)
             except OSError:
@@ -107,9 +114,9 @@ class LocalEngine:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=[lock.fileno()],
+                    pass_fds=[lock.fileno(), members.fileno()],
                     start_new_session=True,
-                    env={**os.environ, UID_VARIABLE: settings["uid"], "DPGEN2_LOCK_FD": str(lock.fileno())},
+                    env={**os.environ, UID_VARIABLE: settings["uid"], LOCKS: f"{lock.fileno()} {members.fileno()}"},
                 )
         return True
 
@@ -135,6 +142,8 @@ class LocalEngine:
             status = Status(Phase.running)
         if status.phase is Phase.running and not alive:
             self._kill(folder)
+            if self._held(folder / "members"):
+                return Status(Phase.running, message=_UNSEEN)
             return Status(Phase.gone, message="the process that ran the workflow died")
         return replace(status, phase=Phase.running) if alive else status
 
@@ -188,9 +197,13 @@ class LocalEngine:
         return False
 
     def _alive(self, folder: Path) -> bool:
-        """Does the interpreter hold its lock? A lock outlives no process, so this cannot be wrong about death."""
+        """Does the interpreter hold its lock?"""
+        return self._held(folder / "lock")
+
+    def _held(self, path: Path) -> bool:
+        """Does a process hold this lock? A lock outlives no process, so this cannot be wrong about death."""
         try:
-            with open(folder / "lock", "rb") as lock:
+            with open(path, "rb") as lock:
                 try:  # shared: the file is not opened for writing, and NFS gives no other lock then
                     fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -200,7 +213,7 @@ class LocalEngine:
         return False
 
     def _kill(self, folder: Path) -> None:
-        """End every process of a workflow: all carry its uid in their environment."""
+        """End every process of a workflow that is to be seen: all carry its uid in their environment."""
         try:
             uid = _read(folder / "settings.json", "uid")
         except FileNotFoundError:  # a rival has consumed the workflow, and deletes it now
@@ -209,9 +222,9 @@ class LocalEngine:
             deadline = time.monotonic() + 5
             while members := list(_members(uid)):
                 for pid in members:
-                    with contextlib.suppress(ProcessLookupError):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, kind)
-                if kind == signal.SIGTERM and time.monotonic() > deadline:
+                if time.monotonic() > deadline:
                     break
                 time.sleep(0.02)
 

@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,17 +42,19 @@ class Runner:
     ----------
     lock
         File descriptor that shows that the workflow lives. No child may keep it open.
+    shared
+        File descriptors that every child keeps open: they show that something of the workflow lives.
     """
 
-    def __init__(self, lock: int) -> None:
-        self.lock = lock
-        self.batch_jobs = BatchJobs()
+    def __init__(self, lock: int, shared: Sequence[int] = ()) -> None:
+        self.lock, self.shared = lock, shared
+        self.batch_jobs = BatchJobs(shared)
 
     def run(self, script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: Path) -> int:
         """Run a template's script in the folder `place`; return its exit code. A job has a log where it has to say."""
         if script["source"] == scripts.JOB:
             errors = io.StringIO()
-            code = run_job(env, errors)
+            code = run_job(env, errors, self.shared)
             if errors.getvalue():
                 log.write_text(errors.getvalue(), "utf-8", "backslashreplace")
             return code
@@ -61,7 +63,7 @@ class Runner:
         with open(log, "wb") as stream:
             if script["source"] == scripts.OPERATOR and (shipped := self._shipped(env)):
                 return self._fork(shipped, env, place, stream)
-            return run_process(script, env, place, stream)
+            return run_process(script, env, place, stream, self.shared)
 
     def close(self) -> None:
         """End what waits for jobs; none will come any more."""
@@ -97,12 +99,16 @@ class Runner:
             os._exit(code)
 
 
-def run_process(script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: IO[bytes]) -> int:
+def run_process(
+    script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: IO[bytes], shared: Sequence[int] = ()
+) -> int:
     """Run a script as a pod does: in a process of its own."""
     source = place / "script"
     source.write_text(script["source"])
     command = [*script["command"], str(source)]
-    return subprocess.run(command, cwd=place, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log).returncode
+    return subprocess.run(
+        command, cwd=place, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=shared
+    ).returncode
 
 
 def _redirect(log: int) -> None:

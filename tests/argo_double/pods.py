@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from statemachine.engine import Phase
+from statemachine.engine.base import LOCKS
 from statemachine.engine.interpreter import Interpreter
 from statemachine.engine.scripts import run_process
 from statemachine.store import Store, open_store
@@ -84,5 +85,6 @@ class Cluster(Interpreter):
 
 def main() -> int:
     folder = Path(sys.argv[1])
-    os.set_inheritable(int(os.environ.pop("DPGEN2_LOCK_FD")), False)
+    for lock in os.environ.pop(LOCKS).split():  # a pod lives on a node of its own
+        os.set_inheritable(int(lock), False)
     return 0 if Cluster(folder).run() is Phase.succeeded else 1

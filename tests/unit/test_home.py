@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from conventions.errors import CommandRefused
 from conventions.state import State
-from statemachine.engine import Phase
+from statemachine.engine import Phase, local
 from statemachine.engine.local import LocalEngine
 from statemachine.run.opening import open_poller
 from statemachine.run.place import is_copy
@@ -181,3 +182,32 @@ def test_a_damaged_fork_is_restored(cli: Cli, stub_run: Path, tmp_path: Path) ->
     (tmp_path / "moved" / "state.json").write_bytes(b"")
     assert cli("doctor", tmp_path / "moved", "--restore")[0] == 0
     assert (tmp_path / "moved" / "state.json").read_bytes() == good
+
+
+# --- jobs that nobody here can see -----------------------------------------------------------------------------
+
+
+def test_jobs_of_a_dead_interpreter_that_cannot_be_seen_are_not_thought_dead(
+    cli: Cli, stub_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where `step` runs in another PID namespace: the interpreter was killed there, a job of it works on."""
+    os.mkfifo(tmp_path / "begun")
+    os.mkfifo(tmp_path / "end")
+    edit(stub_run, label={"setup": [f"echo > {tmp_path}/begun; read line < {tmp_path}/end; exit 3"]})
+    assert cli("init", stub_run)[0] == 0
+    poller = open_poller(f"file://{tmp_path}/out")
+    state = poller.step()
+    folder = tmp_path / "out" / ".engine" / "workflow" / state.workflow
+    uid = json.loads((folder / "settings.json").read_text())["uid"]
+    (tmp_path / "begun").read_text()
+    job = [pid for pid in local._members(uid) if b"interpreter" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (interpreter,) = set(local._members(uid)) - set(job)
+    os.kill(interpreter, signal.SIGKILL)
+    poller.engine.wait(state.workflow, 20)
+    with monkeypatch.context() as blind:
+        blind.setattr(local, "_members", lambda uid: iter(()))
+        status = poller.engine.status(state.workflow)
+        assert status.phase is Phase.running and "end them there" in status.message
+        assert poller.step().attempt == 0
+    assert poller.engine.status(state.workflow).phase is Phase.gone
+    assert list(local._members(uid)) == []
