@@ -157,8 +157,13 @@ def step(target: Target, as_json: AsJson = False) -> None:
 @app.command()
 def daemon(
     targets: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Runs to advance: configuration files, folders or URLs.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Runs to advance: configuration files, folders or URLs."),
+    ] = None,
+    discover: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PREFIX", help="Also advance all runs below this folder or URL; may be repeated."),
+    ] = None,
     interval: Interval = 10.0,
     listen: Annotated[
         str | None,
@@ -170,6 +175,9 @@ def daemon(
     stay: Annotated[bool, typer.Option(help="Keep running when all runs have ended: one may be resumed.")] = False,
 ) -> None:
     """Advance several runs until all have ended.
+
+    --discover looks below its prefixes every minute (or --interval, if that is longer), and takes up runs that are new
+    there without a restart; it implies --stay. Folders are looked into up to four levels deep; a run's own are not.
 
     SIGTERM or Ctrl-C stops the daemon after the steps in progress; submitted workflows keep running. A run with an
     error (its store is down, its state is damaged) is retried with growing delays, up to 10 minutes; the others are
@@ -184,8 +192,13 @@ def daemon(
     """
     from statemachine.daemon.serve import serve
     from statemachine.run.opening import find_prefix
+    from statemachine.store import prefix_url
 
-    serve([find_prefix(target) for target in targets], interval, listen, log_format is LogFormat.json, stay)
+    if not targets and not discover:
+        raise typer.BadParameter("name a run, or --discover PREFIX", param_hint="RUN")
+    prefixes = [find_prefix(target) for target in targets or ()]
+    places = [prefix_url(place, Path.cwd()) for place in discover or ()]
+    serve(prefixes, interval, listen, log_format is LogFormat.json, stay, places)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import importlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -21,11 +21,14 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from conventions.errors import Dpgen2Error, NoRun, StoreError
 from statemachine import logs
+from statemachine.run.discover import runs_below
+from statemachine.store import open_store
 
 from .run import Run, one_line
 from .schedule import NAMED, PATIENCE, UNNAMED, Schedule
 
 LANES = 4
+DISCOVERY = 60.0  # seconds between two looks below a place, at least
 THREADS = 16  # looks at once in a lane
 RATE = 40.0  # looks a second where all runs are woken
 OPENING = 10.0  # seconds that stores have to answer at the start
@@ -48,6 +51,8 @@ class Daemon:
         Keeps secrets out of the log.
     stay
         Keep checking runs that have ended: a user may resume them.
+    discover
+        URLs below which runs are looked for, now and again; then the daemon stays, too.
     """
 
     def __init__(
@@ -57,12 +62,15 @@ class Daemon:
         redactor: logs.Redactor,
         stay: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        discover: Sequence[str] = (),
     ) -> None:
-        self.clock, self.stay = clock, stay
+        self.clock, self.stay, self.discover = clock, stay or bool(discover), list(discover)
+        self.interval, self.redactor = interval, redactor
         self.patience = max(10 * interval, PATIENCE)
         unique = list(dict.fromkeys(prefixes))
-        lanes = lanes_of(unique)
+        self._lanes = lanes = lanes_of([*unique, *self.discover])
         self.runs = [Run(prefix, Schedule(interval, clock()), redactor, lanes[prefix]) for prefix in unique]
+        self._discovered: set[str] = set()
         self.all_ended = threading.Event()
         self._changed = threading.Condition()  # guards the runs' schedule, `begun` and `hinted`
         self._stopping = False
@@ -93,6 +101,8 @@ class Daemon:
         # A second of importing: now, not when a stage waits for it.
         threading.Thread(target=importlib.import_module, args=("dflow",), daemon=True).start()
         self._scheduler.start()
+        for place in self.discover:
+            self._look_below_later(place, 0.0)
         with self._changed:
             for run in self.runs:
                 run.schedule = replace(run.schedule, due=self._turn())
@@ -182,6 +192,42 @@ class Daemon:
             self._look, "date", [run], run_date=when, misfire_grace_time=None, executor=run.lane
         )
 
+    def _look_below_later(self, place: str, seconds: float) -> None:
+        when = datetime.now(timezone.utc) + timedelta(seconds=seconds)
+        self._scheduler.add_job(
+            self._look_below, "date", [place], run_date=when, misfire_grace_time=None, executor=self._lanes[place]
+        )
+
+    def _look_below(self, place: str) -> None:
+        """Take up the runs below a place that are not known yet."""
+        try:
+            store = open_store(place)
+            self.redactor.hide(store.secrets())
+            known = {run.prefix for run in self.runs}
+            for url in runs_below(store):
+                if url not in known:
+                    self._take_up(url, self._lanes[place])
+        except Exception as error:  # a store that is down: the next look may find it up
+            log.error("%s: %s", place, self.redactor.redact(one_line(error)), extra={"event": "error", "prefix": place})
+        with self._changed:
+            if not self._stopping:
+                self._look_below_later(place, max(self.interval, DISCOVERY))
+
+    def _take_up(self, prefix: str, lane: str) -> None:
+        with self._changed:
+            if self._stopping:
+                return
+            run = Run(prefix, Schedule(self.interval, self._turn()), self.redactor, lane)
+            self._discovered.add(prefix)
+            self.runs = [*self.runs, run]  # a new list: others are walking through this one
+            log.info("%s: a new run", prefix, extra=run.extra("discovered"))
+            self._schedule(run)
+
+    def _drop(self, run: Run) -> None:
+        log.info("%s: the run is gone", run.prefix, extra=run.extra("dropped"))
+        self._discovered.discard(run.prefix)
+        self.runs = [other for other in self.runs if other is not run]
+
     def _look(self, run: Run) -> None:
         with self._changed:
             if self._stopping or run.begun is not None:
@@ -190,6 +236,10 @@ class Daemon:
         outcome = run.step()
         with self._changed:
             now, run.begun = self.clock(), None
+            self._changed.notify_all()
+            if run.gone and run.prefix in self._discovered:
+                self._drop(run)
+                return
             run.schedule = run.schedule.looked(now, **outcome)
             if run.hinted:
                 run.hinted, run.schedule = (), run.schedule.hinted(now, run.hinted)
@@ -200,7 +250,6 @@ class Daemon:
                 self._schedule(run)
             if not self.stay and all(other.over for other in self.runs):
                 self.all_ended.set()
-            self._changed.notify_all()
 
 
 def lanes_of(prefixes: list[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Any
 
-from conventions.errors import Dpgen2Error
+from conventions.errors import Dpgen2Error, NoRun
 from conventions.names import full_name
 from conventions.state import State
 from statemachine import logs
@@ -48,6 +48,7 @@ class Run:
         self.last_good: float | None = None
         self.jobs: tuple[int, int] | None = None
         self.error = ""
+        self.gone = False  # is there no run any more?
         self.away = ""  # where it works, when that is elsewhere
 
     @property
@@ -86,7 +87,7 @@ class Run:
             self._tell_where(poller)
             return {"changed": before is None or state.version != before.version, "ended": state.ended}
         except Exception as error:
-            self.poller = None
+            self.poller, self.gone = None, isinstance(error, NoRun)
             self.failures += 1
             self.error = self.redactor.redact(one_line(error))
             return {"failed": True}

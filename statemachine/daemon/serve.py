@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Sequence
 
 from operators.pod.hint import KEY
 from statemachine import logs
@@ -16,7 +17,14 @@ from .web import Server, address
 log = logging.getLogger("dpgen2-sm")
 
 
-def serve(prefixes: list[str], interval: float, listen: str | None, json_lines: bool, stay: bool) -> None:
+def serve(
+    prefixes: list[str],
+    interval: float,
+    listen: str | None,
+    json_lines: bool,
+    stay: bool,
+    discover: Sequence[str] = (),
+) -> None:
     """Advance runs until all have ended, or until SIGTERM or SIGINT; steps in progress are finished.
 
     Parameters
@@ -27,12 +35,14 @@ def serve(prefixes: list[str], interval: float, listen: str | None, json_lines: 
         Log JSON, not text.
     stay
         Do not end when all runs have ended.
+    discover
+        Places below which runs are looked for, now and again.
     """
     keys = keys_from(os.environ)
     for name in (KEY, KEY_FILE, TOKEN):
         os.environ.pop(name, None)  # jobs of the local engine inherit the rest
     redactor = logs.set_up(json_lines, [keys.key, keys.token])
-    daemon = Daemon(prefixes, interval, redactor, stay)
+    daemon = Daemon(prefixes, interval, redactor, stay, discover=discover)
     received: list[str] = []
 
     def stop(number: int, frame: object) -> None:
