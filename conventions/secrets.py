@@ -9,6 +9,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import quote, unquote
 
+# Variables with what a poller is trusted with: to reach the store, and beyond. No job gets them.
+STORES = frozenset(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
+POLLERS = STORES | {"ARGO_TOKEN", "DPGEN2_HOOK_KEY", "DPGEN2_HOOK_TOKEN"}
 SHORTEST = 8  # shorter values are not treated as secrets
 _PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 

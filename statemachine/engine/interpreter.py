@@ -25,6 +25,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from conventions.names import GPU_STAGES, stage_of
+from conventions.secrets import POLLERS
 from operators.pod import scripts
 from statemachine.machine import Phase
 from statemachine.store import Mirror, Store, open_store
@@ -197,7 +198,14 @@ class Interpreter:
             self.free_gpus.put(gpu)
 
     def environment(self, script: dict[str, Any]) -> dict[str, str]:
-        return {**self.environ, **{entry["name"]: entry["value"] for entry in script.get("env", [])}}
+        """What a script sees: all that this process does, but a job gets none of the poller's secrets."""
+        hidden = POLLERS if self.is_job(script) else ()
+        common = {name: value for name, value in self.environ.items() if name not in hidden}
+        return {**common, **{entry["name"]: entry["value"] for entry in script.get("env", [])}}
+
+    def is_job(self, script: dict[str, Any]) -> bool:
+        source: str = script["source"]
+        return source == scripts.JOB or source.endswith(scripts.BATCH)
 
     def report(self, phase: Phase, step: str) -> None:
         message = "; ".join(self.messages[:3])

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -28,6 +28,7 @@ from typing import Any
 
 from conventions.errors import EngineError
 from conventions.names import GPU_STAGES, SPEC_HASH
+from conventions.secrets import POLLERS, STORES
 from statemachine.machine import Phase
 from statemachine.store.locks import check_locks
 
@@ -116,7 +117,7 @@ class LocalEngine:
                     stderr=log,
                     pass_fds=[lock.fileno(), members.fileno()],
                     start_new_session=True,
-                    env={**os.environ, UID_VARIABLE: settings["uid"], LOCKS: f"{lock.fileno()} {members.fileno()}"},
+                    env={**_environment(), UID_VARIABLE: settings["uid"], LOCKS: f"{lock.fileno()} {members.fileno()}"},
                 )
         return True
 
@@ -229,10 +230,15 @@ class LocalEngine:
                 time.sleep(0.02)
 
 
+def _environment() -> dict[str, str]:
+    """For the interpreter: it reaches the store, and needs no other secret of the poller."""
+    return {name: value for name, value in os.environ.items() if name not in POLLERS or name in STORES}
+
+
 def _user() -> str:
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user without a name
         return str(os.getuid())
 
 

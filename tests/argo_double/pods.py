@@ -67,7 +67,7 @@ class Cluster(Interpreter):
             entry if "value" in entry else {"name": entry["name"], "value": self.secret(entry["valueFrom"])}
             for entry in script.get("env", [])
         ]
-        return super().environment({"env": plain})
+        return super().environment({**script, "env": plain})
 
     def pod(self, script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: Path) -> int:
         with open(log, "wb") as stream:
