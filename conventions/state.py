@@ -156,6 +156,9 @@ class State(Document):
     goal: Goal | None = Field(None, description="Set while a run is stopped for a rewind.")
     policy: Policy
     systems: Systems | None = Field(None, description="Unset after a rewind, until the next train stage.")
+    pruned: int = Field(
+        0, ge=0, description="What jobs of iterations before this one left may be deleted: see `prune`."
+    )
     trail: list[IterationSummary] = Field(default_factory=list, description="The newest rows of the iteration table.")
     earlier: Earlier | None = Field(None, description="Where the rows before are, once there are many.")
 

@@ -72,6 +72,10 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         self.objects.pop(key, None)
 
+    def delete_all(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
+
     def fetch(self, key: str, scratch: Path) -> Path | None:
         raise NotImplementedError
 

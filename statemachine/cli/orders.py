@@ -114,6 +114,47 @@ def patch(config: ConfigFile, reason: Reason = "patched by the user") -> None:
         typer.echo(text)
 
 
+def prune(
+    target: Target,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what could go.")] = False,
+    keep_last: Annotated[
+        int, typer.Option(min=0, help="Iterations to keep whole, beside the newest that explored.")
+    ] = 1,
+    label_outputs: Annotated[
+        bool, typer.Option("--label-outputs", help="Also what the labelling code wrote; labels are kept.")
+    ] = False,
+    yes: Yes = False,
+) -> None:
+    """Delete what a run no longer needs: inputs and outputs of jobs whose results were used.
+
+    Labels, models, chosen frames, reports, logs, configurations and the history are never deleted. The run may go on
+    meanwhile. A rewind to `select` of a pruned iteration is refused afterwards, since it would need its trajectories.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from statemachine.run.opening import find_prefix
+    from statemachine.run.prune import prunable, prune
+    from statemachine.store import open_store
+
+    store = open_store(find_prefix(target))
+    until, sums, keys = prunable(store, keep_last, label_outputs)
+    for one in sums:
+        typer.echo(f"{one.stage}: {one.iterations} iterations, {one.files:,} files, {one.bytes / 1e9:.3f} GB")
+    if not keys:
+        typer.echo("nothing can go")
+        return
+    total = sum(one.bytes for one in sums)
+    if dry_run:
+        typer.echo(f"{total / 1e9:.3f} GB could go, from iterations before {until}; nothing was deleted")
+        return
+    be_sure(f"delete {len(keys):,} files, {total / 1e9:.3f} GB?", yes)
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("deleting", total=len(keys))
+        prune(store, until, keys, lambda total, more: bars.update(task, advance=more))
+    typer.echo(f"{total / 1e9:.3f} GB were deleted, from iterations before {until}")
+
+
 def fork(target: Target, reason: Reason = "forked by the user") -> None:
     """Make a copy of a run, or a run that was moved, a run of its own.
 

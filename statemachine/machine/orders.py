@@ -27,11 +27,11 @@ class Order:
     Parameters
     ----------
     trigger
-        `pause`, `resume`, `cancel`, `rewind`, `patch`, `take_over` or `fork`.
+        `pause`, `resume`, `cancel`, `rewind`, `patch`, `take_over`, `fork` or `prune`.
     reason
         Kept in the history.
     iteration, stage
-        Where a rewind goes back to.
+        Where a rewind goes back to; the first iteration that a `prune` leaves whole.
     config_sha256, policy
         A patch: the configuration, which is in the store, and what the machine needs of it.
     keeps_sha256
@@ -76,6 +76,8 @@ def rewind_error(state: State, iteration: int, stage: str) -> str:
     if iteration not in places:
         return f"there is no iteration {iteration}; the run is at iteration {state.iteration}"
     row = places[iteration]
+    if stage == "select" and iteration < state.pruned:
+        return f"the trajectories of iteration {iteration} were deleted by `prune`; go back to its explore"
     if stage not in row.stages and (iteration, stage) != _further(state, row):
         done = ", ".join(row.stages) or "none"
         return (
@@ -113,6 +115,14 @@ def rewound(state: State, order: Order) -> dict[str, Any]:
     }
 
 
+def prune_error(state: State, iteration: int) -> str:
+    """Why what the jobs before an iteration left cannot be deleted; "" when it can: no stage will read it."""
+    newest = min(state.newest.get("explore", 0), state.goal.iteration if state.goal else state.iteration)
+    if iteration > newest:
+        return f"the newest trajectories that are needed are those of iteration {newest}"
+    return ""
+
+
 def patch_error(state: State, policy: Policy) -> str:
     """Why a run cannot continue with these rules; "" when it can."""
     if policy.apps != state.policy.apps:
@@ -140,6 +150,8 @@ def refusal(state: State, order: Order) -> str:
         why = rewind_error(state, order.iteration, order.stage)
     if order.trigger == "patch" and order.policy is not None:
         why = patch_error(state, order.policy)
+    if order.trigger == "prune":
+        why = prune_error(state, order.iteration)
     if order.trigger == "take_over" and state.home in ("", order.home):
         why = "the run does not work elsewhere"
     return why or f"the run's state is {state.at}" + (" (paused)" if state.hold else "")

@@ -9,7 +9,7 @@ from conventions.names import STAGES
 from conventions.state import Goal, IterationSummary, State
 
 from .observation import Action, Observation, Phase
-from .orders import Order, adopted, forked, new_row, patch_error, patched, rewind_error, rewound
+from .orders import Order, adopted, forked, new_row, patch_error, patched, prune_error, rewind_error, rewound
 from .outlook import is_accurate, why_not_converged
 
 NOTHING, UNSEEN = Order(""), Observation()
@@ -107,6 +107,9 @@ class Cursor:
     def may_rewind(self) -> bool:
         return not rewind_error(self.doc, self.order.iteration, self.order.stage)
 
+    def may_prune(self) -> bool:
+        return not prune_error(self.doc, self.order.iteration)
+
     def may_patch(self) -> bool:
         return self.order.policy is not None and not patch_error(self.doc, self.order.policy)
 
@@ -201,6 +204,9 @@ class Cursor:
 
     def fork(self) -> None:
         self._change(**forked(self.doc, self.order))
+
+    def prune(self) -> None:
+        self._change(pruned=max(self.doc.pruned, self.order.iteration))
 
     def note(self) -> None:
         self._change(reason=self.order.reason, goal=None)

@@ -137,7 +137,8 @@ def _rows() -> list[dict[str, Any]]:
     rows += [tick(source, None, []) for source in ENDED]
     rows += [{"trigger": "fork", "source": source, "dest": None, "after": "fork"} for source in ("cancelling", *ENDED)]
     rows += [
-        {"trigger": "patch", "source": source, "dest": None, "conditions": "may_patch", "after": "patch"}
+        {"trigger": trigger, "source": source, "dest": None, "conditions": f"may_{trigger}", "after": trigger}
+        for trigger in ("patch", "prune")
         for source in STATES
     ]
     return rows

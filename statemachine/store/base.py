@@ -75,6 +75,9 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Delete an object; no error when it does not exist."""
 
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Delete objects, many in one request where the store can; no error for those that do not exist."""
+
     def fetch(self, key: str, scratch: Path) -> Path | None:
         """A local path with the object `key`, or with all objects under it; None when there are none.
 

@@ -124,6 +124,17 @@ class FileStore:
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 
+    def delete_all(self, keys: Sequence[str]) -> None:
+        for path in map(self._path, keys):
+            path.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == self.root:
+                    break
+                try:
+                    folder.rmdir()
+                except OSError:  # something is left in it
+                    break
+
     def fetch(self, key: str, scratch: Path) -> Path | None:
         path = self._path(key)
         return path if path.exists() else None

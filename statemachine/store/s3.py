@@ -26,6 +26,7 @@ from .listing import at_or_below, list_entries, list_folders, parse_quickly
 from .mirror import Mirror
 
 _PART = ".part-"
+_AT_ONCE = 1000  # objects that one request deletes, at most
 _sharing = threading.Lock()
 
 
@@ -116,6 +117,15 @@ class S3Store:
     def delete(self, key: str) -> None:
         with self._errors("delete", key):
             self._client.delete_object(**self._name(key))
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        for first in range(0, len(keys), _AT_ONCE):
+            part = keys[first : first + _AT_ONCE]
+            named = [{"Key": self._name(key)["Key"]} for key in part]
+            with self._errors("delete", part[0]):
+                answer = self._client.delete_objects(Bucket=self.place.bucket, Delete={"Objects": named, "Quiet": True})
+            for error in answer.get("Errors", []):
+                raise StoreError(f"cannot delete {error.get('Key')}: {error.get('Code')}: {error.get('Message')}")
 
     def fetch(self, key: str, scratch: Path) -> Path | None:
         check_key(key)

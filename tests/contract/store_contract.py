@@ -155,6 +155,14 @@ class StoreContract:
         assert entry is not None and entry.size == 5
         assert store.head("b") is None
 
+    def test_many_are_deleted(self, store: Store) -> None:
+        keys = [f"many/{number:04d}/x y+&" for number in range(1003)]
+        for key in (*keys, "many/kept", "manyfold"):
+            store.put(key, b"x")
+        store.delete_all([*keys, "many/never", "many/0000/x"])
+        assert [entry.key for entry in store.list("many")] == ["many/kept", "manyfold"]
+        store.delete_all([])
+
     def test_copy_and_delete(self, store: Store) -> None:
         store.put("a", b"1")
         store.copy("a", "c/d")
