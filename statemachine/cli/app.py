@@ -14,7 +14,7 @@ import typer
 from conventions import __version__
 
 from . import evaluate, orders
-from .options import AsJson, ConfigFile, Interval, Target, checked, Yes
+from .options import AsJson, ConfigFile, Interval, Target, Yes, checked
 
 if TYPE_CHECKING:
     from conventions.state import State

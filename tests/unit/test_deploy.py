@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,7 +251,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_readmes_own_overlay_builds(tmp_path: Path) -> None:
-    (text,) = [block for block in blocks("yaml") if "kustomize.config.k8s.io" in block]
+    text = next(block for block in blocks("yaml") if "kustomize.config.k8s.io" in block)
     shutil.copytree(DEPLOY, tmp_path / "deploy")
     (tmp_path / "cluster").mkdir()
     (tmp_path / "cluster/kustomization.yaml").write_text(text)
@@ -259,6 +260,39 @@ def test_the_readmes_own_overlay_builds(tmp_path: Path) -> None:
     assert container["image"].startswith("registry.example.org/dpgen2-sm:")
     assert {"name": "SSL_CERT_FILE", "value": "/etc/argo-ca/ca.crt"} in container["env"]
     assert named(objects, "ConfigMap", "dpgen2-sm")["data"]["RUN"] == "s3://my-bucket/runs/silicon"
+
+
+def test_two_daemons_in_a_namespace_do_not_overlap(tmp_path: Path) -> None:
+    """A pod that two disruption budgets select cannot be evicted: a node would never be drained."""
+    (text,) = re.findall(r"^  ```yaml\n(.*?)^  ```$", (DEPLOY / "README.md").read_text("utf-8"), re.M | re.S)
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster/kustomization.yaml").write_text(textwrap.dedent(text))
+    first, second = overlay("daemon"), rendered(tmp_path / "cluster")
+    names = [{(each["kind"], each["metadata"]["name"]) for each in objects} for objects in (first, second)]
+    assert not names[0] & names[1] and len(names[1]) == 4
+    (pods,) = [each["spec"]["template"]["metadata"]["labels"] for each in second if each["kind"] == "Deployment"]
+    (settings,) = [each["metadata"]["name"] for each in second if each["kind"] == "ConfigMap"]
+    (pod,) = dict(templates(second)).values()
+    assert {"configMapRef": {"name": settings}} in pod["containers"][0]["envFrom"]
+    assert pod["serviceAccountName"] == "dpgen2-sm", "the first one's"
+    for objects, number in ((first, 0), (second, 1)):
+        for kind in ("Service", "PodDisruptionBudget", "Deployment"):
+            selectors = [each["spec"]["selector"] for each in objects if each["kind"] == kind]
+            found = [each.get("matchLabels", each) for each in selectors if "matchExpressions" not in each]
+            assert [selector.items() <= pods.items() for selector in found] == [bool(number)], kind
+
+
+def test_the_prometheus_operator_finds_every_daemon(tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    (tmp_path / "cluster").mkdir()
+    text = "resources: [../deploy/overlays/daemon]\ncomponents: [../deploy/components/servicemonitor]\n"
+    (tmp_path / "cluster/kustomization.yaml").write_text(text)
+    objects = rendered(tmp_path / "cluster")
+    monitor = named(objects, "ServiceMonitor", "dpgen2-sm")["spec"]
+    service = named(objects, "Service", "dpgen2-sm")
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert [each["port"] for each in monitor["endpoints"]] == [each["name"] for each in service["spec"]["ports"]]
 
 
 def test_the_readmes_engine_fits_the_manifests() -> None:

@@ -184,6 +184,23 @@ def test_a_damaged_fork_is_restored(cli: Cli, stub_run: Path, tmp_path: Path) ->
     assert (tmp_path / "moved" / "state.json").read_bytes() == good
 
 
+@pytest.mark.slow
+def test_a_backup_of_a_paused_run_goes_on_to_the_same_end(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
+    assert cli("init", stub_run)[0] == 0
+    poller = open_poller(f"file://{tmp_path}/out")
+    while (state := poller.step()).at != "explore.running":
+        poller.engine.wait(state.workflow, 60)
+    assert cli("pause", stub_run)[0] == 0
+    while poller.step().at.endswith(".running"):
+        poller.engine.wait(state.workflow, 60)
+    backup = shutil.copytree(tmp_path / "out", tmp_path / "backup")
+    assert cli("resume", stub_run)[0] == 0
+    assert cli("fork", backup)[0] == 0
+    assert cli("resume", backup)[0] == 0
+    ends = [State.unseal((tmp_path / name / "state.json").read_bytes()) for name in ("out", "backup")]
+    assert ends[0].at == ends[1].at == "converged" and ends[0].trail == ends[1].trail
+
+
 # --- jobs that nobody here can see -----------------------------------------------------------------------------
 
 
