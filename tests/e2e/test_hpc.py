@@ -305,8 +305,9 @@ def test_many_jobs_share_a_login(campaign: Campaign, sshd: str) -> None:
     many(campaign)
     here = f"LocalContext, remote_root: {campaign.remote}"
     there = f"SSHContext, remote_root: {campaign.remote}, remote_profile: {sshd}"
-    campaign.write(campaign.text().replace(here, there))
-    process = campaign.start("run", gate_at="label-0-0")
+    gate = f"export STUB_GATE={campaign.gate} STUB_GATE_AT=label-0-0"  # a login has not this environment
+    campaign.write(campaign.text().replace(here, there).replace("export", gate))
+    process = campaign.start("run")
     assert (campaign.gate / "entered").read_text() == "entered\n"
     until(process, lambda: len(campaign.jobs()) == 4)
     (port,) = map(int, re.findall(r"port: (\d+)", sshd))
