@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from conventions.errors import ConfigError
+from conventions.errors import ConfigError, NotFound
 from conventions.names import STAGES, format_id
 from conventions.space import DataSpace, JobFile, StageSpace
 from conventions.state import State
@@ -40,8 +40,12 @@ def print_logs(
     if _is_present(state, place):
         if attempt is not None and attempt > state.attempt:
             raise ConfigError(f"--attempt {attempt}: the stage is in attempt {state.attempt}")
-        for line in engine_of(store, state).logs(state.workflow_of(state.attempt if attempt is None else attempt)):
-            print(line)
+        workflow = state.workflow_of(state.attempt if attempt is None else attempt)
+        try:
+            for line in engine_of(store, state).logs(workflow):
+                print(line)
+        except NotFound:
+            print(f"the workflow {workflow} is gone, and the logs of its steps with it", file=sys.stderr)
     elif attempt is not None:
         raise ConfigError("--attempt: logs of attempts are kept until the next stage begins; leave it out")
     for entry in store.list(place.jobs + "/"):

@@ -135,20 +135,17 @@ class ArgoEngine:
 
     def logs(self, name: str) -> Iterator[str]:
         query = {"logOptions.container": "main", "selector": f"{STEP_LABEL} in (guard,plan,reduce)"}
-        try:
-            for line in self.client.lines(f"{self._place}/{name}/log", **query):
-                found = _part(line, "result")
-                pod, text = str(found.get("podName", "")).removeprefix(f"{name}-"), str(found.get("content", ""))
-                if found and not _EXECUTORS_OWN.search(text):
-                    yield f"{pod}: {text}"
-        except NotFound:
-            return
+        for line in self.client.lines(f"{self._place}/{name}/log", **query):
+            found = _part(line, "result")
+            pod, text = str(found.get("podName", "")).removeprefix(f"{name}-"), str(found.get("content", ""))
+            if found and not _EXECUTORS_OWN.search(text):
+                yield f"{pod}: {text}"
 
     def _telling_lines(self, name: str) -> list[str]:
         """The last line that guard, plan or reduce printed: pods that succeeded are gone by then."""
         try:
             return list(deque(self.logs(name), maxlen=1))
-        except EngineError:
+        except (EngineError, NotFound):
             return []
 
     def job_logs(self, name: str, job_id: str) -> dict[str, bytes]:

@@ -104,7 +104,10 @@ class ArgoClient:
                     self._answer(response)
                 for line in response.iter_lines():
                     if line.strip():
-                        yield _parse(line.encode(), self.url)
+                        found = _parse(line.encode(), self.url)
+                        if "error" in found:  # it comes after an answer 200
+                            raise self._refusal(response.status_code, found)
+                        yield found
         except httpx.RequestError as error:
             raise EngineError(f"the Argo server {self.url} does not answer: {_plain(error)}") from None
 
@@ -120,15 +123,22 @@ class ArgoClient:
             found = response.json()
         except (ValueError, RecursionError):
             found = None
-        found = found if isinstance(found, dict) else {}
-        message = str(found.get("message") or response.reason_phrase)
+        raise self._refusal(code, found if isinstance(found, dict) else {}, response.reason_phrase)
+
+    def _refusal(self, code: int, found: dict[str, Any], reason: str = "") -> Exception:
+        """What an answer says, as an exception. That of a stream has its parts below `error`."""
+        inner = found.get("error")
+        streamed = inner if isinstance(inner, dict) else {}
+        message = str(found.get("message") or streamed.get("message") or reason or inner)
+        http_code = streamed.get("http_code")
+        code = http_code if isinstance(http_code, int) else code
         # Only Argo knows what does not exist: a proxy that has no such path answers 404 as well.
-        if code == 404 and found.get("code") == _NOT_FOUND:
-            raise NotFound(message)
+        if code == 404 and _NOT_FOUND in (found.get("code"), streamed.get("grpc_code")):
+            return NotFound(message)
         if code == 409:
-            raise AlreadyExists(message)
+            return AlreadyExists(message)
         advice = _ADVICE.get(code, "")
-        raise EngineError(
+        return EngineError(
             f"the Argo server {self.url} answered {code}: {known.redact(message[:500])}{'; ' if advice else ''}{advice}"
         )
 

@@ -57,7 +57,7 @@ class Engine(Protocol):
         """Why a workflow failed or cannot proceed: called rarely, so it may cost more than `status`."""
 
     def logs(self, name: str) -> Iterator[str]:
-        """What the workflow's own steps (guard, plan, reduce) printed."""
+        """What the workflow's own steps (guard, plan, reduce) printed; raise `NotFound` when it is gone."""
 
     def job_logs(self, name: str, job_id: str) -> dict[str, bytes]:
         """What the tasks of a running job have printed so far, by file, as far as the engine can see it."""

@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conventions.errors import EngineError
+from conventions.errors import EngineError, NotFound
 from conventions.names import GPU_STAGES, SPEC_HASH
 from conventions.secrets import POLLERS, STORES
 from statemachine.machine import Phase
@@ -152,6 +152,8 @@ class LocalEngine:
         return self.status(name).message
 
     def logs(self, name: str) -> Iterator[str]:
+        if not self._folder(name).is_dir():
+            raise NotFound(f"there is no workflow {name} any more")
         for path in sorted(self._folder(name).glob("*.log")):
             yield from (f"{path.stem}: {line}" for line in path.read_text("utf-8", "replace").splitlines())
 

@@ -145,6 +145,11 @@ class Refusal(Exception):
         super().__init__(message)
         self.status, self.body = status, {"code": code, "message": message, "error": message}
 
+    def streamed(self) -> dict[str, Any]:
+        """As it is told where the answer would have been a stream."""
+        code, message = self.body["code"], self.body["message"]
+        return {"error": {"grpc_code": code, "http_code": self.status, "message": message, "http_status": "x"}}
+
 
 def _handler(double: ArgoDouble) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
@@ -165,7 +170,7 @@ def _handler(double: ArgoDouble) -> type[BaseHTTPRequestHandler]:
             try:
                 found = self.serve(parts.path, query, body)
             except Refusal as refusal:
-                self.answer(refusal.status, refusal.body)
+                self.answer(refusal.status, refusal.streamed() if parts.path.endswith("/log") else refusal.body)
                 return
             if fault == "lose":
                 self.close_connection = True

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conventions.errors import NameTaken
+from conventions.errors import NameTaken, NotFound
 from conventions.names import SPEC_HASH, canonical_json, sha256
 from statemachine.engine import Engine, Phase, Status
 from statemachine.store import Store
@@ -143,6 +143,8 @@ class EngineContract:
 
     def test_an_unknown_workflow_is_gone(self, engine: Engine) -> None:
         assert engine.status("nothing").phase is Phase.gone
+        with pytest.raises(NotFound):
+            list(engine.logs("nothing"))
         engine.terminate("nothing")
         engine.delete("nothing")
 

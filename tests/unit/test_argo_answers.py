@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from conventions.cluster import ArgoConfig
-from conventions.errors import ConfigError, EngineError, NameTaken
+from conventions.errors import ConfigError, EngineError, NameTaken, NotFound
 from conventions.names import SPEC_HASH
 from statemachine.engine import Phase
 from statemachine.engine.argo import ArgoEngine
@@ -82,9 +82,23 @@ def test_nodes_that_tell_nothing(nodes: Any) -> None:
     assert found == "it broke"
 
 
-@pytest.mark.parametrize("line", [{"error": {"message": "x"}}, {"result": "x"}, {"result": None}])
+@pytest.mark.parametrize("line", [{"result": "x"}, {"result": None}])
 def test_lines_without_a_log(line: Any) -> None:
     assert list(engine((200, line)).logs("w")) == []
+
+
+@pytest.mark.parametrize("code", [200, 500])
+def test_an_error_of_a_stream_is_told(code: int) -> None:
+    """Its parts are below `error`, also after an answer 200."""
+    line = {"error": {"grpc_code": 13, "http_code": 500, "message": "no such container: main"}}
+    with pytest.raises(EngineError, match="answered 500: no such container: main"):
+        list(engine((code, line)).logs("w"))
+
+
+def test_a_stream_of_a_workflow_that_is_gone() -> None:
+    line = {"error": {"grpc_code": 5, "http_code": 404, "message": 'workflows.argoproj.io "w" not found'}}
+    with pytest.raises(NotFound, match="not found"):
+        list(engine((404, line)).logs("w"))
 
 
 @pytest.fixture

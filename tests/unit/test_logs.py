@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -40,5 +41,8 @@ def test_logs_of_a_job_that_runs(cli: Cli, running: Path, tmp_path: Path) -> Non
     assert code == 0 and output.startswith("step 100 of 200\n")
     code, output, _ = cli("logs", running, "--stage", "label", "--iter", "0", "--job", "0")
     assert (code, output) == (0, "step 100 of 200\nstep 200 of 200\n")
+    shutil.rmtree(tmp_path / "out/.engine/workflow")
+    code, output, errors = cli("logs", running)
+    assert code == 0 and output.startswith("job 0: label/stub/iter/000000/job/000000/log/") and "is gone" in errors
     code, _, errors = cli("logs", running, "--follow")
     assert code == 2 and "name the job with --job" in errors
