@@ -31,6 +31,8 @@ from typing import Annotated, Any, get_origin, get_type_hints
 from conventions.config import RunConfig, StageConfig
 from conventions.space import StageSpace
 
+from .live import Read
+
 
 @dataclass(frozen=True)
 class Input:
@@ -184,3 +186,4 @@ class App:
     executables: Callable[[Any], list[str]] = lambda stage: []
     explore_stages: Callable[[Any], int] = lambda stage: 1
     models: Callable[[Path], dict[str, Model]] | None = None  # of a trainer: those in its product, by file name
+    live: Callable[[Read], str] = lambda read: ""  # how far a task is that runs now, for the line that `run` shows

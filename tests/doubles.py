@@ -12,7 +12,7 @@ from typing import Any
 from conventions.documents import JobCounts, StageReport
 from conventions.errors import Conflict, NotFound
 from conventions.state import Policy, State
-from statemachine.engine import Phase, Status
+from statemachine.engine import LiveJob, Phase, Status
 from statemachine.run.poller import Poller
 from statemachine.run.record import Record
 from statemachine.store import Blob, Entry, check_key
@@ -152,8 +152,11 @@ class FakeEngine:
     def logs(self, name: str) -> Iterator[str]:
         return iter(())
 
-    def job_logs(self, name: str, job_id: str) -> dict[str, bytes]:
-        return {}
+    def job_logs(self, name: str, job_id: str, goes_on: Callable[[], bool]) -> Iterator[tuple[str, bytes]]:
+        return iter(())
+
+    def running(self, name: str) -> list[LiveJob] | None:
+        return None
 
     def terminate(self, name: str) -> None:
         if self.workflows.get(name) is Phase.running:

@@ -30,6 +30,7 @@ from operators.structures import load_structures
 from operators.sums import SUMS, user_file
 
 from .lammps_input import CONF, COUPLING, INPUT, PLUMED, SEED, fit_template, make_input, revise, write_conf
+from .live import live
 from .trajectory import LOG, MODEL_DEVI, PHYSICAL, TRAJECTORY, judge
 
 if TYPE_CHECKING:
@@ -380,5 +381,6 @@ APP = App(
     check=check,
     notes=notes,
     executables=executables,
+    live=live,
     explore_stages=lambda explore: len(explore.stages),
 )

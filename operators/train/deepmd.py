@@ -31,6 +31,7 @@ from operators.setup import with_setup
 from operators.sums import user_file
 
 from .dp_infer import committee
+from .live import live
 
 Steps = Annotated[int, Field(ge=1)]
 _STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
@@ -367,4 +368,5 @@ APP = App(
     check=check,
     executables=executables,
     models=committee,
+    live=live,
 )

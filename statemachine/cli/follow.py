@@ -28,7 +28,10 @@ from statemachine.run.poller import Poller
 from statemachine.run.trail import readable
 
 from .ending import EXIT_CODES, Terminated, exit_code
+from .progress import Sight, counts, pace_words, pause_of, plain
 from .show import COLUMNS, LAST, headline, iteration_line, iteration_rows, iteration_table, status_of, table_line
+
+_LINES = 60.0  # seconds between two lines of progress where there is no terminal
 
 
 def follow(prefix: str, interval: float) -> State:
@@ -40,7 +43,7 @@ def follow(prefix: str, interval: float) -> State:
         state = poller.record.load().state
         display.committed(state.model_copy(update={"trail": readable(poller.store, state, LAST)[0]}))
         while not (state := poller.step()).ended:
-            display.progress(poller)
+            display.progress(poller, state)
             if poller.away != told:
                 told = poller.away
                 typer.echo(works_elsewhere(told, poller.engine.home) if told else "it works here again", err=True)
@@ -104,8 +107,10 @@ class _Lines:
     """For pipes and logs: one line per stage, and the iteration table row by row."""
 
     def __init__(self) -> None:
+        self.told = ""
         self.shown = -1  # the last iteration whose row was printed
         self.last = ""
+        self.sight = Sight(first=_LINES)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -126,8 +131,13 @@ class _Lines:
             print(line, flush=True)
         self.last = line
 
-    def progress(self, poller: Poller) -> None:
-        pass
+    def progress(self, poller: Poller, state: State) -> None:
+        if (
+            self.sight.look(poller, state, _LINES)
+            and (line := plain(self.sight.progress, self.sight.pace)) != self.told
+        ):
+            print(f"  {line}", flush=True)
+            self.told = line
 
 
 class _Terminal:
@@ -138,13 +148,15 @@ class _Terminal:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[step]}"),
+            TextColumn("{task.fields[words]}"),
             TimeElapsedColumn(),
         )
+        self.sight = Sight()
         self.live = Live(console=console, refresh_per_second=4)
         self.task: Any = None
         self.name = ""
         self.rows: dict[int, IterationSummary] = {}
+        self.table: list[str] = []
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -155,7 +167,7 @@ class _Terminal:
         if self.name != state.workflow:
             if self.task is not None:
                 self.bar.remove_task(self.task)
-            self.task = self.bar.add_task("", total=None, step="")
+            self.task = self.bar.add_task("", total=None, words="")
             self.name = state.workflow
         if is_repeated(state):
             self.live.console.print(state.reason, style="yellow", markup=False, highlight=False)
@@ -164,9 +176,15 @@ class _Terminal:
         self.bar.update(self.task, description=f"iteration {state.iteration} {state.stage}{attempt}{paused}")
         self.rows.update({row.iteration: row for row in state.trail})
         table = [iteration_table(iteration_rows(list(self.rows.values())[-LAST:]))] if self.rows else []
-        self.live.update(Group(*table, self.bar))
+        self.table = table
+        self.live.update(Group(*self.table, self.bar))
 
-    def progress(self, poller: Poller) -> None:
-        if self.task is not None and poller.status is not None:
-            status = poller.status
-            self.bar.update(self.task, total=status.total or None, completed=status.finished, step=status.step)
+    def progress(self, poller: Poller, state: State) -> None:
+        if self.task is None or not self.sight.look(poller, state, pause_of(poller.store)):
+            return
+        found = self.sight.progress
+        step = poller.status.step if poller.status else ""
+        words = ", ".join(filter(None, [counts(found), pace_words(self.sight.pace)])) or step
+        self.bar.update(self.task, total=found.total or None, completed=found.ended, words=words)
+        notes = [Text(f"  {note}", style="dim", no_wrap=True, overflow="ellipsis") for note in found.notes]
+        self.live.update(Group(*self.table, self.bar, *notes))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-import time
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 from conventions.errors import ConfigError, NotFound
 from conventions.names import STAGES, format_id
@@ -11,10 +13,9 @@ from conventions.space import DataSpace, JobFile, StageSpace
 from conventions.state import State
 from statemachine.engine import Engine, Phase
 from statemachine.run.opening import engine_of
+from statemachine.run.progress import is_of_attempt
 from statemachine.run.record import Record
 from statemachine.store import Store, open_store
-
-PAUSE = 0.5  # seconds between two looks at a log that grows
 
 
 def print_logs(
@@ -55,31 +56,46 @@ def print_logs(
 
 
 def _print_job(store: Store, state: State, place: StageSpace, job_id: str, follow: bool) -> None:
-    """What a job's tasks have printed: as it was published, or as far as it is."""
+    """What a job's tasks have printed: as far as it is to be seen while it runs, and then as it was published."""
     at = place.job(job_id)
-    if _is_present(state, place) and _print_running(engine_of(store, state), state.workflow, job_id, follow):
-        return
-    keys = [entry.key for entry in store.list(at.job_log + "/")]
-    if not keys:
-        runs = _is_present(state, place) and not state.ended
-        running = " (it is published when the job has ended)" if runs else ""
-        raise ConfigError(f"--job {int(job_id)}: there is no log at {store.at(at.job_log)}{running}")
-    for key in keys:
-        sys.stdout.write(store.get(key).data.decode("utf-8", "replace"))
-
-
-def _print_running(engine: Engine, workflow: str, job_id: str, follow: bool) -> bool:
-    """Print the logs of a job that runs, to its end with `follow`; False when it does not run, or cannot be seen."""
     shown: dict[str, int] = {}
-    while found := engine.job_logs(workflow, job_id):
-        for name, data in found.items():
-            sys.stdout.write(data[shown.get(name, 0) :].decode("utf-8", "replace"))
-            shown[name] = len(data)
-        sys.stdout.flush()
-        if not follow or engine.status(workflow).phase is not Phase.running:
-            return True
-        time.sleep(PAUSE)
-    return bool(shown)
+    if _is_present(state, place) and not state.ended:
+        for name, data in _running(store, engine_of(store, state), state, at, follow):
+            sys.stdout.write(data.decode("utf-8", "replace"))
+            sys.stdout.flush()
+            shown[name] = shown.get(name, 0) + len(data)
+        if shown and not follow:
+            return
+    keys = [entry.key for entry in store.list(at.job_log + "/")]
+    if not keys and not shown:
+        runs = _is_present(state, place) and not state.ended
+        running = " (it does not run yet, or is published when it has ended)" if runs else ""
+        raise ConfigError(f"--job {int(job_id)}: there is no log at {store.at(at.job_log)}{running}")
+    with tempfile.TemporaryDirectory() as scratch:
+        for key in keys:
+            if path := store.fetch(key, Path(scratch)):
+                _print_file(path, shown.get(key.rpartition("/")[2], 0))
+
+
+def _running(store: Store, engine: Engine, state: State, at: StageSpace, follow: bool) -> Iterator[tuple[str, bytes]]:
+    """The logs of a job that runs or is to run, by file; nothing of one that has ended in this attempt."""
+
+    def has_ended() -> bool:
+        return is_of_attempt(store, at, state.attempt, at.job_done)
+
+    def goes_on() -> bool:
+        return follow and not has_ended() and engine.status(state.workflow).phase is Phase.running
+
+    if not has_ended():
+        yield from engine.job_logs(state.workflow, at.job_id, goes_on)
+
+
+def _print_file(path: Path, begin: int) -> None:
+    """A file from a place on, in pieces: a log may be long."""
+    with open(path, "rb") as stream:
+        stream.seek(begin)
+        while data := stream.read(1 << 20):
+            sys.stdout.write(data.decode("utf-8", "replace"))
 
 
 def _is_present(state: State, place: StageSpace) -> bool:

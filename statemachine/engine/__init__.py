@@ -5,7 +5,7 @@ What may enter: starting, watching and stopping workflows. Nothing that reads or
 
 from statemachine.machine import Phase
 
-from .base import Engine, Status
+from .base import Engine, LiveJob, Status
 from .opening import open_engine
 
-__all__ = ["Engine", "Phase", "Status", "open_engine"]
+__all__ = ["Engine", "LiveJob", "Phase", "Status", "open_engine"]

@@ -15,7 +15,7 @@ from operators.workflow.pods import STEP_LABEL
 from statemachine.machine import Phase
 
 from .argo_client import AlreadyExists, ArgoClient
-from .base import Status, name_taken
+from .base import LiveJob, Status, name_taken
 from .secret_scan import refuse_secrets
 
 # Never `status.nodes`: that is megabytes for a large stage.
@@ -148,8 +148,11 @@ class ArgoEngine:
         except (EngineError, NotFound):
             return []
 
-    def job_logs(self, name: str, job_id: str) -> dict[str, bytes]:
-        return {}  # a job's pod keeps its tasks' logs to itself until the job ends
+    def job_logs(self, name: str, job_id: str, goes_on: Callable[[], bool]) -> Iterator[tuple[str, bytes]]:
+        return iter(())  # a job's pod keeps its tasks' logs to itself until the job ends
+
+    def running(self, name: str) -> list[LiveJob] | None:
+        return None
 
     def terminate(self, name: str) -> None:
         try:

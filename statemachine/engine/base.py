@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from conventions.errors import NameTaken
+from operators.live import Read
 from statemachine.machine import Phase
 
 # Variable with two file descriptors: of the lock of a workflow's interpreter, and of the one that its jobs hold, too.
@@ -22,6 +23,29 @@ class Status:
     finished: int = 0
     total: int = 0
     message: str = ""
+
+
+@dataclass(frozen=True)
+class LiveJob:
+    """A job that runs now, as far as the engine can see it.
+
+    Attributes
+    ----------
+    codes
+        Exit codes of its tasks that have ended.
+    task
+        The task that runs; "" where none does, or it cannot be seen.
+    read
+        Beginning and end of one of that task's files, as an app's `live` reads them.
+    note
+        What a batch system has said of it.
+    """
+
+    job_id: str
+    codes: Mapping[str, int] = field(default_factory=dict)
+    task: str = ""
+    read: Read = lambda name: ""
+    note: str = ""
 
 
 def name_taken(name: str) -> NameTaken:
@@ -59,8 +83,14 @@ class Engine(Protocol):
     def logs(self, name: str) -> Iterator[str]:
         """What the workflow's own steps (guard, plan, reduce) printed; raise `NotFound` when it is gone."""
 
-    def job_logs(self, name: str, job_id: str) -> dict[str, bytes]:
-        """What the tasks of a running job have printed so far, by file, as far as the engine can see it."""
+    def job_logs(self, name: str, job_id: str, goes_on: Callable[[], bool]) -> Iterator[tuple[str, bytes]]:
+        """What the tasks of a job that runs have printed so far, by file; what is added as long as `goes_on` says so.
+
+        Nothing for what the engine cannot see.
+        """
+
+    def running(self, name: str) -> list[LiveJob] | None:
+        """The jobs of a workflow that run now; None where the engine cannot see that."""
 
     def terminate(self, name: str) -> None:
         """Stop a workflow and all that it started; no error when it has ended or does not exist."""

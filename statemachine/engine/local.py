@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from conventions.secrets import POLLERS, STORES
 from statemachine.machine import Phase
 from statemachine.store.locks import check_locks
 
-from .base import LOCKS, Status, name_taken
+from .base import LOCKS, LiveJob, Status, name_taken
+from .local_jobs import LocalJobs
 
 UID_VARIABLE = "DPGEN2_WORKFLOW_UID"
 _UNSEEN = (
@@ -157,12 +158,11 @@ class LocalEngine:
         for path in sorted(self._folder(name).glob("*.log")):
             yield from (f"{path.stem}: {line}" for line in path.read_text("utf-8", "replace").splitlines())
 
-    def job_logs(self, name: str, job_id: str) -> dict[str, bytes]:
-        found = {}
-        for path in sorted((self.root / "work" / f"{name.rpartition('-')[0]}-jobs-{job_id}" / "out" / "log").glob("*")):
-            with contextlib.suppress(FileNotFoundError):  # published just now
-                found[path.name] = path.read_bytes()
-        return found
+    def job_logs(self, name: str, job_id: str, goes_on: Callable[[], bool]) -> Iterator[tuple[str, bytes]]:
+        return LocalJobs(self.root / "work", self._folder(name)).logs(job_id, goes_on)
+
+    def running(self, name: str) -> list[LiveJob] | None:
+        return LocalJobs(self.root / "work", self._folder(name)).running()
 
     def terminate(self, name: str) -> None:
         folder = self._folder(name)

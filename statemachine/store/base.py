@@ -27,6 +27,7 @@ class Entry(NamedTuple):
     key: str
     size: int
     etag: str = ""  # empty where a listing does not tell
+    modified: float = 0.0  # seconds since 1970 by the store's clock; 0 in listings
 
 
 Arrived = Callable[[int], None]
@@ -67,7 +68,7 @@ class Store(Protocol):
         """Names of the folders directly below a prefix (`""`, or one that ends with `/`), in lexical order."""
 
     def head(self, key: str) -> Entry | None:
-        """Size of an object, or None when it does not exist."""
+        """Size and age of an object, or None when it does not exist."""
 
     def copy(self, source: str, target: str) -> None:
         """Copy one object inside the store, replacing the target."""

@@ -116,7 +116,10 @@ class FileStore:
 
     def head(self, key: str) -> Entry | None:
         path = self._path(key)
-        return Entry(key, path.stat().st_size) if path.is_file() else None
+        if not path.is_file():
+            return None
+        status = path.stat()
+        return Entry(key, status.st_size, modified=status.st_mtime)
 
     def copy(self, source: str, target: str) -> None:
         self.put(target, self.get(source).data)

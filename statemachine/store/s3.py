@@ -107,7 +107,7 @@ class S3Store:
                 found = self._client.head_object(**self._name(key))
         except NotFound:
             return None
-        return Entry(key, found["ContentLength"], found["ETag"].strip('"'))
+        return Entry(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"].timestamp())
 
     def copy(self, source: str, target: str) -> None:
         with self._errors("copy", source):
