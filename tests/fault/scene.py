@@ -28,11 +28,11 @@ from tests.conftest import CONFIG, STRUCTURE, STUBS
 
 INJECT = Path(__file__).parent / "inject"
 COMMAND = [sys.executable, "-c", "from statemachine.cli import main; main()"]
-_VOLATILE = {"nonce", "writer", "updated_at", "previous_sha256", "run_uid"}
+_VOLATILE = {"nonce", "writer", "updated_at", "previous_sha256", "run_uid", "home"}
 _RANDOM = re.compile(r"\.part-[0-9]+-[0-9]+-|(?<=\.new-)\w+|(?<=claim/\.[0-9]\.)[0-9]+")
 _ELSEWHERE = {"report.json": ["attempt"], "config.json": ["engine", "prefix"]}
 _CONFIGURATIONS = DataSpace({}).configuration("").removesuffix(".json")
-_OF_ATTEMPTS = {"version", "attempt", "home", "stalled", "finished", "reason", "config_sha256"}
+_OF_ATTEMPTS = {"version", "attempt", "stalled", "finished", "reason", "config_sha256"}
 
 
 @dataclass(frozen=True)
