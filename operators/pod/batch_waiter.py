@@ -52,6 +52,8 @@ kill -KILL $1; }; end """
 FAILED, NO_MARKER, CANCELLED = 1, 70, 143
 CANCELLED_AT_ONCE = 8  # of the ten sessions that sshd gives a connection, the transfer of files has one
 STOPPED: list[int] = []
+LIVE = Path("live")  # in a job's folder
+MOST = 1 << 20  # bytes of a log in one look
 ARRIVALS: "SimpleQueue[Mapping[str, str] | None]" = SimpleQueue()  # places of jobs; None after the last one
 OUTPUTS = {"JOB_OUT": "out/out", "JOB_LOG": "out/log", "JOB_DONE": "out/done"}
 SECRET = re.compile("TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$")
@@ -204,7 +206,9 @@ class Job:
                 shutil.rmtree("out")
             stage(self.batch, self.places)
             self.submission = self.batch.submission(f"{self.id}-{digest[:8]}")
+            unsee()
             yield from self._submit_and_wait()
+            unsee()
             code = ended(self.places, digest)
         return NO_MARKER if code is None else code
 
@@ -231,6 +235,7 @@ class Job:
             if self.batch_job.job_id != number:
                 self._say("submitted")
                 found.submission_to_json()
+            see(context)
             yield self.batch.poll
             found.update_submission_state()
         found.download_jobs(include_failed=True)
@@ -240,6 +245,39 @@ class Job:
 
     def _say(self, what: str) -> None:
         print(f"batch job {self.batch_job.job_id} of {self.id}: {what}", flush=True)
+
+
+def see(context: Any) -> None:
+    """Let this machine see how far the job of the current folder is: `live` is like `out` there, for logs and codes.
+
+    Where that is on this machine, `live` is a link to it. Over SSH it is a copy, to which each look adds what is
+    new. Nothing here may end the wait.
+    """
+    with contextlib.suppress(Exception):
+        if hasattr(context, "sftp"):
+            copy_new(context.sftp, f"{context.remote_root}/out")
+        elif not LIVE.is_symlink():
+            LIVE.symlink_to(Path(context.remote_root, "out"))
+
+
+def copy_new(sftp: Any, root: str) -> None:
+    for part, ending in (("log", ".log"), ("work", ".code")):
+        (LIVE / part).mkdir(parents=True, exist_ok=True)
+        for entry in sftp.listdir_attr(f"{root}/{part}"):
+            path = LIVE / part / Path(entry.filename).name
+            have = path.stat().st_size if path.exists() else 0
+            if path.suffix == ending and entry.st_size != have:
+                with sftp.open(f"{root}/{part}/{path.name}", "rb") as source:
+                    have = have if have < entry.st_size else 0  # a log that begins anew is shorter
+                    source.seek(have)
+                    with open(path, "ab" if have else "wb") as target:
+                        target.write(source.read(MOST))
+
+
+def unsee() -> None:
+    if LIVE.is_symlink():
+        LIVE.unlink()
+    shutil.rmtree(LIVE, ignore_errors=True)
 
 
 class Batch:

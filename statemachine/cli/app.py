@@ -300,7 +300,8 @@ def logs(
 ) -> None:
     """Show the logs of a stage or of a job.
 
-    Those of a job that runs are shown on the local engine. Elsewhere they are published when the job has ended.
+    Also those of a job that runs: on this machine at once, on a batch system at the next look at the queue (`hpc.poll`
+    seconds) or, where its folder is on this machine, at once. On Argo they are published when the job has ended.
     """
     from statemachine.cli.logs import print_logs
 

@@ -63,7 +63,10 @@ class LocalJobs:
         log = open_ends[-1]
 
         def read(name: str) -> str:
-            return excerpt(log if name == TASK_LOG else out / "work" / log.stem / name)
+            if name == TASK_LOG:
+                return excerpt(log)
+            # Over SSH only logs are copied; a task's inputs are in the waiter's folder.
+            return excerpt(out / "work" / log.stem / name) or excerpt(place / "in.d" / "JOB_JOB" / log.stem / name)
 
         return LiveJob(job_id, codes, log.stem, read)
 

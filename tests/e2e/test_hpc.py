@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -97,9 +97,9 @@ class Campaign:
     def text(self) -> str:
         return (self.root / "run.yaml").read_text()
 
-    def start(self, command: str, gate_at: str = "") -> subprocess.Popen[str]:
+    def start(self, command: str, gate_at: str = "", options: Sequence[str] = ()) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*COMMAND, command, "run.yaml"],
+            [*COMMAND, command, "run.yaml", *options],
             env={**self.env, "STUB_GATE_AT": gate_at},
             cwd=self.root,
             text=True,
@@ -108,8 +108,8 @@ class Campaign:
             start_new_session=True,
         )
 
-    def finish(self, command: str) -> tuple[int, str]:
-        process = self.start(command)
+    def finish(self, command: str, *options: str) -> tuple[int, str]:
+        process = self.start(command, options=options)
         output, _ = process.communicate()
         return process.returncode, output
 
@@ -219,6 +219,29 @@ def test_a_key_with_a_passphrase_is_used_through_the_agent(campaign: Campaign, s
     code, output = campaign.finish("resume")
     assert code == 0, output
     assert campaign.jobs() == {"000000-label-000000": ["COMPLETED"]}
+
+
+@pytest.mark.parametrize("context", ["here", "ssh"])
+def test_a_job_on_slurm_is_seen_while_it_runs(campaign: Campaign, sshd: str, context: str) -> None:
+    """`dpgen2-sm logs run.yaml --job 0`"""
+    # The gate is in the configuration: what one logs in to does not inherit the environment.
+    gate = f"echo step 1 of 2, 'echo entered >{campaign.gate}/entered', 'read -r go <{campaign.gate}/go'"
+    text = campaign.text().replace("app: stub, tasks: 1, ", f"app: stub, tasks: 1, setup: [{gate}], ")
+    if context == "ssh":
+        there = f"SSHContext, remote_root: {campaign.remote}, remote_profile: {sshd}"
+        text = text.replace(f"LocalContext, remote_root: {campaign.remote}", there)
+    campaign.write(text)
+    process = campaign.start("run")
+    assert (campaign.gate / "entered").read_text() == "entered\n"
+    until(process, lambda: "step 1 of 2" in campaign.finish("logs", "--job", "0")[1])
+    follower = campaign.start("logs", options=("--job", "0", "--follow"))
+    assert follower.stdout
+    assert any("step 1 of 2" in line for line in follower.stdout)
+    (campaign.gate / "go").write_text("go\n")
+    follower.communicate()
+    assert follower.returncode == 0
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
 
 
 def test_a_waiter_that_was_killed_is_followed_by_one_that_finds_the_job(campaign: Campaign) -> None:

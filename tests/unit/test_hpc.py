@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,11 +22,13 @@ from conventions.config import StageConfig
 from conventions.hpc import Hpc
 from conventions.space import DataSpace
 from operators.jobs import telling_line
+from operators.live import TASK_LOG
 from operators.pod import batch_login, batch_waiter
 from operators.registry import app
 from operators.setup import SETUP_FAILED, with_setup
 from operators.workflow.builder import StageWorkflow, build
 from statemachine.engine.local import UID_VARIABLE
+from statemachine.engine.local_jobs import LocalJobs
 from statemachine.run.config_file import explain
 from tests.conftest import Cli
 from tests.stage_harness import newest
@@ -218,6 +221,37 @@ def alive(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
+
+
+@pytest.mark.slow
+def test_a_batch_job_is_seen_while_it_runs(tmp_path: Path) -> None:
+    """What its first task has printed, how far it is, and that nothing of that stays."""
+    for name in ("entered", "go"):
+        os.mkfifo(tmp_path / name)
+    wait = 'cp name seen; echo >"$ROOT/entered"; read -r go <"$ROOT/go"'
+    given = ShellJob(tmp_path, f'[ "$(cat name)" = task.000000 ] || {{ echo step 1; {wait}; }}; cp name result\n')
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/w-jobs-000007").symlink_to(given.root)
+    (tmp_path / "w-a0").mkdir()
+    for name in ("settings.json", "jobs-000007.log"):
+        (tmp_path / "w-a0" / name).touch()
+    jobs = LocalJobs(tmp_path / "work", tmp_path / "w-a0")
+    with given.start() as process:
+        (tmp_path / "entered").read_text()
+        while not (found := jobs.running()):
+            assert process.poll() is None
+        (job,) = found
+        assert (job.job_id, job.codes, job.task) == ("000007", {"task.000000": 0}, "task.000001")
+        assert (job.read(TASK_LOG), job.read("seen"), job.read("name")) == ("step 1\n", "task.000001", "task.000001")
+        assert list(jobs.logs("000007", lambda: False))[-1] == ("task.000001.log", b"step 1\n")
+        (tmp_path / "go").write_text("go\n")
+        assert process.wait() == 0
+    assert jobs.running() == [] and not os.path.lexists(given.root / "live")
+
+
+def test_a_waiter_goes_on_when_it_sees_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    batch_waiter.see(SimpleNamespace())
 
 
 def test_a_waiter_that_is_told_to_stop(tmp_path: Path) -> None:
