@@ -3,6 +3,7 @@
 # and writes the completion marker last. in/once.sh, if there is one, is run before the first task that has to be run.
 # The environment names the places:
 #   JOB_ID JOB_JOB (in/) JOB_PREVIOUS JOB_OUT JOB_LOG JOB_DONE, and JOB_* for what the app shares with its jobs.
+# With JOB_TELL it also prints what its tasks print.
 # Programs are what a short task costs: what the shell can do by itself, it does. statemachine/engine/job_runner.py is the
 # same in Python; tests/contract/runner_contract.py holds both.
 set -u
@@ -39,6 +40,20 @@ is_output() {
 # Copies what the task left in an earlier attempt: files and folders, as that is all that a store holds.
 fetch() {
   cp -RP "$JOB_PREVIOUS/$task/." "$1" && find "$1" ! -type d ! -type f -exec rm -f {} +
+}
+
+# In a pod, which nobody can look into: print the task's log as it grows.
+teller=
+trap hush EXIT
+hush() {
+  [ -z "$teller" ] || { kill "$teller" && wait "$teller"; } 2>/dev/null
+  teller=
+}
+tell() {
+  echo "==> $task.log <=="
+  : >"$JOB_LOG/$task.log"
+  tail -c +1 -f "$JOB_LOG/$task.log" 2>/dev/null </dev/null &
+  teller=$!
 }
 
 # A folder with the inputs, and with what an interrupted attempt left in this place. Else with what an earlier one could
@@ -126,8 +141,10 @@ for input in "$JOB_JOB"/task.*; do
     fi
     begun=1
     prepare
+    [ -z "${JOB_TELL:-}" ] || tell
     (cd "$dir" && exec sh "$JOB_JOB/run.sh") >"$JOB_LOG/$task.log" 2>&1 </dev/null
     code=$?
+    hush
     keep
   fi
   [ "$code" = 0 ] || all=1

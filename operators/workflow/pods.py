@@ -16,6 +16,7 @@ from operators.pod.s3 import Place
 from .builder import seal
 
 STEP_LABEL = "dpgen2-sm/step"
+JOB_LABEL = "dpgen2-sm/job"
 _ROOT = "/dpgen2"
 _MONTH = 30 * 24 * 3600
 _HINT = 600  # seconds
@@ -83,7 +84,12 @@ def _dress_template(template: dict[str, Any], pod: Pod) -> None:
     for artifact in template["inputs"].get("artifacts", []):
         # Argo's executor may be another user than the image's, and keeps what it fetches to itself.
         artifact.update(mode=0o755, recurseMode=True)
-    template["metadata"] = {"labels": {STEP_LABEL: template["name"]}}
+    labels = {STEP_LABEL: template["name"]}
+    own = _environment(pod)
+    if template["name"] == _JOB:
+        labels[JOB_LABEL] = "{{inputs.parameters.job_id}}"
+        own.append({"name": "JOB_TELL", "value": "1"})  # what its tasks print is seen in the pod's log only
+    template["metadata"] = {"labels": labels}
     # A pod that the cluster lost is repeated; a script that failed is the next attempt's matter.
     template["retryStrategy"] = {
         "limit": "3",
@@ -103,7 +109,7 @@ def _dress_template(template: dict[str, Any], pod: Pod) -> None:
         script["resources"] = {"requests": resources, "limits": resources}
     if pod.pull_policy:
         script["imagePullPolicy"] = pod.pull_policy
-    script["env"] = [*_environment(pod), *script.get("env", [])]  # of two with one name the last counts: ours
+    script["env"] = [*own, *script.get("env", [])]  # of two with one name the last counts: ours
     if pod.node_selector:
         template["nodeSelector"] = pod.node_selector
     if pod.tolerations:

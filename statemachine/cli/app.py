@@ -300,8 +300,8 @@ def logs(
 ) -> None:
     """Show the logs of a stage or of a job.
 
-    Also those of a job that runs: on this machine at once, on a batch system at the next look at the queue (`hpc.poll`
-    seconds) or, where its folder is on this machine, at once. On Argo they are published when the job has ended.
+    Also those of a job that runs: on this machine and on Argo at once, on a batch system at the next look at the queue
+    (`hpc.poll` seconds) or, where its folder is on this machine, at once.
     """
     from statemachine.cli.logs import print_logs
 

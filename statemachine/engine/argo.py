@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections import deque
@@ -11,17 +12,23 @@ from typing import Any
 from conventions.cluster import ArgoConfig
 from conventions.errors import EngineError, NotFound
 from conventions.names import SPEC_HASH
-from operators.workflow.pods import STEP_LABEL
+from operators.live import TASK_LOG
+from operators.workflow.pods import JOB_LABEL, STEP_LABEL
 from statemachine.machine import Phase
 
 from .argo_client import AlreadyExists, ArgoClient
-from .base import LiveJob, Status, name_taken
+from .base import UNKNOWN, LiveJob, Status, name_taken
 from .secret_scan import refuse_secrets
 
 # Never `status.nodes`: that is megabytes for a large stage.
 _STATUS = "metadata.name,metadata.uid,metadata.annotations,status.phase,status.progress,status.message"
 # What Argo's executor adds to a pod's log.
 _EXECUTORS_OWN = re.compile(r'^time=".* argo=true|^Error: exit status [0-9]+$')
+_HEAD = re.compile(r"==> (task\.[0-9]+\.log) <==")  # in a job's log, before what a task prints
+_JOB_NODE = re.compile(r"jobs\([0-9]+:([0-9]{6})\)")
+_MOST_NODES = 200  # pods of a stage whose nodes are asked for again and again
+_TAIL = "50"  # lines of a log that are asked for again and again
+_PAUSE = 2.0  # seconds
 _TROUBLED = ("Failed", "Error", "Pending")
 _PHASES = {
     "": Phase.running,
@@ -134,12 +141,17 @@ class ArgoEngine:
         return None
 
     def logs(self, name: str) -> Iterator[str]:
-        query = {"logOptions.container": "main", "selector": f"{STEP_LABEL} in (guard,plan,reduce)"}
+        for pod, text in self._lines(name, f"{STEP_LABEL} in (guard,plan,reduce)"):
+            yield f"{pod}: {text}"
+
+    def _lines(self, name: str, selector: str, **options: str) -> Iterator[tuple[str, str]]:
+        """The log of a workflow's pods, each line with its pod's name."""
+        query = {"logOptions.container": "main", "selector": selector, **options}
         for line in self.client.lines(f"{self._place}/{name}/log", **query):
             found = _part(line, "result")
             pod, text = str(found.get("podName", "")).removeprefix(f"{name}-"), str(found.get("content", ""))
             if found and not _EXECUTORS_OWN.search(text):
-                yield f"{pod}: {text}"
+                yield pod, text
 
     def _telling_lines(self, name: str) -> list[str]:
         """The last line that guard, plan or reduce printed: pods that succeeded are gone by then."""
@@ -149,10 +161,52 @@ class ArgoEngine:
             return []
 
     def job_logs(self, name: str, job_id: str, goes_on: Callable[[], bool]) -> Iterator[tuple[str, bytes]]:
-        return iter(())  # a job's pod keeps its tasks' logs to itself until the job ends
+        """From the log of the job's pod, which prints what its tasks print."""
+        shown = 0
+        while True:
+            more = goes_on()
+            options = {"logOptions.follow": "true"} if more else {}
+            task, seen = f"job {job_id}", 0
+            try:
+                for _, text in self._lines(name, f"{JOB_LABEL}={job_id}", **options):
+                    seen += 1
+                    head = _HEAD.fullmatch(text)
+                    task = head[1] if head else task
+                    if not head and seen > shown:
+                        yield task, f"{text}\n".encode()
+            except NotFound:
+                return
+            except EngineError:  # a log that stays silent for long ends so
+                if not more:
+                    raise
+            shown = max(shown, seen)
+            if not more:
+                return
+            time.sleep(_PAUSE)
 
     def running(self, name: str) -> list[LiveJob] | None:
-        return None
+        """From the workflow's nodes, in a stage that is not too large for that."""
+        try:
+            status = self.client.call("GET", f"{self._place}/{name}", fields="status.progress")
+            if self._read(name, {"phase": "", **_part(status, "status")}).total > _MOST_NODES:
+                return None
+            found = self.client.call("GET", f"{self._place}/{name}", fields="status.nodes")
+        except NotFound:
+            return None
+        pods = [node for node in map(_part, _part(found, "status", "nodes").values()) if node.get("type") == "Pod"]
+        names = [_JOB_NODE.match(str(node.get("displayName"))) for node in pods if node.get("phase") == "Running"]
+        return [self._live(name, job_id) for job_id in sorted({match[1] for match in names if match})]
+
+    def _live(self, name: str, job_id: str) -> LiveJob:
+        """A job whose pod runs; its log is asked for when it is read."""
+
+        def read(file: str) -> str:
+            if file != TASK_LOG:
+                return ""
+            lines = self._lines(name, f"{JOB_LABEL}={job_id}", **{"logOptions.tailLines": _TAIL})
+            return "\n".join(text for _, text in itertools.islice(lines, int(_TAIL)))
+
+        return LiveJob(job_id, task=UNKNOWN, read=read)
 
     def terminate(self, name: str) -> None:
         try:

@@ -25,6 +25,9 @@ class Status:
     message: str = ""
 
 
+UNKNOWN = "?"
+
+
 @dataclass(frozen=True)
 class LiveJob:
     """A job that runs now, as far as the engine can see it.
@@ -34,7 +37,7 @@ class LiveJob:
     codes
         Exit codes of its tasks that have ended.
     task
-        The task that runs; "" where none does, or it cannot be seen.
+        The task that runs; "" where none does yet, UNKNOWN where it cannot be seen which.
     read
         Beginning and end of one of that task's files, as an app's `live` reads them.
     note

@@ -14,8 +14,9 @@ from conventions.errors import DataError, Dpgen2Error, NotFound
 from conventions.names import format_id
 from conventions.space import DoneKey, StageSpace
 from conventions.state import State
-from operators.live import Read
+from operators.live import TASK_LOG, Read
 from statemachine.engine import Engine, LiveJob
+from statemachine.engine.base import UNKNOWN
 from statemachine.store import Store
 
 Live = Callable[[Read], str]
@@ -116,9 +117,26 @@ class Watch:
     def _tasks(self, place: StageSpace) -> int:
         return sum(name.startswith("task.") for name in self.store.folders(place.job_in + "/"))
 
+    def _input(self, job_id: str, name: str) -> str:
+        """A file of the only task of a job."""
+        if self._sizes[1] != 1:
+            return ""
+        try:
+            return self.store.get(f"{self.place.job(job_id).job_in}/task.000000/{name}").data.decode("utf-8", "replace")
+        except NotFound:
+            return ""
+
     def _note(self, job: LiveJob) -> str:
-        told = self.live(job.read) if job.task else job.note
-        task = f" {job.task}" if job.task and self._sizes[1] > 1 else ""
+        def read(name: str) -> str | None:
+            found = job.read(name)
+            # Where only a log is seen, the store still has what the task was given.
+            return found or (self._input(job.job_id, name) if job.task == UNKNOWN and name != TASK_LOG else "")
+
+        try:
+            told = self.live(read) if job.task else job.note
+        except (Dpgen2Error, OSError, ValueError):  # a file that is just being written, a server that is busy
+            return ""
+        task = f" {job.task}" if job.task not in ("", UNKNOWN) and self._sizes[1] > 1 else ""
         return f"job {int(job.job_id)}{task}: {told}" if told else ""
 
 

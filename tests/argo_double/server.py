@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from conventions.errors import NameTaken
 from operators.pod.s3 import Place
+from operators.workflow.pods import JOB_LABEL
 from statemachine.engine import Phase
 from statemachine.engine.local import LocalEngine
 
@@ -136,6 +137,10 @@ class ArgoDouble:
         """A pod for each log that a step left, and many that are of no interest."""
         status = self.pods.status(name)
         many = {f"{name}-{n}": {"type": "Pod", "phase": "Succeeded", "displayName": "x" * 1000} for n in range(100)}
+        for place in (self.pods.root / "workflow" / name / "pods").glob("*-jobs-*"):
+            job_id = place.name.rpartition("-jobs-")[2]
+            if status.phase is Phase.running:
+                many[job_id] = {"type": "Pod", "phase": "Running", "displayName": f"jobs({int(job_id)}:{job_id})(0)"}
         failed = {"type": "Pod", "phase": "Failed", "displayName": status.step, "message": "Error (exit code 1)"}
         return {**many, name: failed} if status.phase is Phase.failed else many
 
@@ -201,8 +206,10 @@ def _handler(double: ArgoDouble) -> type[BaseHTTPRequestHandler]:
             if not (double.pods.root / "workflow" / name).is_dir():
                 raise Refusal(404, 5, f'workflows.argoproj.io "{name}" not found')
             if verb == "log":
-                lines = (line.partition(": ") for line in double.pods.logs(name))
-                return [{"result": {"podName": f"{name}-{step}", "content": text}} for step, _, text in lines]
+                lines = [line.partition(": ") for line in double.pods.logs(name) if _selects(query, line)]
+                last = int(query.get("logOptions.tailLines", len(lines)))
+                found = lines[max(0, len(lines) - last) :]
+                return [{"result": {"podName": f"{name}-{step}", "content": text}} for step, _, text in found]
             if verb == "terminate":
                 if double.pods.status(name).phase is not Phase.running:
                     raise Refusal(400, 3, "cannot shutdown a completed workflow")
@@ -246,6 +253,12 @@ def _handler(double: ArgoDouble) -> type[BaseHTTPRequestHandler]:
             pass
 
     return Handler
+
+
+def _selects(query: dict[str, str], line: str) -> bool:
+    """Does a log request ask for that line's pod?"""
+    label, _, value = query.get("selector", "").partition("=")
+    return line.startswith(f"jobs-{value}: ") if label == JOB_LABEL else not line.startswith("jobs-")
 
 
 def _only(found: dict[str, Any], fields: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from conventions.errors import NameTaken, NotFound
 from conventions.names import SPEC_HASH, canonical_json, sha256
+from operators.live import TASK_LOG
+from operators.pod import scripts
 from statemachine.engine import Engine, Phase, Status
 from statemachine.store import Store
 
@@ -82,6 +85,21 @@ def manifest(name: str, script: str, items: str = '["000000","000001"]', reduce:
 WRITE = 'mkdir -p "$OUT"; echo "$JOB_ID" >"$OUT/result"'
 
 
+def seen_job(name: str, root: Path, run: str) -> dict[str, Any]:
+    """A workflow with one job of one task, which the generic wrapper runs, as in a pod."""
+    (root / "in/task.000000").mkdir(parents=True)
+    (root / "in/task.000000/name").write_text("Cu")
+    for file, text in (("digest", "0" * 64), ("outputs", "need result"), ("run.sh", run)):
+        (root / "in" / file).write_text(f"{text}\n")
+    found = manifest(name, scripts.JOB, items='["000000"]')
+    out = "{{outputs.artifacts.out.path}}"
+    places = {"JOB": str(root / "in"), "PREVIOUS": str(root / "none"), "TELL": "1"}
+    places |= {"OUT": out, "LOG": f"{out}/../log", "DONE": f"{out}/../done"}
+    job = next(template for template in found["spec"]["templates"] if template["name"] == "job")
+    job["script"]["env"] += [{"name": f"JOB_{place}", "value": value} for place, value in places.items()]
+    return found
+
+
 def ended(engine: Engine, name: str) -> Status:
     """Wait for the end of a workflow."""
     engine.wait(name, 60)
@@ -150,6 +168,23 @@ class EngineContract:
 
     def test_check_says_where_it_is(self, engine: Engine) -> None:
         assert engine.check().partition(":")[0] in ("local", "argo")
+
+    def test_a_job_is_seen_while_it_runs(self, engine: Engine, tmp_path: Path) -> None:
+        for name in ("here", "go"):
+            os.mkfifo(tmp_path / name)
+        wait = f"echo >{tmp_path}/here; read -r go <{tmp_path}/go"
+        engine.submit(seen_job("w-a0", tmp_path, f"echo step 1; {wait}; echo step 2; : >result"))
+        (tmp_path / "here").read_text()
+        while not (found := list(engine.job_logs("w-a0", "000000", lambda: False))):
+            assert engine.status("w-a0").phase is Phase.running
+        assert found == [("task.000000.log", b"step 1\n")]
+        assert list(engine.job_logs("w-a0", "000001", lambda: False)) == []
+        (job,) = engine.running("w-a0") or []
+        assert job.job_id == "000000" and job.task and "step 1" in (job.read(TASK_LOG) or "")
+        (tmp_path / "go").write_text("go\n")
+        assert ended(engine, "w-a0").phase is Phase.succeeded
+        assert not engine.running("w-a0")
+        assert not engine.running("nothing") and list(engine.job_logs("nothing", "000000", lambda: False)) == []
 
     def test_delete_frees_the_name(self, engine: Engine) -> None:
         engine.submit(manifest("w-a0", WRITE))

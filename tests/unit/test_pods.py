@@ -18,7 +18,7 @@ from operators.jobs import MAX_JOBS, pack
 from operators.pod.s3 import Place
 from operators.registry import app
 from operators.workflow.builder import SPEC_HASH, StageWorkflow
-from operators.workflow.pods import STEP_LABEL
+from operators.workflow.pods import JOB_LABEL, STEP_LABEL
 from statemachine.run.submission import argo_workflow
 from tests.argo_double.rules import validate
 
@@ -103,6 +103,8 @@ def test_pods_of_jobs_and_of_operators_ask_for_their_own() -> None:
     assert reduce["script"]["resources"]["limits"] == {"cpu": "1", "memory": "2Gi"}
     assert "podSpecPatch" not in reduce and "nodeSelector" not in reduce
     assert reduce["metadata"]["labels"] == {STEP_LABEL: "reduce"}
+    assert job["metadata"]["labels"] == {STEP_LABEL: "job", JOB_LABEL: "{{inputs.parameters.job_id}}"}
+    assert "JOB_TELL" in env and "JOB_TELL" not in {each["name"] for each in reduce["script"]["env"]}
 
 
 def test_an_image_of_any_user_reads_what_argo_fetched() -> None:
