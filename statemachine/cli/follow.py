@@ -132,10 +132,10 @@ class _Lines:
         self.last = line
 
     def progress(self, poller: Poller, state: State) -> None:
-        if (
-            self.sight.look(poller, state, _LINES)
-            and (line := plain(self.sight.progress, self.sight.pace)) != self.told
-        ):
+        if not self.sight.look(poller, state, _LINES) or not self.sight.progress.total:
+            return
+        line = plain(self.sight.progress, self.sight.pace)
+        if line != self.told:
             print(f"  {line}", flush=True)
             self.told = line
 

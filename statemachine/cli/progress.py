@@ -34,7 +34,7 @@ class Sight:
         self._next = 0.0
 
     def look(self, poller: Poller, state: State, pause: float) -> bool:
-        """Look if it is time to; True when there is something new to show."""
+        """Look if it is time to; True when it was."""
         if not state.at.endswith(".running"):
             return False
         now = self.clock()
@@ -47,7 +47,7 @@ class Sight:
         self.progress = self._watch.look()
         self.pace = self._pace(self.progress)
         self._next = self.clock() + pause
-        return bool(self.progress.total)
+        return True
 
 
 def counts(progress: Progress) -> str:
@@ -56,7 +56,7 @@ def counts(progress: Progress) -> str:
     >>> counts(Progress(ended=3, failed=1, running=2, total=8))
     '2 running, 1 failed'
     """
-    parts = [f"{progress.running} running"] if progress.running is not None else []
+    parts = [f"{progress.running} running"] if progress.running else []
     return ", ".join([*parts, *([f"{progress.failed} failed"] if progress.failed else [])])
 
 

@@ -154,10 +154,10 @@ class Pace:
         self._first: tuple[float, int] | None = None
 
     def __call__(self, progress: Progress) -> tuple[float, float] | None:
-        """None until a task has ended."""
+        """None until a task has ended, and when all have."""
         now = self._clock()
         since, before = self._first = self._first or (now, progress.ended)
-        if progress.ended <= before or now <= since:
+        if progress.ended in (before, progress.total) or progress.ended < before or now <= since:
             return None
         rate = (progress.ended - before) / (now - since)
         return rate, max(0, progress.total - progress.ended) / rate

@@ -101,6 +101,39 @@ def test_a_stream_of_a_workflow_that_is_gone() -> None:
         list(engine((404, line)).logs("w"))
 
 
+def log(*lines: str) -> tuple[int, bytes]:
+    """The stream of a log."""
+    return 200, b"".join(
+        json.dumps({"result": {"podName": "w-job-1", "content": line}}).encode() + b"\n" for line in lines
+    )
+
+
+def test_a_log_that_is_followed_again_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream ends when a proxy, or our time-out, ends it; the next one begins with the first line again."""
+    monkeypatch.setattr("statemachine.engine.argo._PAUSE", 0)
+    head, asked = "==> task.000000.log <==", iter([True, True, False])
+    broken = (500, {"error": {"grpc_code": 13, "http_code": 500, "message": "stream reset"}})
+    answers = [log(head, "one"), broken, log(head, "one", "two")]
+    found = list(engine(*answers).job_logs("w", "000000", lambda: next(asked)))
+    assert found == [("task.000000.log", b"one\n"), ("task.000000.log", b"two\n")]
+
+
+def test_a_log_that_cannot_be_had_is_an_error() -> None:
+    broken = (500, {"error": {"grpc_code": 13, "http_code": 500, "message": "no permission"}})
+    with pytest.raises(EngineError, match="no permission"):
+        list(engine(broken).job_logs("w", "000000", lambda: False))
+
+
+def test_nodes_of_a_large_stage_are_not_asked_for() -> None:
+    assert engine((200, {"status": {"progress": "7/2003"}})).running("w") is None
+    node = {"type": "Pod", "phase": "Running", "displayName": "jobs(7:000007)(0)"}
+    other = {"type": "Pod", "phase": "Running", "displayName": "plan"}
+    answers = (200, {"status": {"progress": "7/20"}}), (200, {"status": {"nodes": {"a": node, "b": other, "c": 1}}})
+    (job,) = engine(*answers, log("Batch 5: trn: rmse_f = 0.1")).running("w") or []
+    assert job.job_id == "000007"
+    assert engine(GONE).running("w") is None
+
+
 @pytest.fixture
 def server() -> Iterator[HTTPServer]:
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)

@@ -77,6 +77,8 @@ def argo_says(data: bytes, folder: Path) -> None:
         lambda: engine.status("w"),
         lambda: engine.explain("w"),
         lambda: list(engine.logs("w")),
+        lambda: list(engine.job_logs("w", "000000", lambda: False)),
+        lambda: engine.running("w"),
         lambda: engine.check(),
         lambda: engine.submit(MANIFEST),
         lambda: engine.terminate("w"),
