@@ -204,7 +204,7 @@ class ArgoEngine:
             if file != TASK_LOG:
                 return ""
             lines = self._lines(name, f"{JOB_LABEL}={job_id}", **{"logOptions.tailLines": _TAIL})
-            return "\n".join(text for _, text in itertools.islice(lines, int(_TAIL)))
+            return "\n".join(text for _, text in itertools.islice(lines, int(_TAIL)) if not _HEAD.fullmatch(text))
 
         return LiveJob(job_id, task=UNKNOWN, read=read)
 
