@@ -21,6 +21,7 @@ from statemachine.run.trail import readable
 from statemachine.store import Store, open_store
 
 COLOURS = {"converged": "green", "exhausted": "yellow", "failed": "red", "cancelled": "red"}
+LISTED = ("run", "at", "iteration", "stage", "attempt", "updated_at")
 LAST = 40  # iterations of a table
 COLUMNS = {  # with widths: 80 characters in all
     "iter": 4,
@@ -83,7 +84,9 @@ def _workflow_of(store: Store, state: State) -> dict[str, Any]:
 
 def print_list(prefixes: Sequence[str], as_json: bool) -> None:
     """A line for each run below the prefixes: where it stands."""
-    found = [_line_of(url) for prefix in prefixes for url in runs_below(open_store(prefix))]
+    missed: dict[str, str] = {}
+    found = [_line_of(url) for prefix in prefixes for url in runs_below(open_store(prefix), missed)]
+    found += [_unreadable(url, why) for url, why in missed.items()]
     if as_json:
         print(json.dumps(found, indent=1))
         return
@@ -97,12 +100,15 @@ def print_list(prefixes: Sequence[str], as_json: bool) -> None:
 
 
 def _line_of(url: str) -> dict[str, Any]:
-    names = ("run", "at", "iteration", "stage", "attempt", "updated_at")
     try:
         state = Record(open_store(url)).load(verify=False).state
     except Dpgen2Error as error:
-        return {"prefix": url, **dict.fromkeys(names, ""), "paused": False, "error": str(error)}
-    return {"prefix": url, **{name: getattr(state, name) for name in names}, "paused": state.hold, "error": ""}
+        return _unreadable(url, str(error))
+    return {"prefix": url, **{name: getattr(state, name) for name in LISTED}, "paused": state.hold, "error": ""}
+
+
+def _unreadable(url: str, why: str) -> dict[str, Any]:
+    return {"prefix": url, **dict.fromkeys(LISTED, ""), "paused": False, "error": why}
 
 
 def print_status(found: dict[str, Any]) -> None:

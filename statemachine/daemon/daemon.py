@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
@@ -31,7 +31,7 @@ LANES = 4
 DISCOVERY = 60.0  # seconds between two looks below a place, at least
 THREADS = 16  # looks at once in a lane
 RATE = 40.0  # looks a second where all runs are woken
-OPENING = 10.0  # seconds that stores have to answer at the start
+OPENING = 10.0  # seconds without an answer of any store, at the start
 LATE = 1.0  # seconds that the timer may be late; it goes by the wall clock, which may be set back
 LAST_STEPS = 20.0  # seconds that steps get to end after SIGTERM; Kubernetes kills after 30
 
@@ -71,6 +71,7 @@ class Daemon:
         self._lanes = lanes = lanes_of([*unique, *self.discover])
         self.runs = [Run(prefix, Schedule(interval, clock()), redactor, lanes[prefix]) for prefix in unique]
         self._discovered: set[str] = set()
+        self._missed: dict[str, dict[str, str]] = {}  # of each place: folders that could not be looked into, and why
         self.all_ended = threading.Event()
         self._changed = threading.Condition()  # guards the runs' schedule, `begun` and `hinted`
         self._stopping = False
@@ -82,7 +83,11 @@ class Daemon:
         """Open every run; raise errors of a target itself. Errors that may pass are retried later."""
         pools = {run.lane: ThreadPoolExecutor(THREADS) for run in self.runs}
         opening = {pools[run.lane].submit(run.open): run for run in self.runs}
-        wait(opening, OPENING)
+        pending = set(opening)
+        while pending and not self.all_ended.is_set():  # as long as stores answer, however many runs they have
+            done, pending = wait(pending, OPENING, FIRST_COMPLETED)
+            if not done:
+                break
         for pool in pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
         for future, run in opening.items():
@@ -173,10 +178,12 @@ class Daemon:
         return ""
 
     def not_ready(self) -> str:
-        """Which runs have not had a good step yet, and why; "" when all have."""
-        return "\n".join(
-            f"{run.prefix}: {run.error or 'not checked yet'}" for run in self.runs if run.last_good is None
-        )
+        """Which named runs have not had a good step yet, and why; "" when all have.
+
+        Whoever may write below a place of `discover` can put a damaged run there: it keeps no hints from the others.
+        """
+        waiting = [run for run in self.runs if run.last_good is None and run.prefix not in self._discovered]
+        return "\n".join(f"{run.prefix}: {run.error or 'not checked yet'}" for run in waiting)
 
     def _awaits_timer(self, run: Run) -> bool:
         """Not so where the timer has fired, and only a thread of the lane is awaited."""
@@ -200,22 +207,29 @@ class Daemon:
 
     def _look_below(self, place: str) -> None:
         """Take up the runs below a place that are not known yet."""
+        missed: dict[str, str] = {}
         try:
             store = open_store(place)
             self.redactor.hide(store.secrets())
-            known = {run.prefix for run in self.runs}
-            for url in runs_below(store):
-                if url not in known:
-                    self._take_up(url, self._lanes[place])
+            for url in runs_below(store, missed, known={run.prefix for run in self.runs}):
+                self._take_up(url, self._lanes[place])
         except Exception as error:  # a store that is down: the next look may find it up
-            log.error("%s: %s", place, self.redactor.redact(one_line(error)), extra={"event": "error", "prefix": place})
+            missed[place] = one_line(error)
+        for url, why in missed.items() - self._missed.get(place, {}).items():  # each trouble is told once
+            log.error(
+                "%s: %s; will be looked into again",
+                url,
+                self.redactor.redact(why),
+                extra={"event": "error", "prefix": url},
+            )
+        self._missed[place] = missed
         with self._changed:
             if not self._stopping:
                 self._look_below_later(place, max(self.interval, DISCOVERY))
 
     def _take_up(self, prefix: str, lane: str) -> None:
         with self._changed:
-            if self._stopping:
+            if self._stopping or any(run.prefix == prefix for run in self.runs):  # two places may overlap
                 return
             run = Run(prefix, Schedule(self.interval, self._turn()), self.redactor, lane)
             self._discovered.add(prefix)

@@ -116,9 +116,12 @@ class FileStore:
 
     def head(self, key: str) -> Entry | None:
         path = self._path(key)
-        if not path.is_file():
-            return None
-        status = path.stat()
+        try:
+            if not path.is_file():
+                return None
+            status = path.stat()
+        except OSError as error:
+            raise StoreError(f"cannot look at {self.at(key)}: {error.strerror}") from error
         return Entry(key, status.st_size, modified=status.st_mtime)
 
     def copy(self, source: str, target: str) -> None:

@@ -6,10 +6,11 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED
+from concurrent.futures import wait as wait_for_futures
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -312,6 +313,25 @@ def test_opening_takes_few_threads_and_waits_for_no_store(monkeypatch: pytest.Mo
     assert reasons == ["no answer in 0 s"] * THREADS + ["not checked yet"] * THREADS
 
 
+def test_a_wrong_target_is_refused_however_many_come_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each store that answers gives the runs that wait for their turn more time."""
+    last, answers = f"file:///{4 * THREADS}", threading.Semaphore(0)
+
+    def open_one(prefix: str) -> FakePoller:
+        assert answers.acquire(timeout=20)
+        if prefix == last:
+            raise ConfigError("unknown")
+        return FakePoller()
+
+    def one_answer(pending: Any, seconds: float, when: str = "") -> Any:
+        answers.release()
+        return wait_for_futures(pending, 20, FIRST_COMPLETED)
+
+    monkeypatch.setattr(daemon_module, "wait", one_answer)
+    with pytest.raises(ConfigError, match="unknown"):
+        many(monkeypatch, [f"file:///{number}" for number in range(4 * THREADS + 1)], open_one).open()
+
+
 def test_a_timer_that_has_stopped(pollers: dict[str, FakePoller]) -> None:
     now = [0.0]
     daemon = Daemon(list(pollers), 1, Redactor(), clock=lambda: now[0])
@@ -382,63 +402,3 @@ def test_a_wall_clock_that_is_set_back_holds_up_no_look(
     for poller in pollers.values():
         assert poller.seen.acquire(timeout=20) and poller.seen.acquire(timeout=20)
         assert poller.steps == 2
-
-
-def test_runs_below_a_prefix_are_taken_up_and_dropped(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """`dpgen2-sm daemon --discover PREFIX`: no restart when a run is begun, or deleted, below it."""
-    monkeypatch.setattr(daemon_module, "DISCOVERY", 0.05)
-    found: dict[str, FakePoller] = {}
-
-    def begin(name: str) -> FakePoller:
-        found[f"file://{tmp_path}/{name}"] = poller = FakePoller()
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "state.json").touch()
-        return poller
-
-    def vanish() -> None:
-        raise NoRun("there is no run")
-
-    monkeypatch.setattr(module, "open_poller", lambda prefix, on_commit: found[prefix])
-    first, second = begin("a"), begin("group/b")
-    begin("a/inside")  # not looked for: a run's own folders are its own
-    place = f"file://{tmp_path}"
-    caplog.set_level("INFO")
-    daemon = Daemon([f"{place}/a"], 0.01, Redactor(), discover=[place])
-    daemon.open()
-    daemon.start()
-    wait(first)
-    wait(second)
-    third = begin("c")
-    wait(third)
-    assert sorted(run.prefix for run in daemon.runs) == [f"{place}/a", f"{place}/c", f"{place}/group/b"]
-    (tmp_path / "c" / "state.json").unlink()
-    third.orders = [vanish]
-    with daemon._changed:
-        assert daemon._changed.wait_for(lambda: len(daemon.runs) == 2, 20)
-    first.orders = [vanish]
-    wait(first, 3)
-    assert f"{place}/a" in [run.prefix for run in daemon.runs], "one that was named stays, and is tried again"
-    assert "c: a new run" in caplog.text and "c: the run is gone" in caplog.text
-    assert daemon.stop() == [] and not daemon.all_ended.is_set()
-
-
-def test_a_store_that_is_down_is_looked_below_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(daemon_module, "DISCOVERY", 0.01)
-    poller = FakePoller()
-    monkeypatch.setattr(module, "open_poller", lambda prefix, on_commit: poller)
-    answers: list[Any] = [StoreError("down"), ["file:///x"]]
-
-    def below(store: Any) -> list[str]:
-        answer = answers.pop(0) if answers else []
-        if isinstance(answer, Exception):
-            raise answer
-        return list(answer)
-
-    monkeypatch.setattr(daemon_module, "runs_below", below)
-    daemon = Daemon([], 0.01, Redactor(), discover=[f"file://{tmp_path}"])
-    daemon.open()
-    daemon.start()
-    wait(poller)
-    assert daemon.stop() == []
