@@ -20,7 +20,7 @@ def store(tmp_path: Path) -> Store:
 
 
 class TestFileStore(StoreContract):
-    pass
+    many = 31  # it has no pages
 
 
 def test_a_swap_is_flushed_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
