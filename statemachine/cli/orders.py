@@ -129,6 +129,7 @@ def prune(
 
     Labels, models, chosen frames, reports, logs, configurations and the history are never deleted. The run may go on
     meanwhile. A rewind to `select` of a pruned iteration is refused afterwards, since it would need its trajectories.
+    Where nobody can be asked, nothing is deleted without --yes.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -145,8 +146,9 @@ def prune(
         typer.echo("nothing can go")
         return
     total = sum(one.bytes for one in sums)
-    if dry_run:
-        typer.echo(f"{total / 1e9:.3f} GB could go, from iterations before {until}; nothing was deleted")
+    if dry_run or not (yes or sys.stdin.isatty()):
+        more = "" if dry_run else "; --yes deletes it"
+        typer.echo(f"{total / 1e9:.3f} GB could go, from iterations before {until}; nothing was deleted{more}")
         return
     be_sure(f"delete {len(keys):,} files, {total / 1e9:.3f} GB?", yes)
     with Progress(console=Console(stderr=True), transient=True) as bars:

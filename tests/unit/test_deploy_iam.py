@@ -80,11 +80,30 @@ def test_jobs_write_their_stages_and_claims_only() -> None:
     assert may(["jobs"], "s3:GetObject") == EVERYTHING - {*STATE, *HISTORY, *PROBE}
 
 
-@pytest.mark.parametrize("policy", ["daemon", "begin", "jobs", "bucket"])
+def test_who_prunes_deletes_inputs_and_outputs_of_jobs_only() -> None:
+    parts = {f"{part}/file" for place in PLACES for part in (place.job_in, place.job_out)}
+    assert may(["prune"], "s3:DeleteObject") == parts and may(["prune"], "s3:PutObject") == set()
+    assert not any(denied("s3:DeleteObject", key) for key in parts)
+
+
+def test_a_pattern_for_several_runs_lets_the_daemon_look_for_them() -> None:
+    """`--discover s3://BUCKET/runs` looks at runs/state.json first: refused, it would end there."""
+    (reading,) = [each for each in statements("daemon") if each["Sid"] == "Read"]
+    patterns = [each.replace("PREFIX", "runs/*") for each in listed(reading["Resource"])]
+    for key in ("runs/state.json", "runs/cu/state.json"):
+        assert any(fnmatchcase(f"arn:aws:s3:::BUCKET/{key}", each) for each in patterns)
+    assert not any(fnmatchcase("arn:aws:s3:::BUCKET/other/state.json", each) for each in patterns)
+
+
+@pytest.mark.parametrize("policy", ["daemon", "begin", "jobs", "prune", "bucket"])
 def test_every_pattern_is_there_for_a_key(policy: str) -> None:
     for statement in statements(policy):
         for pattern in listed(statement["Resource"]):
-            names = ["arn:aws:s3:::BUCKET", *(f"arn:aws:s3:::BUCKET/PREFIX/{key}" for key in EVERYTHING)]
+            names = [
+                "arn:aws:s3:::BUCKET",
+                "arn:aws:s3:::BUCKET/PREFIX",
+                *(f"arn:aws:s3:::BUCKET/PREFIX/{key}" for key in EVERYTHING),
+            ]
             assert any(fnmatchcase(name, pattern) for name in names), pattern
 
 

@@ -49,14 +49,16 @@ def test_what_goes_and_what_stays(cli: Cli, run: Path, tmp_path: Path) -> None:
     before = files(tmp_path / "out")
     code, output, _ = cli("prune", run, "--dry-run")
     assert code == 0 and "explore: 2 iterations, 4 files, 0.000 GB" in output and "nothing was deleted" in output
+    code, output, _ = cli("prune", run)
+    assert code == 0 and "nothing was deleted; --yes deletes it" in output, "nobody can be asked"
     assert files(tmp_path / "out") == before
-    code, output, errors = cli("prune", run)
+    code, output, errors = cli("prune", run, "--yes")
     assert code == 0 and "were deleted, from iterations before 2" in output, errors
     gone = {f"{stage}/stub/iter/{n:06d}/{name}" for stage in ALL[1:] for n in (0, 1) for name in GONE}
     assert before - files(tmp_path / "out") == gone
     assert not (tmp_path / "out/explore/stub/iter/000000/job/000000/out").exists()
-    assert cli("prune", run)[1].splitlines()[-1] == "nothing can go"
-    assert cli("prune", run, "--label-outputs", "--keep-last", "0")[0] == 0
+    assert cli("prune", run, "--yes")[1].splitlines()[-1] == "nothing can go"
+    assert cli("prune", run, "--yes", "--label-outputs", "--keep-last", "0")[0] == 0
     assert not files(tmp_path / "out") & {f"label/stub/iter/{n:06d}/{GONE[1]}" for n in range(3)}
     assert f"explore/stub/iter/000003/{GONE[1]}" in files(tmp_path / "out"), "the newest explored iteration"
     assert "dataset/deepmd/iter/000000/type.raw" in files(tmp_path / "out")
@@ -64,7 +66,7 @@ def test_what_goes_and_what_stays(cli: Cli, run: Path, tmp_path: Path) -> None:
 
 
 def test_nobody_goes_back_to_trajectories_that_were_deleted(cli: Cli, run: Path) -> None:
-    assert cli("prune", run)[0] == 0
+    assert cli("prune", run, "--yes")[0] == 0
     code, _, errors = cli("rewind", run, "--iter", "1", "--stage", "select")
     assert code == 2 and "the trajectories of iteration 1 were deleted by `prune`; go back to its explore" in errors
     assert cli("rewind", run, "--iter", "2", "--stage", "select")[0] == 0
@@ -81,9 +83,9 @@ def test_an_interrupted_prune_is_repeated(cli: Cli, run: Path, tmp_path: Path, m
 
     with monkeypatch.context() as broken:
         broken.setattr(FileStore, "delete_all", dies)
-        assert cli("prune", run)[0] == 130
+        assert cli("prune", run, "--yes")[0] == 130
     assert cli("rewind", run, "--iter", "0", "--stage", "select")[0] == 2
-    assert cli("prune", run)[0] == 0
+    assert cli("prune", run, "--yes")[0] == 0
     assert not [name for name in files(tmp_path / "out") if name.startswith("explore/stub/iter/000001/job/000000/in")]
 
 
