@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib.resources import files
@@ -38,8 +39,11 @@ def run_job(app: App, place: StageSpace, root: Path, job_id: str) -> int:
         f"JOB_{name.upper()}": str(root / (mark.at(at) or "nonexistent")) for name, mark in artifacts(app.job).items()
     }
     script = str(files("operators.pod").joinpath("job.sh"))
+    path = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `python3` has our packages, as in an image
+    )
     return subprocess.run(
-        ["sh", script], env={**os.environ, "OMP_NUM_THREADS": "1", **env, "JOB_ID": job_id}
+        ["sh", script], env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **env, "JOB_ID": job_id}
     ).returncode
 
 
