@@ -76,8 +76,9 @@ def rewind_error(state: State, iteration: int, stage: str) -> str:
     if iteration not in places:
         return f"there is no iteration {iteration}; the run is at iteration {state.iteration}"
     row = places[iteration]
-    if stage == "select" and iteration < state.pruned:
-        return f"the trajectories of iteration {iteration} were deleted by `prune`; go back to its explore"
+    explored = _explored(state, iteration)
+    if stage == "select" and explored < state.pruned:
+        return f"the trajectories of iteration {explored} were deleted by `prune`; go back to an explore"
     if stage not in row.stages and (iteration, stage) != _further(state, row):
         done = ", ".join(row.stages) or "none"
         return (
@@ -117,7 +118,9 @@ def rewound(state: State, order: Order) -> dict[str, Any]:
 
 def prune_error(state: State, iteration: int) -> str:
     """Why what the jobs before an iteration left cannot be deleted; "" when it can: no stage will read it."""
-    newest = min(state.newest.get("explore", 0), state.goal.iteration if state.goal else state.iteration)
+    if state.goal:  # whose trajectories it reads, may be in rows that this state does not hold
+        return "a rewind is under way; prune when it is done"
+    newest = min(state.newest.get("explore", 0), state.iteration)
     if iteration > newest:
         return f"the newest trajectories that are needed are those of iteration {newest}"
     return ""
@@ -155,6 +158,12 @@ def refusal(state: State, order: Order) -> str:
     if order.trigger == "take_over" and state.home in ("", order.home):
         why = "the run does not work elsewhere"
     return why or f"the run's state is {state.at}" + (" (paused)" if state.hold else "")
+
+
+def _explored(state: State, iteration: int) -> int:
+    """The iteration whose trajectories `select` of an iteration reads: after a rewind to `select` an earlier one."""
+    rows = [row.iteration for row in state.trail if row.iteration <= iteration and "explore" in row.stages]
+    return max(rows, default=state.earlier.newest.get("explore", 0) if state.earlier else 0)
 
 
 def _rows(state: State) -> list[IterationSummary]:

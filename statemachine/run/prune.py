@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from conventions.documents import parse_json
 from conventions.names import STAGES
 from conventions.space import DataSpace, JobFile
 from conventions.state import State
 from statemachine.machine.orders import Order
 from statemachine.store import Entry, Store
 
+from .configuration import configuration
+from .place import refuse_copy
 from .poller import tell
 from .record import Record
 
@@ -53,6 +56,7 @@ def prunable(store: Store, keep_last: int, outputs_of_label: bool) -> tuple[int,
         Also what labelling left: the outputs of the code, whose labels are in the dataset.
     """
     state = Record(store).load().state
+    refuse_copy(parse_json(configuration(store, state), state.place.config)["prefix"], store.url)
     until = max(0, min(state.newest.get("explore", 0), state.iteration) - keep_last)
     sums, keys = [], []
     for stage in STAGES:

@@ -144,7 +144,7 @@ def test_cp_r_out_backup_then_status_backup(cli: Cli, stub_run: Path, tmp_path: 
         copy = shutil.copytree(tmp_path / "out", tmp_path / "backup")
         code, output, _ = cli("status", copy)
         assert code == 0 and "is a copy of the run at file://" in output and "`dpgen2-sm fork " in output
-        for command in ("step", "resume", "pause", "cancel", "run"):
+        for command in ("step", "resume", "pause", "cancel", "run", "prune"):
             code, _, errors = cli(command, copy)
             assert code == 2 and "is a copy of the run at" in errors
         code, output, _ = cli("fork", copy)

@@ -68,7 +68,7 @@ def test_what_goes_and_what_stays(cli: Cli, run: Path, tmp_path: Path) -> None:
 def test_nobody_goes_back_to_trajectories_that_were_deleted(cli: Cli, run: Path) -> None:
     assert cli("prune", run, "--yes")[0] == 0
     code, _, errors = cli("rewind", run, "--iter", "1", "--stage", "select")
-    assert code == 2 and "the trajectories of iteration 1 were deleted by `prune`; go back to its explore" in errors
+    assert code == 2 and "the trajectories of iteration 1 were deleted by `prune`; go back to an explore" in errors
     assert cli("rewind", run, "--iter", "2", "--stage", "select")[0] == 0
 
 
@@ -107,7 +107,18 @@ def test_the_newest_trajectories_are_kept(iteration: int, allowed: bool) -> None
 def test_a_rewind_that_came_first_keeps_what_it_reads() -> None:
     back = command(state(at="failed"), Order("rewind", "", 1, "select"))
     assert back.newest["explore"] == 1
+    with pytest.raises(CommandRefused, match="cannot prune: the newest trajectories that are needed"):
+        command(back, Order("prune", iteration=2))
     stopping = command(state(), Order("rewind", "", 1, "select"))
-    for waits in (back, stopping):
-        with pytest.raises(CommandRefused, match="cannot prune: the newest trajectories that are needed"):
-            command(waits, Order("prune", iteration=2))
+    with pytest.raises(CommandRefused, match="cannot prune: a rewind is under way"):
+        command(stopping, Order("prune", iteration=1))
+
+
+def test_an_iteration_that_began_with_select_needs_the_trajectories_of_an_earlier_one() -> None:
+    """Iteration 4 was begun by a rewind to `select` of iteration 1: it explored nothing itself."""
+    left = [row.model_copy(update={"stages": ALL[:3] if row.iteration == 1 else [], "left": True}) for row in ROWS[1:]]
+    rows = [ROWS[0], *left, IterationSummary(iteration=4, stages=["select"]), IterationSummary(iteration=5, stages=ALL)]
+    run = state(iteration=5, stage="select", at="select.running", trail=rows)
+    pruned = command(run, Order("prune", iteration=4))
+    with pytest.raises(CommandRefused, match="trajectories of iteration 1 were deleted by `prune`"):
+        command(pruned, Order("rewind", "", 4, "select"))
