@@ -217,8 +217,7 @@ def test_jobs_of_a_dead_interpreter_that_cannot_be_seen_are_not_thought_dead(
     folder = tmp_path / "out" / ".engine" / "workflow" / state.workflow
     uid = json.loads((folder / "settings.json").read_text())["uid"]
     (tmp_path / "begun").read_text()
-    job = [pid for pid in local._members(uid) if b"interpreter" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    (interpreter,) = set(local._members(uid)) - set(job)
+    (interpreter,) = [pid for pid in local._members(uid) if os.getsid(pid) == pid]
     os.kill(interpreter, signal.SIGKILL)
     poller.engine.wait(state.workflow, 20)
     with monkeypatch.context() as blind:
