@@ -13,3 +13,8 @@ def _read(*names: str) -> str:
 JOB = _read("job.sh")
 OPERATOR = _read("operator.sh")
 BATCH = _read("batch_login.py", "batch_waiter.py")
+
+
+def is_batch(source: str) -> bool:
+    """Does this script hand a job to a batch system?"""
+    return source.endswith(BATCH)

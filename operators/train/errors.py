@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -81,6 +82,4 @@ def _parts(systems: Iterable[Any]) -> Iterator[tuple[list[str], Any, Any, tuple[
 
 def _finite(value: Any) -> float | None:
     """For JSON, which has no NaN."""
-    import math
-
     return float(value) if math.isfinite(value) else None

@@ -175,8 +175,7 @@ class _Terminal:
         attempt = f", attempt {state.attempt}" if state.attempt else ""
         self.bar.update(self.task, description=f"iteration {state.iteration} {state.stage}{attempt}{paused}")
         self.rows.update({row.iteration: row for row in state.trail})
-        table = [iteration_table(iteration_rows(list(self.rows.values())[-LAST:]))] if self.rows else []
-        self.table = table
+        self.table = [iteration_table(iteration_rows(list(self.rows.values())[-LAST:]))] if self.rows else []
         self.live.update(Group(*self.table, self.bar))
 
     def progress(self, poller: Poller, state: State) -> None:

@@ -153,7 +153,7 @@ def prune(
     be_sure(f"delete {len(keys):,} files, {total / 1e9:.3f} GB?", yes)
     with Progress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("deleting", total=len(keys))
-        prune(store, until, keys, lambda total, more: bars.update(task, advance=more))
+        prune(store, until, keys, lambda more: bars.update(task, advance=more))
     typer.echo(f"{total / 1e9:.3f} GB were deleted, from iterations before {until}")
 
 

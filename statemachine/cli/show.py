@@ -15,7 +15,7 @@ from statemachine.machine.outlook import CLASSES, warnings
 from statemachine.run.discover import runs_below
 from statemachine.run.history import why_repeated
 from statemachine.run.opening import config_file, engine_of, find_prefix
-from statemachine.run.place import works_elsewhere
+from statemachine.run.place import elsewhere, works_elsewhere
 from statemachine.run.record import Record
 from statemachine.run.trail import readable
 from statemachine.store import Store, open_store
@@ -70,8 +70,9 @@ def _workflow_of(store: Store, state: State) -> dict[str, Any]:
     """What the engine reports; the state is shown even when the engine cannot be reached."""
     try:
         engine = engine_of(store, state)
-        if state.home not in ("", engine.home) and not engine.finds(state.workflow):
-            raise EngineError(works_elsewhere(state.home, engine.home))
+        home = engine.home
+        if away := elsewhere(state, home, engine):
+            raise EngineError(works_elsewhere(away, home))
         if not state.at.endswith(".running"):
             return {}
         status = engine.status(state.workflow)

@@ -40,7 +40,7 @@ def serve(
     """
     keys = keys_from(os.environ)
     for name in (KEY, KEY_FILE, TOKEN):
-        os.environ.pop(name, None)  # jobs of the local engine inherit the rest
+        os.environ.pop(name, None)  # nothing that the daemon starts needs them
     redactor = logs.set_up(json_lines, [keys.key, keys.token])
     daemon = Daemon(prefixes, interval, redactor, stay, discover=discover)
     received: list[str] = []

@@ -199,13 +199,10 @@ class Interpreter:
 
     def environment(self, script: dict[str, Any]) -> dict[str, str]:
         """What a script sees: all that this process does, but a job gets none of the poller's secrets."""
-        hidden = POLLERS if self.is_job(script) else ()
+        is_job = script["source"] == scripts.JOB or scripts.is_batch(script["source"])
+        hidden = POLLERS if is_job else ()
         common = {name: value for name, value in self.environ.items() if name not in hidden}
         return {**common, **{entry["name"]: entry["value"] for entry in script.get("env", [])}}
-
-    def is_job(self, script: dict[str, Any]) -> bool:
-        source: str = script["source"]
-        return source == scripts.JOB or source.endswith(scripts.BATCH)
 
     def report(self, phase: Phase, step: str) -> None:
         message = "; ".join(self.messages[:3])

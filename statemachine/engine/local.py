@@ -234,7 +234,7 @@ class LocalEngine:
 
 def _environment() -> dict[str, str]:
     """For the interpreter: it reaches the store, and needs no other secret of the poller."""
-    return {name: value for name, value in os.environ.items() if name not in POLLERS or name in STORES}
+    return {name: value for name, value in os.environ.items() if name not in POLLERS - STORES}
 
 
 def _user() -> str:

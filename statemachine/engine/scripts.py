@@ -58,7 +58,7 @@ class Runner:
             if errors.getvalue():
                 log.write_text(errors.getvalue(), "utf-8", "backslashreplace")
             return code
-        if script["source"].endswith(scripts.BATCH):
+        if scripts.is_batch(script["source"]):
             return self.batch_jobs.run(script, env, log)
         with open(log, "wb") as stream:
             if script["source"] == scripts.OPERATOR and (shipped := self._shipped(env)):

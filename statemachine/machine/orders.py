@@ -116,11 +116,16 @@ def rewound(state: State, order: Order) -> dict[str, Any]:
     }
 
 
+def needed_from(state: State) -> int:
+    """The iteration of the newest trajectories, which a stage or a rewind may still read."""
+    return min(state.newest.get("explore", 0), state.iteration)
+
+
 def prune_error(state: State, iteration: int) -> str:
     """Why what the jobs before an iteration left cannot be deleted; "" when it can: no stage will read it."""
     if state.goal:  # whose trajectories it reads, may be in rows that this state does not hold
         return "a rewind is under way; prune when it is done"
-    newest = min(state.newest.get("explore", 0), state.iteration)
+    newest = needed_from(state)
     if iteration > newest:
         return f"the newest trajectories that are needed are those of iteration {newest}"
     return ""

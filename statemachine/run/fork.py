@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 
-from conventions.documents import parse_json
 from conventions.errors import CommandRefused
 from conventions.names import sha256
 from conventions.state import State
@@ -13,7 +12,7 @@ from statemachine.machine.orders import Order
 from statemachine.store import Store
 
 from .configuration import configuration
-from .place import is_copy
+from .place import begun_at, is_copy
 from .poller import tell
 from .record import Record
 
@@ -31,15 +30,13 @@ def fork(store: Store, reason: str) -> State:
     """
     record = Record(store)
     state = record.load().state
-    began = parse_json(configuration(store, state), state.place.config)["prefix"]
-    if not is_copy(began, store.url):
+    if not is_copy(begun_at(store, state), store.url):
         raise CommandRefused(
             f"cannot fork: {store.url} is where this run was begun; copy it to another prefix, and fork that"
         )
-    named = {"config_sha256": state.config_sha256, "next_config_sha256": state.next_config_sha256}
     renamed: dict[str, str] = {}
-    for before in filter(None, named.values()):
-        config = load_config(configuration(store, state.model_copy(update={**named, "config_sha256": before})))
+    for before in filter(None, (state.config_sha256, state.next_config_sha256)):
+        config = load_config(configuration(store, state.model_copy(update={"config_sha256": before})))
         document = config.model_copy(update={"prefix": store.url}).dump()
         renamed[before] = sha256(document)
         store.put(state.place.space.configuration(renamed[before]), document)

@@ -1,11 +1,22 @@
-"""Where a run is, and where it was begun: a copy of a run is another run, and must not touch the first one's work."""
+"""Where a run is, was begun, and works: a copy of a run is another run, and must not touch the first one's work."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from conventions.documents import parse_json
 from conventions.errors import CommandRefused
+from conventions.state import State
+from statemachine.engine import Engine
+from statemachine.store import Store
+
+from .configuration import configuration
+
+
+def begun_at(store: Store, state: State) -> str:
+    """The prefix at which a run was begun, as its configuration has it."""
+    return str(parse_json(configuration(store, state), state.place.config)["prefix"])
 
 
 def is_copy(prefix: str, url: str) -> bool:
@@ -33,6 +44,12 @@ def refuse_copy(prefix: str, url: str) -> None:
             f"{url} is a copy of the run at {prefix}, or was moved from there: `dpgen2-sm fork {url}` makes it a run "
             "of its own, which goes on from here; nothing was changed"
         )
+
+
+def elsewhere(state: State, home: str, engine: Engine) -> str:
+    """Where a run works, when the engine here, whose home is given, knows nothing of it; "" when it is to be seen."""
+    strange = not state.ended and state.home not in ("", home)
+    return state.home if strange and not engine.finds(state.workflow) else ""
 
 
 def works_elsewhere(home: str, here: str) -> str:

@@ -18,6 +18,7 @@ from statemachine.machine.observation import Action, Observation
 from statemachine.machine.orders import Order
 from statemachine.machine.transitions import command, decide
 
+from .place import elsewhere
 from .record import Loaded, Record
 from .submission import Submission
 from .trail import lengthened
@@ -93,10 +94,8 @@ class Poller:
     def _fresh(self, state: State) -> Observation:
         """Nothing is seen yet but where this process is, and whether the attempt is to be seen from here."""
         home = self.engine.home
-        strange = not state.ended and state.home not in ("", home)
-        found = strange and self.engine.finds(state.workflow)
-        self.away = state.home if strange and not found else ""
-        return Observation(home=home, found=found)
+        self.away = elsewhere(state, home, self.engine)
+        return Observation(home=home, found=not self.away)
 
     def take_over(self, reason: str) -> State:
         """A person's word that the attempt's home is lost for good: this process goes on in its place."""

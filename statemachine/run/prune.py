@@ -10,21 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from conventions.documents import parse_json
 from conventions.names import STAGES
 from conventions.space import DataSpace, JobFile
 from conventions.state import State
-from statemachine.machine.orders import Order
+from statemachine.machine.orders import Order, needed_from
 from statemachine.store import Entry, Store
 
-from .configuration import configuration
-from .place import refuse_copy
+from .place import begun_at, refuse_copy
 from .poller import tell
 from .record import Record
 
 PARTS = ("in", "out")  # of a job; its log is kept
 AT_ONCE = 1000  # keys that are deleted together
-Progress = Callable[[int, int], None]  # files in all, and how many more were deleted
 
 
 @dataclass
@@ -56,8 +53,8 @@ def prunable(store: Store, keep_last: int, outputs_of_label: bool) -> tuple[int,
         Also what labelling left: the outputs of the code, whose labels are in the dataset.
     """
     state = Record(store).load().state
-    refuse_copy(parse_json(configuration(store, state), state.place.config)["prefix"], store.url)
-    until = max(0, min(state.newest.get("explore", 0), state.iteration) - keep_last)
+    refuse_copy(begun_at(store, state), store.url)
+    until = max(0, needed_from(state) - keep_last)
     sums, keys = [], []
     for stage in STAGES:
         if stage == "label" and not outputs_of_label:
@@ -70,8 +67,8 @@ def prunable(store: Store, keep_last: int, outputs_of_label: bool) -> tuple[int,
     return until, sums, keys
 
 
-def prune(store: Store, until: int, keys: list[str], progress: Progress = lambda total, more: None) -> None:
-    """Delete what `prunable` has found.
+def prune(store: Store, until: int, keys: list[str], gone: Callable[[int], None]) -> None:
+    """Delete what `prunable` has found; `gone` is called with how many more files were deleted.
 
     Raises
     ------
@@ -82,7 +79,7 @@ def prune(store: Store, until: int, keys: list[str], progress: Progress = lambda
     for first in range(0, len(keys), AT_ONCE):
         part = keys[first : first + AT_ONCE]
         store.delete_all(part)
-        progress(len(keys), len(part))
+        gone(len(part))
 
 
 def _files(store: Store, state: State, stage: str, until: int) -> Iterator[tuple[Entry, JobFile]]:
