@@ -48,12 +48,9 @@ class Run:
         self.last_good: float | None = None
         self.jobs: tuple[int, int] | None = None
         self.error = ""
+        self.over = False  # has it ended, and did the step that saw that end well?
         self.gone = False  # is there no run any more?
         self.away = ""  # where it works, when that is elsewhere
-
-    @property
-    def over(self) -> bool:
-        return self.state is not None and self.state.ended
 
     @property
     def unread(self) -> bool:
@@ -83,11 +80,11 @@ class Run:
             self.state = state = poller.step()
             status = poller.status if state.at.endswith(".running") else None
             self.jobs = (status.finished, status.total) if status else None
-            self.last_good, self.error = time.time(), ""
+            self.last_good, self.error, self.over = time.time(), "", state.ended
             self._tell_where(poller)
             return {"changed": before is None or state.version != before.version, "ended": state.ended}
         except Exception as error:
-            self.poller, self.gone = None, isinstance(error, NoRun)
+            self.poller, self.over, self.gone = None, False, isinstance(error, NoRun)
             self.failures += 1
             self.error = self.redactor.redact(one_line(error))
             return {"failed": True}

@@ -117,6 +117,23 @@ def test_a_run_with_errors_goes_on_by_itself_and_stops_no_other(
     assert lines == ["a: no answer; from ***; next try in 0.0 s", "a: KeyError: 'x'; next try in 0.0 s"]
 
 
+def test_an_end_that_the_history_does_not_know_yet_is_none(
+    make: Callable[..., Daemon], pollers: dict[str, FakePoller]
+) -> None:
+    """The state is swapped, and then the store refuses its last version: the next step has to keep it."""
+    a, b = pollers.values()
+
+    def half() -> None:
+        a.change(at="converged")
+        raise StoreError("away")
+
+    a.orders = [half]
+    b.orders = [lambda: b.change(at="converged")]
+    daemon = make(0.01)
+    assert daemon.all_ended.wait(20)
+    assert a.steps == 2 and daemon.runs[0].error == ""
+
+
 def test_a_run_backs_off_and_a_hint_calls_it_back(
     make: Callable[..., Daemon], pollers: dict[str, FakePoller], caplog: pytest.LogCaptureFixture
 ) -> None:
