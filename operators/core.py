@@ -23,7 +23,7 @@ Examples
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
@@ -171,9 +171,18 @@ class JobContext:
 Model = Callable[[list[str], Any, Any], tuple[Any, Any, Any]]
 
 
+TRIAL = "trial"  # the structure set of the campaign that `doctor --try` runs
+
+
 @dataclass(frozen=True)
 class App:
-    """One software for one stage: what `operators/{stage}/{name}.py` offers as `APP`."""
+    """One software for one stage: what `operators/{stage}/{name}.py` offers as `APP`.
+
+    The last three are for `doctor`; `files` is the folder of the user's files as the store holds them. `probe` returns
+    the files of a folder where `sh run.sh` ends well if the software can be used, and says last which one it is, or
+    why not. `misfits` are problems that take too long to look for in `validate`. `tiny` are the keys of the stage with
+    which it does as little as it can, with the structure set `TRIAL`.
+    """
 
     stage: str
     name: str
@@ -187,3 +196,6 @@ class App:
     explore_stages: Callable[[Any], int] = lambda stage: 1
     models: Callable[[Path], dict[str, Model]] | None = None  # of a trainer: those in its product, by file name
     live: Callable[[Read], str] = lambda read: ""  # how far a task is that runs now, for the line that `run` shows
+    probe: Callable[[RunConfig, Path], Mapping[str, str | bytes]] = lambda config, files: {}
+    misfits: Callable[[RunConfig, Path], list[str]] = lambda config, files: []
+    tiny: Callable[[Any], dict[str, Any]] = lambda stage: {}

@@ -57,7 +57,7 @@ class Script:
     run: str
     need: Sequence[str]
     keep: Sequence[str] = ()
-    files: dict[str, Content] | None = None
+    files: Mapping[str, Content] | None = None
     once: str = ""
 
     def __post_init__(self) -> None:

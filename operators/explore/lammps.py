@@ -22,7 +22,7 @@ from conventions.documents import StageReport, Strict, parse_json
 from conventions.errors import ConfigError
 from conventions.forms import IDENTIFIER
 from conventions.names import canonical_json, derive_seed, format_id
-from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
+from operators.core import TRIAL, App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, TaskOutput, job_counts, pack, read_tasks, write_jobs, write_report
 from operators.registry import load_config
 from operators.setup import with_setup
@@ -30,6 +30,7 @@ from operators.structures import load_structures
 from operators.sums import SUMS, user_file
 
 from .lammps_input import CONF, COUPLING, INPUT, PLUMED, SEED, fit_template, make_input, revise, write_conf
+from .lammps_probe import probe
 from .live import live
 from .trajectory import LOG, MODEL_DEVI, PHYSICAL, TRAJECTORY, judge
 
@@ -366,6 +367,13 @@ def notes(config: RunConfig) -> list[str]:
     ]
 
 
+def tiny(explore: LammpsConfig) -> dict[str, Any]:
+    """One short trajectory, without the user's templates: how long those take, only they know."""
+    group = explore.stages[0][0]
+    settings = {"ensemble": "nvt", "temps": (group.temps or [300.0])[:1], "nsteps": 10, "dt": group.dt, "trj_freq": 5}
+    return {"stages": [[{"structures": [TRIAL], **settings}]]}
+
+
 def executables(explore: LammpsConfig) -> list[str]:
     """Programs that must be there."""
     return shlex.split(explore.command or "lmp")[:1]
@@ -381,6 +389,8 @@ APP = App(
     check=check,
     notes=notes,
     executables=executables,
+    probe=probe,
+    tiny=tiny,
     live=live,
     explore_stages=lambda explore: len(explore.stages),
 )

@@ -7,13 +7,13 @@ One task labels a batch of `group_size` frames, since frames are cheap here and 
 from __future__ import annotations
 
 import shlex
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, JsonValue
 
-from conventions.config import StageConfig
+from conventions.config import RunConfig, StageConfig
 from conventions.documents import parse_json
 from conventions.errors import DataError
 from conventions.forms import form
@@ -61,12 +61,17 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
             f'{label.command or "python3"} "$JOB_JOB/ase_job.py" "$JOB_JOB/calculator.json" {FRAMES} {RESULTS}\n',
         ),
         need=[RESULTS],
-        files={
-            "ase_job.py": files("operators.label").joinpath("ase_job.py").read_bytes(),
-            "calculator.json": canonical_json({"calculator": label.calculator, "kwargs": label.kwargs}),
-        },
+        files=programs(label),
     )
     return write_jobs(ctx.jobs, ctx.done, tasks, script, group_size=1)
+
+
+def programs(label: AseConfig) -> dict[str, bytes]:
+    """What runs the calculator, and which one."""
+    return {
+        "ase_job.py": resources.files("operators.label").joinpath("ase_job.py").read_bytes(),
+        "calculator.json": canonical_json({"calculator": label.calculator, "kwargs": label.kwargs}),
+    }
 
 
 def reduce(params: ReduceParams, ctx: LabelReduce) -> Reduced:
@@ -93,8 +98,15 @@ def read_label(line: str) -> Label:
         return Label("unreadable", f"a line of {RESULTS} is no label: {error}")
 
 
+def probe(config: RunConfig, files: Path) -> dict[str, str | bytes]:
+    """Make the calculator, as a job does."""
+    label: Any = config.label
+    make = 'import ase, ase_job, json; ase_job.make(json.load(open("calculator.json"))); print("ASE", ase.__version__)'
+    return {"run.sh": with_setup(label, f"{label.command or 'python3'} -c '{make}'\n"), **programs(label)}
+
+
 def executables(label: AseConfig) -> list[str]:
     return shlex.split(label.command or "python3")[:1]
 
 
-APP = App(stage="label", name="ase", config=AseConfig, plan=plan, reduce=reduce, executables=executables)
+APP = App(stage="label", name="ase", config=AseConfig, plan=plan, reduce=reduce, executables=executables, probe=probe)

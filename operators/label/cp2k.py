@@ -10,7 +10,7 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,8 @@ from .frames import (
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from .cp2k_input import Section
+
 INPUT, OUTPUT = "input.inp", "output.log"
 
 RUN = """\
@@ -59,6 +61,20 @@ fi
 exit "$code"
 """
 
+
+# Debian and others compile the folder of the data files in; CP2K tells it in its flags, broken into lines.
+PROBE = """\
+COMMAND --version >version 2>&1 || { tail -n 3 version; exit 1; }
+folder=$(sed -e :a -e N -e '$!ba' -e 's/\\n   //g' version | sed -n 's/.*__DATA_DIR="\\([^"]*\\)".*/\\1/p')
+folder=${CP2K_DATA_DIR:-$folder}
+while read -r file; do
+  [ ! -d "$folder" ] || [ -e "$folder/$file" ] || {
+    echo "$file, which label.input names, is not in CP2K's data folder $folder: give it in label.files"
+    exit 1
+  }
+done <data_files
+sed -n 's/^ *\\(CP2K version [^ ]*\\).*/\\1/p' version
+"""
 
 # once.sh of a job: the user's files, after they were found to be what their names say.
 FETCH = """\
@@ -98,17 +114,11 @@ class Cp2kJob(JobContext):
 
 def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
     """One task a frame."""
-    from .cp2k_input import fill, read_template
+    from .cp2k_input import fill
 
     config = load_config(ctx.config.read_bytes())
     label: Cp2kConfig = config.label
-    # Latin-1 reads every byte: what a data file holds matters only if the input includes it.
-    included = {_name(file): user_file(ctx.files, file.root).read_text("latin-1") for file in label.files}
-    try:
-        text = user_file(ctx.files, label.input.root).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"label.input ({_name(label.input)}): cannot be read as text: {error}") from None
-    template = read_template(text, included, f"label.input ({_name(label.input)})")
+    template = template_of(label, ctx.files)
     frames = frames_to_label(config, params, ctx)
     tasks = (Task({INPUT: fill(template, atoms), FRAMES: dump_frames([atoms])}) for atoms in frames)
     script = Script(
@@ -118,6 +128,38 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
         once=FETCH if label.files else "",
     )
     return write_jobs(ctx.jobs, ctx.done, tasks, script, pack(len(frames), label.group_size))
+
+
+def template_of(label: Cp2kConfig, files: Path) -> Section:
+    """The user's input, read.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be used.
+    """
+    from .cp2k_input import read_template
+
+    # Latin-1 reads every byte: what a data file holds matters only if the input includes it.
+    included = {_name(file): user_file(files, file.root).read_text("latin-1") for file in label.files}
+    try:
+        text = user_file(files, label.input.root).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"label.input ({_name(label.input)}): cannot be read as text: {error}") from None
+    return read_template(text, included, f"label.input ({_name(label.input)})")
+
+
+def probe(config: RunConfig, files: Path) -> dict[str, str | bytes]:
+    """CP2K's version, and whether its data files are there."""
+    from .cp2k_input import data_files
+
+    label: Any = config.label
+    brought = {_name(file) for file in label.files}
+    names = [name for name in data_files(template_of(label, files)) if name not in brought]
+    return {
+        "run.sh": with_setup(label, PROBE.replace("COMMAND", label.command or "cp2k.psmp")),
+        "data_files": "".join(f"{name}\n" for name in names),
+    }
 
 
 def reduce(params: ReduceParams, ctx: LabelReduce) -> Reduced:
@@ -172,4 +214,5 @@ APP = App(
     job=Cp2kJob,
     check=check,
     executables=executables,
+    probe=probe,
 )

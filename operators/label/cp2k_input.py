@@ -21,6 +21,7 @@ _INCLUDE = re.compile(r"@INCLUDE\s+(['\"]?)(.+?)\1\s*(?:[!#].*)?$", re.IGNORECAS
 _LEVELS = ("SILENT", "LOW", "MEDIUM", "HIGH", "DEBUG")
 # What says where cell and coordinates come from: the run says that.
 _CELL = ("A", "B", "C", "ABC", "ALPHA_BETA_GAMMA", "ANGLES", "CELL_FILE_NAME", "CELL_FILE_FORMAT")
+_DATA_FILES = ("BASIS_SET_FILE_NAME", "POTENTIAL_FILE_NAME", "PARAMETER_FILE_NAME")
 _OTHER_CELL = ("MULTIPLE_UNIT_CELL", "CANONICALIZE")
 _TOPOLOGY = ("COORD_FILE_NAME", "COORD_FILE", "COORD_FILE_FORMAT", "COORDINATE", "MULTIPLE_UNIT_CELL")
 
@@ -78,6 +79,13 @@ class Section:
                 yield inner + item
         if self.name:
             yield f"{indent}&END {self.name}"
+
+
+def data_files(root: Section) -> list[str]:
+    """Files that the input takes from CP2K's data folder where they are not beside it: basis sets, potentials, D3."""
+    lines = (_words(line) for line in root.lines())
+    found = [words[1].strip("\"'") for words in lines if len(words) > 1 and words[0].upper() in _DATA_FILES]
+    return list(dict.fromkeys(found))
 
 
 def read_template(text: str, included: Mapping[str, str], where: str) -> Section:

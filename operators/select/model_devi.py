@@ -354,4 +354,5 @@ APP = App(
     job=ScoreContext,
     check=check,
     executables=lambda stage: [(stage.command or "python3").split()[0]],
+    tiny=lambda stage: {"f_trust_lo": 1e3, "f_trust_hi": 1e4, "v_trust_lo": None, "v_trust_hi": None},
 )

@@ -30,8 +30,10 @@ from operators.registry import load_config
 from operators.setup import with_setup
 from operators.sums import user_file
 
+from .dp_command import find_dp, probe
 from .dp_infer import committee
 from .live import live
+from .neighbours import short_sel
 
 Steps = Annotated[int, Field(ge=1)]
 _STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
@@ -229,15 +231,10 @@ def run_script(train: DeepmdConfig) -> str:
     """run.sh: the user's setup, one thread unless it says otherwise, and dp_model.py with the Python beside dp."""
     lines = "\n".join(
         [
-            f"export DP_COMMAND={shlex.quote(train.command or 'dp')}",
+            *find_dp(train),
             'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"',
             'export DP_INTRA_OP_PARALLELISM_THREADS="${DP_INTRA_OP_PARALLELISM_THREADS:-$OMP_NUM_THREADS}"',
             'export DP_INTER_OP_PARALLELISM_THREADS="${DP_INTER_OP_PARALLELISM_THREADS:-1}"',
-            # A command of one word named dp is a Python script: its interpreter can import what it runs.
-            'dp=$(command -v "$DP_COMMAND")',
-            "DP_HERE=",
-            'case $dp in */dp) [ ! -x "${dp%/*}/python3" ] || DP_HERE=${dp%/*}/python3 ;; esac',
-            "export DP_HERE",
             'exec "${DP_HERE:-python3}" "$JOB_JOB/dp_model.py"',
             "",
         ]
@@ -354,6 +351,20 @@ def check(config: RunConfig) -> list[str]:
     return problems
 
 
+def misfits(config: RunConfig, files: Path) -> list[str]:
+    """Elements with more neighbours than `sel` has places for."""
+    train: Any = config.train
+    return short_sel(read_input(user_file(files, train.input.root), config.type_map), config, files)
+
+
+def tiny(train: DeepmdConfig) -> dict[str, Any]:
+    """Two models, ten steps."""
+    starts = ("training_init_frozen_model", "training_finetune_model")
+    reuse = [name for name in DeepmdConfig.model_fields if name.startswith("training_reuse_")]
+    begin = {name: [file.root for file in getattr(train, name)[:1]] for name in starts}
+    return {"numb_models": 2, "numb_steps": 10, **begin, **dict.fromkeys(reuse)}
+
+
 def executables(train: DeepmdConfig) -> list[str]:
     return shlex.split(train.command or "dp")[:1]
 
@@ -367,6 +378,9 @@ APP = App(
     job=TrainJob,
     check=check,
     executables=executables,
+    probe=probe,
+    misfits=misfits,
+    tiny=tiny,
     models=committee,
     live=live,
 )

@@ -44,8 +44,8 @@ def executor(hpc: Hpc, name: str, image: str) -> Any:
         def render(self, template: Any) -> Any:
             waiting = copy.deepcopy(template)
             places = sorted(key for key in template.envs if key != "JOB_ID")
-            settings = {"name": name, "places": places, **_settings(hpc)}
-            waiting.script = f"WRAPPER = {template.script!r}\nHPC = {settings!r}\n{scripts.BATCH}"
+            given = {"name": name, "places": places, **settings_of(hpc)}
+            waiting.script = f"WRAPPER = {template.script!r}\nHPC = {given!r}\n{scripts.BATCH}"
             waiting.command = ["python3"]
             waiting.image = self.image
             if hpc.ssh_key:
@@ -56,7 +56,7 @@ def executor(hpc: Hpc, name: str, image: str) -> Any:
     return Executor(image=image, machine_dict=machine, resources_dict=hpc.resources.model_dump())
 
 
-def _settings(hpc: Hpc) -> dict[str, Any]:
+def settings_of(hpc: Hpc) -> dict[str, Any]:
     """What the job's script is told, in dpdispatcher's words."""
     machine = hpc.machine.model_dump()
     local = hpc.machine.context_type == "LocalContext"

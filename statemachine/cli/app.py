@@ -13,7 +13,7 @@ import typer
 
 from conventions import __version__
 
-from . import evaluate, orders
+from . import evaluate, examine, orders
 from .options import AsJson, ConfigFile, Interval, Target, Yes, checked
 
 if TYPE_CHECKING:
@@ -334,45 +334,7 @@ def schema() -> None:
     )
 
 
-@app.command()
-def doctor(
-    target: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="Also check this run's store, engine and software.")
-    ] = None,
-    as_json: AsJson = False,
-    race: Annotated[
-        bool, typer.Option("--race", help="Also test with concurrent writers whether RUN's store is atomic.")
-    ] = False,
-    restore: Annotated[
-        bool, typer.Option("--restore", help="Only restore the last good version of RUN's state.")
-    ] = False,
-) -> None:
-    """Check software, store and engine on this machine.
-
-    --restore is for a state.json that is damaged, missing or not the newest: it is replaced by the last good version
-    under event/, and the damaged one is kept under event/damaged/. An intact state is not changed.
-    """
-    from statemachine.cli.show import print_checks
-    from statemachine.run.doctor import examine, race_check, restore_state
-
-    for option, asked in (("--race", race), ("--restore", restore)):
-        if asked and target is None:
-            raise typer.BadParameter("name the RUN", param_hint=option)
-    if race and restore:
-        raise typer.BadParameter("cannot be combined with --race", param_hint="--restore")
-    if restore and target is not None:
-        print_checks(restore_state(target), as_json)
-        return
-    checks = list(examine(target))
-    if race and target is not None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("concurrent writers")
-            checks.append(race_check(target, lambda done, total: bar.update(task, completed=done, total=total)))
-    if not print_checks(checks, as_json):
-        raise typer.Exit(1)
+app.command()(examine.doctor)
 
 
 def _begin(config: Path) -> State:

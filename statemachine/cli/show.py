@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from statemachine.run.place import elsewhere, works_elsewhere
 from statemachine.run.record import Record
 from statemachine.run.trail import readable
 from statemachine.store import Store, open_store
+
+if TYPE_CHECKING:
+    from statemachine.run.checks import Check
 
 COLOURS = {"converged": "green", "exhausted": "yellow", "failed": "red", "cancelled": "red"}
 LISTED = ("run", "at", "iteration", "stage", "attempt", "updated_at")
@@ -232,15 +235,17 @@ def print_plan(target: str, as_json: bool) -> None:
             print(f"  {name}")
 
 
-def print_checks(checks: list[Any], as_json: bool) -> bool:
-    """Print the results of `doctor`; True when all checks passed."""
-    good = all(check.good for check in checks)
+def print_checks(checks: Iterable[Check], as_json: bool) -> bool:
+    """Print the results of `doctor`, each when it is there; True unless one is bad."""
     if as_json:
-        print(json.dumps([{"what": c.what, "good": c.good, "detail": c.detail} for c in checks], indent=1))
-        return good
+        found = list(checks)
+        print(json.dumps([{"what": c.what, "good": c.good, "detail": c.detail} for c in found], indent=1))
+        return all(check.good is not False for check in found)
+    good = True
+    marks = {True: typer.style("ok", fg="green"), None: "--", False: typer.style("NO", fg="red", bold=True)}
     for check in checks:
-        mark = typer.style("ok", fg="green") if check.good else typer.style("NO", fg="red", bold=True)
-        typer.echo(f"{mark}  {typer.style(check.what, bold=True)}  {check.detail}")
+        good = good and check.good is not False
+        typer.echo(f"{marks[check.good]}  {typer.style(check.what, bold=True)}  {check.detail}")
     return good
 
 

@@ -112,7 +112,7 @@ class LocalEngine:
                 return self._exists(name, manifest)
             with open(folder / "interpreter.log", "wb") as log:
                 subprocess.Popen(
-                    [sys.executable, "-c", _START, str(_HOME), self.interpreter, str(folder)],
+                    python(self.interpreter, str(folder)),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -230,6 +230,11 @@ class LocalEngine:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(0.02)
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """The command that calls `main` of one of our modules in a process of its own."""
+    return [sys.executable, "-c", _START, str(_HOME), module, *arguments]
 
 
 def _environment() -> dict[str, str]:

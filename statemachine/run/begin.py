@@ -98,13 +98,16 @@ def check_structures(config: RunConfig, objects: dict[str, bytes]) -> dict[str, 
     from operators.structures import load_structures
 
     with tempfile.TemporaryDirectory() as folder:
-        files = Path(folder)
-        prefix = len(DataSpace.files) + 1
-        for key, data in objects.items():
-            path = files / key[prefix:]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        return {name: len(load_structures(config, [name], files)) for name in config.structures}
+        unpack(objects, Path(folder))
+        return {name: len(load_structures(config, [name], Path(folder))) for name in config.structures}
+
+
+def unpack(objects: dict[str, bytes], files: Path) -> None:
+    """Write the user's files into a folder as the store holds them below `config/file`."""
+    for key, data in objects.items():
+        path = files / key.removeprefix(f"{DataSpace.files}/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total, more: None) -> State:

@@ -3,70 +3,93 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from conventions.errors import Dpgen2Error, NoRun
-from operators.registry import app, known
-from statemachine.engine.opening import open_engine
+from conventions.space import DataSpace
+from operators.registry import known, load_config
+from statemachine.engine.opening import engine_root, open_engine
 from statemachine.store import Store, open_store
 from statemachine.store.probe import prove
 from statemachine.store.race import Progress, race
 
+from .checks import Check
 from .configuration import configuration
 from .opening import config_file, find_prefix
 from .record import Record
 from .restore import restore
+from .stage_checks import check_program, check_stages
 from .trail import rows
 
 DEFAULT_PROGRAMS = {"dp": "train/deepmd", "lmp": "explore/lammps", "cp2k.psmp": "label/cp2k"}
 
-
-@dataclass(frozen=True)
-class Check:
-    what: str
-    good: bool
-    detail: str
+SCARCE = 2**30  # bytes of free space
 
 
-def examine(target: str | None) -> Iterator[Check]:
-    """Check this installation, and a run's own needs when one is named."""
+def examine(target: str | None, trial: Callable[[str], None] | None = None) -> Iterator[Check]:
+    """Check this installation, and a run's own needs when one is named.
+
+    Parameters
+    ----------
+    trial
+        Also run one tiny job of each stage; called with what is being done.
+    """
     yield Check("python", True, f"{sys.version.split()[0]} at {sys.executable}")
     yield Check("apps", True, ", ".join(sorted(known())))
     if target is None:
         for program, what in DEFAULT_PROGRAMS.items():
-            yield _program(program, what, needed=False)
+            yield check_program(program, what, needed=False)
         return
-    config, store = _run(target)
-    if config.engine.type == "local":  # otherwise the programs are in the jobs' images
-        for stage, settings in config.stages.items():
-            for program in app(stage, settings.app).executables(settings):
-                needed = not settings.setup and settings.hpc is None
-                yield _program(program, f"{stage}/{settings.app}", needed)
+    with tempfile.TemporaryDirectory() as folder:
+        yield from _examine_run(target, Path(folder), trial)
+
+
+def _examine_run(target: str, files: Path, trial: Callable[[str], None] | None) -> Iterator[Check]:
+    config, store, files = _run(target, files)
+    yield from check_stages(config, files)
     yield _tried("store", lambda: prove(store))
     with contextlib.suppress(NoRun):
         state = Record(store).load().state
         yield _tried("configuration", lambda: f"{len(configuration(store, state, newest=True)):,} bytes")
         yield _tried("iterations", lambda: f"{len(rows(store, state))} in the table")
     yield _tried("engine", lambda: open_engine(config.engine, store, "doctor").check())
+    if config.engine.type == "local":
+        yield from _space(store.url)
+    if trial is not None:
+        from .trial import attempt
+
+        yield from attempt(config, files, trial)
 
 
-def _run(target: str) -> tuple[Any, Store]:
-    """Configuration and store of a run, which need not exist yet."""
+def _run(target: str, scratch: Path) -> tuple[Any, Store, Path]:
+    """Configuration and store of a run, which need not exist yet, and the folder of the user's files."""
     store = open_store(find_prefix(target))
     path = config_file(target)
-    if path is not None:
-        from .config_file import read_config
+    if path is None:
+        config = load_config(configuration(store, Record(store).load().state))
+        return config, store, store.fetch(DataSpace.files, scratch / "file") or scratch
+    from .begin import prepare, unpack
+    from .config_file import read_config
 
-        return read_config(path), store
-    from operators.registry import load_config
+    config, objects = prepare(read_config(path), path.parent)
+    unpack(objects, scratch)
+    return config, store, scratch
 
-    return load_config(configuration(store, Record(store).load().state)), store
+
+def _space(url: str) -> Iterator[Check]:
+    """Free space where jobs work, and where the data are if that is a folder here."""
+    root = engine_root(url, "")
+    folders = {"engine": root} if not url.startswith("file:") else {"store": Path(unquote(urlsplit(url).path))}
+    for what, folder in folders.items():
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(there).free
+        yield Check(f"disk of the {what}", free > SCARCE, f"{free / 2**30:.1f} GiB free at {there}")
 
 
 def _tried(what: str, call: Callable[[], str]) -> Check:
@@ -74,15 +97,6 @@ def _tried(what: str, call: Callable[[], str]) -> Check:
         return Check(what, True, call())
     except (Dpgen2Error, OSError) as error:
         return Check(what, False, str(error))
-
-
-def _program(program: str, what: str, needed: bool) -> Check:
-    places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    path = shutil.which(os.path.expanduser(program), path=places)  # noqa: PTH111
-    if path is None:
-        hint = "not found on PATH" if needed else "not found on PATH (fine if another machine, image or `setup` has it)"
-        return Check(program, not needed, f"{what}: {hint}")
-    return Check(program, True, f"{what}: {path}")
 
 
 def race_check(target: str, progress: Progress) -> Check:

@@ -185,6 +185,24 @@ def test_a_campaign_that_logs_in_to_submit(campaign: Campaign, sshd: str) -> Non
     assert list(campaign.remote.iterdir()) == []
 
 
+def test_doctor_logs_in_asks_for_the_queue_and_runs_a_tiny_job(campaign: Campaign, sshd: str) -> None:
+    here = f"LocalContext, remote_root: {campaign.remote}"
+    there = f"SSHContext, remote_root: {campaign.remote}, remote_profile: {sshd}"
+    text = campaign.text().replace(here, there)
+    campaign.write(text.replace("queue_name: main", "queue_name: gone"))
+    del campaign.env["SLURM_CONF"]
+    code, output = campaign.finish("doctor")
+    assert code == 1 and "ok  label/stub: login  " in output and "ok  label/stub: Slurm  " in output, output
+    assert "NO  label/stub: queue  there is no gone" in output, output
+    campaign.write(text)
+    code, output = campaign.finish("doctor", "--try")
+    assert code == 0 and "ok  label/stub: queue  main" in output and output.count("ok  try ") == 4, output
+    assert list(campaign.remote.iterdir()) == []
+    assert [path for path in campaign.root.iterdir() if "trial" in path.name] == []
+    campaign.env["SLURM_CONF"] = str(campaign.conf)
+    assert "JobName=trial-" in campaign.slurm("scontrol", "show", "jobs", "-o")
+
+
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[str]:
     """SSH_AUTH_SOCK of an agent without keys."""
