@@ -102,7 +102,7 @@ def _stages(poller: Poller, said: Callable[[str], None]) -> Iterator[Check]:
         while left and (state.ended or state.stage != left[0]):
             done = left.pop(0)
             if state.at == "failed" and state.stage == done:
-                yield Check(f"try {done}", False, state.reason)
+                yield Check(f"try {done}", False, "; ".join([state.reason, *_last_words(poller, state)]))
                 yield from (Check(f"try {later}", None, f"not tried: {done} failed") for later in left)
                 return
             yield Check(f"try {done}", True, f"{now - began:.0f} s")
@@ -113,6 +113,15 @@ def _stages(poller: Poller, said: Callable[[str], None]) -> Iterator[Check]:
             stage = state.stage
             said(stage)
         poller.engine.wait(state.workflow, INTERVAL)
+
+
+def _last_words(poller: Poller, state: State) -> list[str]:
+    """The end of what the workflow's own steps printed: the trial's logs are deleted with it."""
+    try:
+        lines = [line.strip() for line in poller.engine.logs(state.workflow)]
+    except Dpgen2Error:
+        return []
+    return [line for line in lines if line][-1:]
 
 
 def remove(poller: Poller) -> None:

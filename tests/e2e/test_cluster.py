@@ -89,7 +89,7 @@ class Cluster:
 def cluster(tmp_path: Path, s3: Server) -> Iterator[Cluster]:
     prefix = s3.prefix(f"runs/{tmp_path.name}")
     secrets = {"store": {"id": ACCESS, "secret": SECRET}}
-    with ArgoDouble(tmp_path / "argo", prefix, token=TOKEN, secrets=secrets) as double:
+    with ArgoDouble(tmp_path / "argo", s3.prefix("runs"), token=TOKEN, secrets=secrets) as double:
         yield Cluster(tmp_path, s3, double, prefix)
 
 
@@ -123,6 +123,18 @@ def test_killed_in_every_stage_nothing_is_lost_done_twice_or_given_away(cluster:
     for where, data in cluster.everything_written():
         for secret in (TOKEN, ACCESS, SECRET):
             assert secret.encode() not in data, where
+
+
+@pytest.mark.servers
+def test_doctor_runs_a_tiny_campaign_in_the_cluster_and_leaves_nothing(cluster: Cluster) -> None:
+    (cluster.root / "cu.xyz").write_text(STRUCTURE)
+    cluster.configure(CONFIG.replace("accurate_after: 1", "accurate_after: 0"))
+    code = cluster.finish(cluster.start("doctor", "--try", "run.yaml"))
+    (output,) = cluster.printed
+    assert code == 0 and output.count("ok  try ") == 4, output
+    assert output.count("not tried: it runs in pods") == 4
+    assert cluster.double.manifests() == []
+    assert list(open_store(cluster.s3.prefix("runs")).list(f"{cluster.root.name}-trial")) == []
 
 
 @pytest.mark.servers
