@@ -125,11 +125,16 @@ class PlanContext:
 
 @dataclass(frozen=True)
 class ReduceParams:
-    """What every all_reduce is told; `n_jobs` comes from the plan of the same workflow."""
+    """What every all_reduce is told; `n_jobs` comes from the plan of the same workflow.
+
+    `last`: no attempt follows this one, unless it brings the stage to more than `finished` jobs.
+    """
 
     iteration: int
     attempt: int
     n_jobs: int
+    last: bool
+    finished: int
 
 
 @dataclass(frozen=True)

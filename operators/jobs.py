@@ -23,7 +23,7 @@ from conventions.documents import DoneMarker, JobCounts, StageReport, TaskResult
 from conventions.errors import DataError
 from conventions.names import format_id
 
-from .core import Planned, ReduceContext, Reduced
+from .core import Planned, ReduceContext, Reduced, ReduceParams
 from .setup import SAID, SETUP_FAILED
 from .sums import check_file, write_sums
 
@@ -196,6 +196,17 @@ def read_tasks(ctx: ReduceContext, n_jobs: int) -> Iterator[TaskOutput]:
             problem = telling_line(task_log) if result.code == SETUP_FAILED else ""
             yield TaskOutput(first + number, job_id, result.id, folder, task_log, problem, files)
         first += len(marker.tasks)
+
+
+def settles(tasks: Iterable[TaskOutput], params: ReduceParams, ctx: ReduceContext) -> bool:
+    """May the stage be judged now? Not while tasks are lost that a further attempt will repeat.
+
+    A lost task left no result to judge: its job was killed, or its program ended with an error. `ratio_failed` is for
+    results that are bad; it lets lost ones through only when the machine would give up.
+    """
+    if all(task.folder for task in tasks):
+        return True
+    return params.last and len(list(ctx.done.glob("*.json"))) <= params.finished
 
 
 def job_counts(n_jobs: int, tasks: Iterable[TaskOutput]) -> JobCounts:

@@ -22,15 +22,26 @@ from conventions.documents import StageReport, Strict, parse_json
 from conventions.errors import ConfigError
 from conventions.forms import IDENTIFIER
 from conventions.names import canonical_json, derive_seed, format_id
-from operators.core import TRIAL, App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
-from operators.jobs import Content, Script, Task, TaskOutput, job_counts, pack, read_tasks, write_jobs, write_report
+from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
+from operators.jobs import (
+    Content,
+    Script,
+    Task,
+    TaskOutput,
+    job_counts,
+    pack,
+    read_tasks,
+    settles,
+    write_jobs,
+    write_report,
+)
 from operators.registry import load_config
 from operators.setup import with_setup
 from operators.structures import load_structures
 from operators.sums import SUMS, user_file
 
 from .lammps_input import CONF, COUPLING, INPUT, PLUMED, SEED, fit_template, make_input, revise, write_conf
-from .lammps_probe import probe
+from .lammps_probe import probe, tiny
 from .live import live
 from .trajectory import LOG, MODEL_DEVI, PHYSICAL, TRAJECTORY, judge
 
@@ -271,8 +282,8 @@ def run_script(explore: LammpsConfig) -> str:
 def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
     """Classify every trajectory and list those that exist in trajectories.json.
 
-    Complete when at most ratio_failed of all planned trajectories are missing; those that went wrong physically are
-    there, with their class and the rows before the trouble.
+    Complete when none is lost, or no attempt follows and at most ratio_failed of all are; those that went wrong
+    physically are there, with their class and the rows before the trouble.
     """
     config = load_config(ctx.config.read_bytes())
     explore: LammpsConfig = config.explore
@@ -295,8 +306,8 @@ def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
                 }
             )
     planned = sum(len(list((ctx.jobs / format_id(job) / "in").glob("task.*"))) for job in range(params.n_jobs))
-    missing = planned - len(trajectories)
-    complete = missing <= explore.ratio_failed * planned and bool(trajectories)
+    lost = planned - len(trajectories)
+    complete = settles(tasks, params, ctx) and lost <= explore.ratio_failed * planned and bool(trajectories)
     if complete:
         ctx.product.mkdir(parents=True, exist_ok=True)
         document = {"schema_version": 1, "trajectories": trajectories}
@@ -313,7 +324,7 @@ def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
             complete=complete,
             next=usable,
             jobs=job_counts(params.n_jobs, tasks),
-            classes={**classes, **({"missing": missing} if missing else {})},
+            classes={**classes, **({"lost": lost} if lost else {})},
             summary={"trajectories": len(trajectories), "broken": len(trajectories) - classes["ok"]},
             messages=messages(tasks, trajectories),
         ),
@@ -365,13 +376,6 @@ def notes(config: RunConfig) -> list[str]:
         for place, group in enumerate(stage)
         if group.press is not None and group.ensemble not in COUPLING
     ]
-
-
-def tiny(explore: LammpsConfig) -> dict[str, Any]:
-    """One short trajectory, without the user's templates: how long those take, only they know."""
-    group = explore.stages[0][0]
-    settings = {"ensemble": "nvt", "temps": (group.temps or [300.0])[:1], "nsteps": 10, "dt": group.dt, "trj_freq": 5}
-    return {"stages": [[{"structures": [TRIAL], **settings}]]}
 
 
 def executables(explore: LammpsConfig) -> list[str]:

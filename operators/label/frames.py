@@ -19,7 +19,7 @@ from conventions.documents import StageReport, parse_json
 from conventions.errors import DataError
 from conventions.names import canonical_json
 from operators.core import Input, Output, PlanContext, ReduceContext, Reduced, ReduceParams
-from operators.jobs import TaskOutput, job_counts, read_tasks, telling_line, write_report
+from operators.jobs import TaskOutput, job_counts, read_tasks, settles, telling_line, write_report
 from operators.registry import load_config
 from operators.structures import load_structures, read_file
 from operators.sums import verify
@@ -173,7 +173,7 @@ def read_labels(tasks: Sequence[TaskOutput], jobs: Path, read: Reader, explain: 
             task = known.get(folder.name) or replace(first, task_id=folder.name, folder=None)
             frames = load_frames(folder / FRAMES)
             if task.folder is None:
-                labels = [Label("failed", explain(task, jobs / job_id / "out" / folder.name))] * len(frames)
+                labels = [Label("lost", explain(task, jobs / job_id / "out" / folder.name))] * len(frames)
             else:
                 labels = read(task.folder, frames)
             for atoms, label in zip(frames, labels, strict=True):
@@ -194,10 +194,13 @@ def collect(
     found = list(read_labels(tasks, ctx.jobs, read, explain))
     classes = Counter(each.label.kind for each in found)
     labelled, discarded = classes["ok"], len(found) - classes["ok"]
-    enough = labelled > 0 and discarded <= config.label.ratio_failed * len(found)
+    settled = settles(tasks, params, ctx)
+    enough = settled and labelled > 0 and discarded <= config.label.ratio_failed * len(found)
     messages = _messages(found)
     if not found:
         messages = ["there was no frame to label"]
+    elif not settled:
+        messages.insert(0, f"{classes['lost']} of {len(found)} frames have no result yet, and are tried again")
     elif not enough:
         counts = ", ".join(f"{kind} {number}" for kind, number in classes.most_common() if kind != "ok")
         messages.insert(

@@ -17,7 +17,7 @@ from conventions.documents import StageReport, parse_json
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json, derive_seed
 from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
-from operators.jobs import Script, Task, job_counts, pack, read_tasks, write_jobs, write_report
+from operators.jobs import Script, Task, job_counts, pack, read_tasks, settles, write_jobs, write_report
 from operators.registry import load_config
 from operators.setup import with_setup
 from operators.sums import verify
@@ -154,7 +154,10 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
     messages += _unusable(pool, trajectories)
     classes = {name: pool.counts[name] for name in ("accurate", "candidate", "failed", "invalid", "skipped")}
     summary = {name: float(classes[name]) for name in ("accurate", "candidate", "failed")}
-    enough = len(failed) <= settings.ratio_failed * len(pool.outputs) and len(failed) < len(pool.outputs)
+    if failed:
+        classes["lost"] = len(failed)
+    settled = settles(pool.outputs, params, ctx)
+    enough = settled and len(failed) <= settings.ratio_failed * len(pool.outputs) and len(failed) < len(pool.outputs)
     complete = not trajectories or (enough and sum(classes.values()) > 0)
     selected = 0
     if complete:

@@ -30,7 +30,7 @@ from operators.registry import load_config
 from operators.setup import with_setup
 from operators.sums import user_file
 
-from .dp_command import find_dp, probe
+from .dp_command import FIND_PYTHON, probe
 from .dp_infer import committee
 from .live import live
 from .neighbours import short_sel
@@ -231,10 +231,11 @@ def run_script(train: DeepmdConfig) -> str:
     """run.sh: the user's setup, one thread unless it says otherwise, and dp_model.py with the Python beside dp."""
     lines = "\n".join(
         [
-            *find_dp(train),
+            f"export DP_COMMAND={shlex.quote(train.command or 'dp')}",
             'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"',
             'export DP_INTRA_OP_PARALLELISM_THREADS="${DP_INTRA_OP_PARALLELISM_THREADS:-$OMP_NUM_THREADS}"',
             'export DP_INTER_OP_PARALLELISM_THREADS="${DP_INTER_OP_PARALLELISM_THREADS:-1}"',
+            *FIND_PYTHON,
             'exec "${DP_HERE:-python3}" "$JOB_JOB/dp_model.py"',
             "",
         ]

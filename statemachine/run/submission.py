@@ -78,6 +78,8 @@ class Submission:
         return {
             "iteration": state.iteration,
             "attempt": state.attempt,
+            "last": state.stalled >= state.policy.retries[state.stage],
+            "finished": state.finished,
             "has_models": "train" in state.newest,
             "has_selected": "select" in state.newest,
             "explore_stage": state.explore_stage,

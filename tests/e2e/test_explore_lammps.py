@@ -197,7 +197,7 @@ def test_failure_that_is_not_physics_is_to_be_repeated(tmp_path: Path, models: P
     run.config["train"]["numb_models"] = 3  # the committee has two
     report = run.run()
     assert not report.complete
-    assert report.classes == {"missing": 1}
+    assert report.classes == {"lost": 1}
     assert "graph.002.pb" in report.messages[0]
 
 

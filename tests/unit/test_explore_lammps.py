@@ -430,24 +430,24 @@ def test_stage_with_every_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("ratio", "complete"), [(0.25, False), (0.5, True)])
-def test_ratio_of_missing_trajectories(
+def test_ratio_of_lost_trajectories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, complete: bool
 ) -> None:
     run = fake_run(tmp_path, ["good", "broken", "good", "silent"], monkeypatch, ratio_failed=ratio)
     assert run_all(run, 4) == [0, 1, 0, 1]
     report = run.reduce(4)
     assert report.complete is complete
-    assert report.classes == {"ok": 2, "missing": 2}
+    assert report.classes == {"ok": 2, "lost": 2}
     assert "Unrecognized pair style 'deepmd'" in report.messages[0]
     assert "left no model_devi.out" in report.messages[1]
     assert (tmp_path / run.place.product).exists() is complete
 
 
-def test_tasks_of_a_job_without_marker_are_all_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_of_a_job_without_marker_are_all_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fake_run(tmp_path, ["good"] * 6, monkeypatch, group_size=3, ratio_failed=0.4)
     run_all(run, 1)
     report = run.reduce(2)
-    assert report.classes == {"ok": 3, "missing": 3}
+    assert report.classes == {"ok": 3, "lost": 3}
     assert not report.complete
 
 

@@ -97,6 +97,8 @@ def made(settings: Hpc | None, stage: str = "explore", attempt: int = 0) -> Stag
     facts = {
         "iteration": 1,
         "attempt": attempt,
+        "last": False,
+        "finished": 0,
         "has_models": True,
         "has_selected": True,
         "explore_stage": 0,

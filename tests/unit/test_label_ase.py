@@ -177,7 +177,7 @@ def test_ratio_failed_may_not_leave_nothing(tmp_path: Path, odd: LabelRun) -> No
     run = odd.copy(tmp_path, ratio_failed=1.0)
     (tmp_path / run.place.done / "000000.json").unlink()
     report = run.reduce(1)
-    assert report.classes == {"failed": 7}
+    assert report.classes == {"lost": 7}
     assert (report.complete, report.next) == (False, False)
 
 
@@ -185,7 +185,7 @@ def test_a_calculator_that_cannot_be_made_fails_the_job(tmp_path: Path) -> None:
     run = LabelRun(tmp_path, label("no_such_module:X"), marked(2), ["Cu"])
     report = run.stage()
     assert not report.complete
-    assert report.classes == {"failed": 2}
+    assert report.classes == {"lost": 2}
     assert (report.jobs.finished, report.jobs.failed) == (0, 1)
     assert report.messages[1] == (
         "job 000000 task.000000: failed: error: label.calculator no_such_module:X: "
@@ -281,7 +281,7 @@ def test_a_job_without_a_marker_counts_all_its_frames(tmp_path: Path, finished: 
     run = finished.copy(tmp_path)
     (tmp_path / run.place.done / "000001.json").unlink()
     report = run.reduce(2)
-    assert report.classes == {"ok": 3, "failed": 2}
+    assert report.classes == {"ok": 3, "lost": 2}
     assert report.jobs.failed == 1
     assert report.messages == ["job 000001 task.000000: failed: it left no completion marker (and 1 more)"]
 

@@ -83,11 +83,11 @@ def test_every_way_to_fail_has_its_class(tmp_path: Path) -> None:
         "ok",
         "scf_not_converged",
         "aborted",  # CP2K gave up on the frame: a result
-        "failed",  # an input that it cannot read: to be repeated, as whatever ends without CP2K saying why
+        "lost",  # an input that it cannot read: to be repeated, as whatever ends without CP2K saying why
         "unreadable",
-        "failed",
-        "failed",
-        "failed",
+        "lost",
+        "lost",
+        "lost",
         "no_forces",
         "ok",
     ]

@@ -55,7 +55,8 @@ POD: dict[str, Any] = {
 
 def dressed(stage: str = "explore", engine: dict[str, Any] | None = None, **settings: Any) -> StageWorkflow:
     facts = {
-        "iteration": 1, "attempt": 0, "has_models": True, "has_selected": True, "explore_stage": 0,
+        "iteration": 1, "attempt": 0, "last": False, "finished": 0,
+        "has_models": True, "has_selected": True, "explore_stage": 0,
         "systems": ["init/a/Cu1"],
     }  # fmt: skip
     what = (f"cu-00000000-000001-{stage}-a0", app(stage, APPS[stage]), place(stage), facts)

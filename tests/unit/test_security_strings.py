@@ -99,7 +99,8 @@ def manifests(config: Any, stages: Sequence[str] = STAGES) -> str:
     """Workflows of a configuration, as they are sent."""
     place = DataSpace(config.apps)
     facts = {
-        "iteration": 1, "attempt": 0, "has_models": True, "has_selected": True, "explore_stage": 0,
+        "iteration": 1, "attempt": 0, "last": False, "finished": 0,
+        "has_models": True, "has_selected": True, "explore_stage": 0,
         "systems": ["init/a/Cu1"],
     }  # fmt: skip
     found = []
@@ -151,6 +152,7 @@ def test_the_search_for_templates_sees_them() -> None:
 def test_names_in_the_store_are_not_expanded() -> None:
     """The systems of the dataset are found by listing, and travel as a file; what a parameter holds is refused."""
     facts = {"iteration": 1, "has_models": True, "systems": ["init/a/{{workflow.uid}}"], "attempt": 0}
+    facts |= {"last": False, "finished": 0}
     apps = {"label": "cp2k", "train": "deepmd", "explore": "lammps", "select": "model_devi"}
     what = ("w", app("train", "deepmd"), DataSpace(apps).stage("train", 1, newest("train", 1)), facts)
     manifest = build(*what, prefix="file:///x", image="i").manifest

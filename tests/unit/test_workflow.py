@@ -28,7 +28,8 @@ def place(stage: str) -> StageSpace:
 
 def made(stage: str, systems: Sequence[str] = ("init/a/Cu1",), **changes: Any) -> StageWorkflow:
     facts = {
-        "iteration": 1, "attempt": 0, "has_models": True, "has_selected": True, "explore_stage": 0,
+        "iteration": 1, "attempt": 0, "last": False, "finished": 0,
+        "has_models": True, "has_selected": True, "explore_stage": 0,
         "systems": list(systems),
     }  # fmt: skip
     settings: dict[str, Any] = {"prefix": "file:///data/run", "key_prefix": "", "image": "img", **changes}
