@@ -40,18 +40,22 @@ def examine(target: str | None, trial: Callable[[str], None] | None = None) -> I
     trial
         Also run one tiny job of each stage; called with what is being done.
     """
-    yield Check("python", True, f"{sys.version.split()[0]} at {sys.executable}")
-    yield Check("apps", True, ", ".join(sorted(known())))
     if target is None:
+        yield from _installation()
         for program, what in DEFAULT_PROGRAMS.items():
             yield check_program(program, what, needed=False)
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield from _examine_run(target, Path(folder), trial)
+        yield from _examine_run(*_run(target, Path(folder)), trial)
 
 
-def _examine_run(target: str, files: Path, trial: Callable[[str], None] | None) -> Iterator[Check]:
-    config, store, files = _run(target, files)
+def _installation() -> Iterator[Check]:
+    yield Check("python", True, f"{sys.version.split()[0]} at {sys.executable}")
+    yield Check("apps", True, ", ".join(sorted(known())))
+
+
+def _examine_run(config: Any, store: Store, files: Path, trial: Callable[[str], None] | None) -> Iterator[Check]:
+    yield from _installation()
     yield from check_stages(config, files)
     yield _tried("store", lambda: prove(store))
     with contextlib.suppress(NoRun):

@@ -188,7 +188,7 @@ def test_a_calculator_that_cannot_be_made_fails_the_job(tmp_path: Path) -> None:
     assert report.classes == {"lost": 2}
     assert (report.jobs.finished, report.jobs.failed) == (0, 1)
     assert report.messages[1] == (
-        "job 000000 task.000000: failed: error: label.calculator no_such_module:X: "
+        "job 000000 task.000000: lost: error: label.calculator no_such_module:X: "
         "ModuleNotFoundError: No module named 'no_such_module' (and 1 more)"
     )
 
@@ -283,7 +283,7 @@ def test_a_job_without_a_marker_counts_all_its_frames(tmp_path: Path, finished: 
     report = run.reduce(2)
     assert report.classes == {"ok": 3, "lost": 2}
     assert report.jobs.failed == 1
-    assert report.messages == ["job 000001 task.000000: failed: it left no completion marker (and 1 more)"]
+    assert report.messages == ["job 000001 task.000000: lost: it left no completion marker (and 1 more)"]
 
 
 @pytest.mark.parametrize("calculator", ["EMT", "os;rm:X", "a.b:", "a..b:C", "a:b:c", "1a.b"])
