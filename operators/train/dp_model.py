@@ -10,6 +10,7 @@ the order of batches starts anew from the seed.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -40,7 +41,7 @@ def main() -> None:
         if place := os.environ.get(f"JOB_{name.upper()}"):  # there are no models before the first training
             Path(name).symlink_to(place)
     sums = {Path(system).parent / "SHA256SUMS" for system in training_systems()}
-    check_recorded(sorted(path for path in sums if path.exists()))
+    check_once(sorted(path for path in sums if path.exists()))
     for name in ("graph.pb", "original.pb", "test.json", str(DIVERGED)):
         Path(name).unlink(missing_ok=True)  # of an earlier attempt
     start = start_arguments(job)
@@ -63,6 +64,23 @@ def main() -> None:
         dp("test", "-m", "graph.pb", "-f", "tests.txt", "-n", "0", "-d", "detail")
         Path("test.json").write_text(json.dumps(errors(Path("detail.e_peratom.out"), Path("detail.f.out"))))
     shutil.rmtree(CHECKPOINTS)
+
+
+def check_once(lists: list[Path]) -> None:
+    """Check what was recorded, once for all models of a stage that train on this machine.
+
+    DPGEN2_SHARED is a folder that the jobs of a workflow share. In a pod there is none: each checks what it was given.
+    """
+    shared = os.environ.get("DPGEN2_SHARED")
+    if not shared:
+        check_recorded(lists)
+        return
+    name = hashlib.sha256("".join(f"{path}\n" for path in lists).encode()).hexdigest()
+    with open(Path(shared, f"checked-{name}"), "ab") as note:
+        fcntl.flock(note, fcntl.LOCK_EX)
+        if not note.tell():
+            check_recorded(lists)
+            note.write(b"as recorded\n")
 
 
 def check_recorded(lists: list[Path]) -> None:
@@ -96,7 +114,7 @@ def start_arguments(job: dict[str, Any]) -> list[str]:
         return [job["start"], "start.pb"] if job["start"] else []
     # A compressed model has no embedding net to go on with; reduce keeps the one before compression.
     index = job["reuse"]
-    check_recorded([path for path in [Path("models/SHA256SUMS")] if path.exists()])
+    check_once([path for path in [Path("models/SHA256SUMS")] if path.exists()])
     for path in (f"models/original.{index:03d}.pb", f"models/graph.{index:03d}.pb"):
         if Path(path).exists():
             return ["--init-frz-model", path]

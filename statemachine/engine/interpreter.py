@@ -76,6 +76,8 @@ class Interpreter:
         self.variables = {"workflow.name": self.manifest["metadata"]["name"], "workflow.uid": settings["uid"]}
         self.environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         self.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.slots)))
+        self.shared = folder / "shared"  # where jobs tell each other what they have checked
+        self.shared.mkdir(exist_ok=True)
         self.total = self.finished = 0
         self.messages: list[str] = []
         self.fetched: dict[str, Path] = {}  # by key, in this step
@@ -202,6 +204,8 @@ class Interpreter:
         is_job = script["source"] == scripts.JOB or scripts.is_batch(script["source"])
         hidden = POLLERS if is_job else ()
         common = {name: value for name, value in self.environ.items() if name not in hidden}
+        if script["source"] == scripts.JOB:
+            common["DPGEN2_SHARED"] = str(self.shared)
         return {**common, **{entry["name"]: entry["value"] for entry in script.get("env", [])}}
 
     def report(self, phase: Phase, step: str) -> None:

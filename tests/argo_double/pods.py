@@ -67,7 +67,9 @@ class Cluster(Interpreter):
             entry if "value" in entry else {"name": entry["name"], "value": self.secret(entry["valueFrom"])}
             for entry in script.get("env", [])
         ]
-        return super().environment({**script, "env": plain})
+        found = super().environment({**script, "env": plain})
+        found.pop("DPGEN2_SHARED", None)  # pods share no folder
+        return found
 
     def pod(self, script: Mapping[str, Any], env: Mapping[str, str], place: Path, log: Path) -> int:
         with open(log, "wb") as stream:

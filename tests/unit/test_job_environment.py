@@ -24,3 +24,5 @@ def test_no_secret_of_the_poller_is_in_a_jobs_environment(
     poller.engine.wait(poller.step().workflow, 60)
     seen = (tmp_path / "seen").read_text()
     assert "LICENCE_OF_OURS=kept" in seen and "hunter22" not in seen
+    (shared,) = (line.partition("=")[2] for line in seen.splitlines() if line.startswith("DPGEN2_SHARED="))
+    assert shared.startswith(f"{tmp_path}/out/.engine/workflow/"), "it goes with the workflow"

@@ -223,6 +223,28 @@ def test_training_refuses_what_another_attempt_left_in_a_system(tmp_path: Path) 
         dp_model.check_recorded([system.parent / SUMS])
 
 
+def test_the_models_of_a_stage_check_their_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = tmp_path / "iter/000000/Cu4"
+    system.mkdir(parents=True)
+    (system / "type.raw").write_text("0\n" * 4)
+    write_sums(system.parent)
+    lists, read = [system.parent / SUMS], []
+    check = dp_model.check_recorded
+    monkeypatch.setattr(dp_model, "check_recorded", lambda paths: (read.append(paths), check(paths)))
+    for workflow in ("a0", "a1"):
+        (tmp_path / workflow).mkdir()
+        monkeypatch.setenv("DPGEN2_SHARED", str(tmp_path / workflow))
+        for _ in range(4):
+            dp_model.check_once(lists)
+    assert read == [lists] * 2, "once a workflow"
+    (system / "type.raw").write_text("1\n" * 4)
+    (tmp_path / "a2").mkdir()
+    monkeypatch.setenv("DPGEN2_SHARED", str(tmp_path / "a2"))
+    for _ in range(2):  # what was refused is not taken as checked
+        with pytest.raises(SystemExit, match="is not what was recorded"):
+            dp_model.check_once(lists)
+
+
 def test_only_recorded_systems_are_trained_on() -> None:
     """A label stage was killed while it published, and its next attempt made other systems."""
     store = MemoryStore()
