@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import ConfigFile, Interval, Reason, Target, Yes, checked
+from .options import AsJson, ConfigFile, Interval, Reason, Target, Yes, checked
 
 if TYPE_CHECKING:
     from conventions.state import State
@@ -124,6 +126,7 @@ def prune(
         bool, typer.Option("--label-outputs", help="Also what the labelling code wrote; labels are kept.")
     ] = False,
     yes: Yes = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delete what a run no longer needs: inputs and outputs of jobs whose results were used.
 
@@ -140,21 +143,26 @@ def prune(
 
     store = open_store(find_prefix(target))
     until, sums, keys = prunable(store, keep_last, label_outputs)
-    for one in sums:
-        typer.echo(f"{one.stage}: {one.iterations} iterations, {one.files:,} files, {one.bytes / 1e9:.3f} GB")
-    if not keys:
-        typer.echo("nothing can go")
-        return
     total = sum(one.bytes for one in sums)
-    if dry_run or not (yes or sys.stdin.isatty()):
+    if not as_json:
+        for one in sums:
+            typer.echo(f"{one.stage}: {one.iterations} iterations, {one.files:,} files, {one.bytes / 1e9:.3f} GB")
+    deleting = bool(keys) and not dry_run and (yes or (sys.stdin.isatty() and not as_json))
+    if deleting:
+        be_sure(f"delete {len(keys):,} files, {total / 1e9:.3f} GB?", yes)
+        with Progress(console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task("deleting", total=len(keys))
+            prune(store, until, keys, lambda more: bars.update(task, advance=more))
+    if as_json:
+        stages = [asdict(one) for one in sums]
+        print(json.dumps({"before_iteration": until, "deleted": deleting, "bytes": total, "stages": stages}, indent=1))
+    elif not keys:
+        typer.echo("nothing can go")
+    elif deleting:
+        typer.echo(f"{total / 1e9:.3f} GB were deleted, from iterations before {until}")
+    else:
         more = "" if dry_run else "; --yes deletes it"
         typer.echo(f"{total / 1e9:.3f} GB could go, from iterations before {until}; nothing was deleted{more}")
-        return
-    be_sure(f"delete {len(keys):,} files, {total / 1e9:.3f} GB?", yes)
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("deleting", total=len(keys))
-        prune(store, until, keys, lambda more: bars.update(task, advance=more))
-    typer.echo(f"{total / 1e9:.3f} GB were deleted, from iterations before {until}")
 
 
 def fork(target: Target, reason: Reason = "forked by the user") -> None:

@@ -211,8 +211,12 @@ class Daemon:
         try:
             store = open_store(place)
             self.redactor.hide(store.secrets())
+            empty = True
             for url in runs_below(store, missed, known={run.prefix for run in self.runs}):
                 self._take_up(url, self._lanes[place])
+                empty = False
+            if empty and place not in self._missed:  # a name that was mistyped looks the same
+                log.warning("%s: no run is below it yet", place, extra={"event": "discovering", "prefix": place})
         except Exception as error:  # a store that is down: the next look may find it up
             missed[place] = one_line(error)
         for url, why in missed.items() - self._missed.get(place, {}).items():  # each trouble is told once

@@ -55,6 +55,17 @@ def test_runs_below_a_prefix_are_taken_up_and_dropped(
     assert daemon.stop() == [] and not daemon.all_ended.is_set()
 
 
+def test_a_place_without_a_run_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`--discover` with a name that was mistyped."""
+    place = f"file://{tmp_path}/rnus"
+    daemon = untimed(monkeypatch, place)
+    for _ in range(2):
+        daemon._look_below(place)
+    assert [record.getMessage() for record in caplog.records] == [f"{place}: no run is below it yet"]
+
+
 def test_a_store_that_is_down_is_looked_below_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(daemon_module, "DISCOVERY", 0.01)
     poller = FakePoller()

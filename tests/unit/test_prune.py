@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,13 +53,17 @@ def test_what_goes_and_what_stays(cli: Cli, run: Path, tmp_path: Path) -> None:
     code, output, _ = cli("prune", run)
     assert code == 0 and "nothing was deleted; --yes deletes it" in output, "nobody can be asked"
     assert files(tmp_path / "out") == before
+    told = json.loads(cli("prune", run, "--json")[1])
+    assert (told["deleted"], told["before_iteration"], told["stages"][1]["files"]) == (False, 2, 4)
+    assert files(tmp_path / "out") == before
     code, output, errors = cli("prune", run, "--yes")
     assert code == 0 and "were deleted, from iterations before 2" in output, errors
     gone = {f"{stage}/stub/iter/{n:06d}/{name}" for stage in ALL[1:] for n in (0, 1) for name in GONE}
     assert before - files(tmp_path / "out") == gone
     assert not (tmp_path / "out/explore/stub/iter/000000/job/000000/out").exists()
     assert cli("prune", run, "--yes")[1].splitlines()[-1] == "nothing can go"
-    assert cli("prune", run, "--yes", "--label-outputs", "--keep-last", "0")[0] == 0
+    code, output, _ = cli("prune", run, "--yes", "--json", "--label-outputs", "--keep-last", "0")
+    assert code == 0 and json.loads(output)["deleted"]
     assert not files(tmp_path / "out") & {f"label/stub/iter/{n:06d}/{GONE[1]}" for n in range(3)}
     assert f"explore/stub/iter/000003/{GONE[1]}" in files(tmp_path / "out"), "the newest explored iteration"
     assert "dataset/deepmd/iter/000000/type.raw" in files(tmp_path / "out")
