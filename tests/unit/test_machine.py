@@ -98,6 +98,16 @@ def test_retries_end_unless_jobs_keep_finishing() -> None:
     assert (progress.at, progress.stalled) == ("train.submitting", 0)
 
 
+def test_jobs_whose_markers_come_and_go_are_no_progress() -> None:
+    """Else a stage that gets nowhere would be repeated for ever: what was lost and made again counts each time."""
+    state = running("train", finished=2)
+    for finished in (1, 2, 1):
+        assert state.at != "failed", "there are two retries"
+        attempt = replace(seen(None, Phase.failed, revoked=True), finished=finished)
+        state = decide(state.model_copy(update={"at": "train.running"}), attempt).state
+    assert (state.at, state.finished) == ("failed", 2)
+
+
 def test_not_converged_goes_on_to_label() -> None:
     state = decide(running("select"), seen(selected(50, 50))).state
     assert (state.at, state.iteration, state.final) == ("label.submitting", 1, "")
