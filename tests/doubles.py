@@ -142,7 +142,7 @@ class FakeEngine:
             files={"product": {"model": 3}},
         )
         if spoiled != "loses its product":
-            self.store.put(f"{place.product}/model", b"123")
+            self.store.put(f"{place.product}/model", b"12" if spoiled == "cuts its product" else b"123")
         self.store.put(place.report, report.dump())
         return Phase.failed if spoiled == "dies at the end" else Phase.succeeded
 

@@ -61,11 +61,12 @@ def test_a_crash_at_any_point_changes_nothing(rows: int, after: bool, monkeypatc
 
 def test_a_stage_whose_product_did_not_arrive_is_repeated() -> None:
     """Argo goes on with the next artifact after an upload that failed: the report can be ahead of what it tells of."""
-    store, engine = fresh(spoil=lambda state: "loses its product" if state.workflow.endswith("0-train-a0") else "")
-    state = run_to_end(poller_of(store, engine), engine)
-    assert state.at == "converged"
-    assert [name.rpartition("-")[2] for name in engine.bodies if "-000000-train-" in name] == ["a0", "a1"]
-    assert len(engine.bodies) == len(BODIES) + 1
+    for how in ("loses its product", "cuts its product"):
+        store, engine = fresh(spoil=lambda state, how=how: how if state.workflow.endswith("0-train-a0") else "")
+        state = run_to_end(poller_of(store, engine), engine)
+        assert state.at == "converged"
+        assert [name.rpartition("-")[2] for name in engine.bodies if "-000000-train-" in name] == ["a0", "a1"]
+        assert len(engine.bodies) == len(BODIES) + 1
 
 
 def test_workflows_that_were_given_up_are_kept_until_the_stage_is_left() -> None:
@@ -80,6 +81,14 @@ def test_workflows_that_were_given_up_are_kept_until_the_stage_is_left() -> None
         assert name in engine.workflows
         engine.run()
     assert [each for each in engine.workflows if "-label-" in each] == []
+
+
+@pytest.mark.parametrize(("accurate_after", "at"), [(1, "converged"), (99, "exhausted")])
+def test_a_run_that_ended_leaves_no_workflow(accurate_after: int, at: str) -> None:
+    """Nobody comes back to it: on a cluster the last one would stay for ever."""
+    store, engine = fresh(accurate_after=accurate_after)
+    assert run_to_end(poller_of(store, engine), engine).at == at
+    assert engine.workflows == {}
 
 
 def test_two_pollers_in_turns_do_it_once() -> None:
