@@ -163,6 +163,39 @@ def test_a_poller_that_knew_the_lost_version_loses_its_swap() -> None:
     assert Record(store).load().state.hold
 
 
+def test_a_poller_that_slept_before_it_kept_the_lost_version_submits_nothing() -> None:
+    """Meanwhile the version before was restored, and a person cancelled the run: what it had decided is void."""
+    store, engine = begun()
+    poller_of(store, engine).step()
+    engine.run()
+
+    def act() -> None:
+        lose(store, 0)
+        restore(store)
+        poller_of(store, engine).tell(Order("cancel", "by a person"))
+
+    sleeper = poller_of(Rival(store, 2, act), engine)  # its first write is the swap
+    with pytest.raises(StateError, match=r"does not match event/00000004\.json"):
+        sleeper.step()
+    assert len(engine.states) == 1, "nothing but the label stage was submitted"
+    assert Record(store).load().state.at == "cancelling"
+
+
+def test_a_good_version_that_took_the_place_of_a_damaged_one_is_not_removed() -> None:
+    """Somebody restores and cancels while another one restores: its version would be lost with the next damage."""
+    store = paused(3)
+    store.objects[SPACE.state], store.objects[SPACE.event(4)] = b"x", b"cut"
+
+    def act() -> None:
+        restore(store)
+        poller_of(store, FakeEngine(store)).tell(Order("cancel", "by a rival"))
+
+    with pytest.raises(CommandRefused, match="was changed by another process"):
+        restore(Rival(store, 1, act))
+    assert store.objects[SPACE.event(4)] == store.objects[SPACE.state]
+    assert Record(store).load().state.at == "cancelling"
+
+
 def test_an_answer_that_was_lost_is_no_failure() -> None:
     class Forgetful(MemoryStore):
         def put(self, key: str, data: bytes, **conditions: Any) -> str:
