@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,35 @@ def test_a_killed_write_leaves_the_old_object(tmp_path: Path, monkeypatch: pytes
         store.put("state.json", b"new")
     assert store.get("state.json").data == b"old"
     assert [entry.key for entry in store.list("")] == ["state.json"]
+
+
+def test_a_killed_publication_from_another_disk_leaves_the_old_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file cannot be renamed from disk to disk: a copy that breaks off must not be taken for the model."""
+    store, made = FileStore.of(tmp_path / "root"), tmp_path / "model"
+    store.put("product/model", b"old")
+    made.write_bytes(b"the new one")
+    replace, copyfile = Path.replace, shutil.copyfile
+
+    def other_disk(self: Path, target: Path) -> Path:
+        if self == made:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return replace(self, target)
+
+    def die(source: Path, target: Path) -> None:
+        target.write_bytes(b"the")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", other_disk)
+    monkeypatch.setattr(shutil, "copyfile", die)
+    with pytest.raises(KeyboardInterrupt):
+        store.publish(made, "product/model")
+    assert store.get("product/model").data == b"old"
+    assert [entry.key for entry in store.list("")] == ["product/model"]
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    store.publish(made, "product/model")
+    assert store.get("product/model").data == b"the new one" and not made.exists()
 
 
 def test_its_own_files_are_hidden_and_refused(tmp_path: Path) -> None:
