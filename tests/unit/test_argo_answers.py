@@ -76,6 +76,16 @@ def test_a_workflow_without_our_annotation_is_another(metadata: Any) -> None:
         engine((409, {"message": "exists"}), (200, {"metadata": metadata})).submit(manifest)
 
 
+def test_a_workflow_that_could_not_be_stopped_is_an_error() -> None:
+    """Else `cancel` would wait without a word for the end of a workflow that goes on using its nodes."""
+    refused = (403, {"code": 7, "message": "workflows is forbidden"})
+    with pytest.raises(EngineError, match="403: workflows is forbidden"):
+        engine(refused, (200, {**WORKFLOW, "status": {"phase": "Running"}})).terminate("w")
+    ended = (400, {"code": 3, "message": "cannot shut down a completed workflow"})
+    engine(ended, (200, {**WORKFLOW, "status": {"phase": "Succeeded"}})).terminate("w")
+    engine(GONE).terminate("w")
+
+
 @pytest.mark.parametrize("nodes", [None, [1], {"a": None}, {"a": {"type": "Pod", "phase": "Failed"}}])
 def test_nodes_that_tell_nothing(nodes: Any) -> None:
     found = engine((200, {"status": {"nodes": nodes, "message": "it broke"}}), (200, b"")).explain("w")
