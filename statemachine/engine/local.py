@@ -36,6 +36,7 @@ from .base import LOCKS, LiveJob, Status, name_taken
 from .local_jobs import LocalJobs
 
 UID_VARIABLE = "DPGEN2_WORKFLOW_UID"
+GRACE = 5.0  # seconds that processes get to end after SIGTERM
 _UNSEEN = (
     "the process that ran the workflow died, but jobs of it still work where they cannot be ended from here: in "
     "another container or as another user; end them there"
@@ -222,7 +223,7 @@ class LocalEngine:
         except FileNotFoundError:  # a rival has consumed the workflow, and deletes it now
             return
         for kind in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + GRACE
             while members := list(_members(uid)):
                 for pid in members:
                     with contextlib.suppress(ProcessLookupError, PermissionError):

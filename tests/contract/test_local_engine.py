@@ -76,6 +76,38 @@ def test_a_killed_interpreter_is_gone_and_its_jobs_are_ended(engine: LocalEngine
     assert members(engine, "w-a0") == []
 
 
+def test_a_living_workflow_is_not_deleted(engine: LocalEngine, tmp_path: Path) -> None:
+    """Without its folder nobody would know of it any more, and the same name could be started beside it."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    engine.submit(manifest("w-a0", blocked_by(fifo), items='["000000"]'))
+    assert fifo.read_text() == "running\n"
+    engine.delete("w-a0")
+    assert engine.status("w-a0").phase is Phase.running
+    assert not engine.submit(manifest("w-a0", blocked_by(fifo), items='["000000"]'))
+    engine.terminate("w-a0")
+    engine.delete("w-a0")
+    assert engine.status("w-a0").phase is Phase.gone
+
+
+def test_a_job_that_does_not_heed_sigterm_is_ended(
+    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a cancelled run would keep the machine busy, and write beside the attempt after it."""
+    monkeypatch.setattr("statemachine.engine.local.GRACE", 0.1)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    engine.submit(manifest("w-a0", f"trap '' TERM; {blocked_by(fifo)}", items='["000000"]'))
+    assert fifo.read_text() == "running\n"
+    try:
+        engine.terminate("w-a0")
+        assert members(engine, "w-a0") == []
+        assert engine.status("w-a0").phase is Phase.gone
+    finally:
+        for pid in members(engine, "w-a0"):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_it_survives_the_process_that_submitted_it(engine: LocalEngine, store: Store, tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(json.dumps(manifest("w-a0", WRITE)))
     script = (
