@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,25 @@ def test_a_revoked_attempt_cannot_be_claimed(prefix: str) -> None:
 def test_other_prefixes_are_refused() -> None:
     with pytest.raises(ConfigError, match="ftp"):
         claim(ClaimParams("ftp://host/run", KEY, "uid-1"), ClaimContext())
+
+
+def test_a_claim_in_a_folder_is_on_disk_before_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its content before its name, and its name before any job: a power cut must not free the attempt for another."""
+    order: list[str] = []
+    link, fsync = os.link, os.fsync
+
+    def spy_link(source: Path, target: Path) -> None:
+        order.append("name")
+        link(source, target)
+
+    def spy_fsync(handle: int) -> None:
+        order.append("flush folder" if Path(f"/proc/self/fd/{handle}").is_dir() else "flush content")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "link", spy_link)
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    claim(ClaimParams(FileStore.of(tmp_path).url, KEY, "uid-1"), ClaimContext())
+    assert order == ["flush content", "name", "flush folder"]
 
 
 def test_a_claim_in_a_folder_needs_the_standard_library_only(tmp_path: Path) -> None:
