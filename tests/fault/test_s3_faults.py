@@ -55,6 +55,22 @@ def test_a_write_whose_answer_is_lost_is_no_conflict(line: Proxy, store: Store) 
     assert sum(request.startswith("PUT") for request in line.seen) == 4  # none was sent twice
 
 
+def test_a_conditional_write_that_was_not_decided_is_sent_again(
+    line: Proxy, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answer 409 of S3. Taken for a refusal, a claim of nobody would have its owner give up."""
+    monkeypatch.setattr("operators.pod.s3.random.random", lambda: -1.0)  # no pause
+    tag = store.put("a", b"1", if_absent=True)
+    line.will(*[("undecided", "PUT", "/a")] * 2, *[("undecided", "PUT", "/b")] * 4, ("undecided", "PUT", "claim/0"))
+    store.put("a", b"2", if_match=tag)
+    store.put("b", b"2", if_absent=True)
+    assert claim(ClaimParams(store.url, PLACE.claim(0), "uid-1"), ClaimContext()).owner == "uid-1"
+    assert [store.get(key).data for key in "ab"] == [b"2", b"2"]
+    line.will(*[("undecided", "PUT", "/a")] * 5)
+    with pytest.raises(Conflict):  # another writer is busy for long: read again
+        store.put("a", b"3", if_match=store.get("a").etag)
+
+
 def test_a_run_whose_creation_was_not_answered_has_begun(line: Proxy, store: Store) -> None:
     line.will(("lost", "PUT", STATE))
     Record(store).create(first_state())

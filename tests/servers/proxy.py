@@ -21,6 +21,8 @@ from . import Server
 
 _ERROR = b"<Error><Code>%s</Code><Message>as a test wants it</Message></Error>"
 REFUSALS = {"busy": (503, b""), "slow down": (503, _ERROR % b"SlowDown"), "broken": (500, _ERROR % b"InternalError")}
+# A conditional write meets another one that is under way: decided is nothing yet, and it has to be sent again.
+ANSWERS = {**REFUSALS, "undecided": (409, _ERROR % b"ConditionalRequestConflict")}
 KINDS = ("lost", "cut", "late", "trickle", "reset", "hole", *REFUSALS)
 
 
@@ -30,8 +32,8 @@ class Proxy(Server):
 
     `lost`: applied, but the answer never arrives. `cut`: the answer breaks off half-way, and the connection is reset.
     `late`: the answer takes its time. `trickle`: it comes in small pieces. Not applied are `busy` (503), `slow down`
-    (503, as S3 says it), `broken` (500), `reset` (in the middle of the request) and `hole`: nothing ever comes back,
-    until the connection is closed.
+    (503, as S3 says it), `broken` (500), `undecided` (409), `reset` (in the middle of the request) and `hole`: nothing
+    ever comes back, until the connection is closed.
     """
 
     faults: list[tuple[str, str, str]] = field(default_factory=list)
@@ -92,8 +94,8 @@ def proxy(upstream: Server, kind: type[Proxy] = Proxy, **settings: Any) -> Itera
                 if fault == "hole":
                     server.stop.wait(server.pause)
                 self.hang_up()
-            elif fault in REFUSALS:
-                self.refuse(*REFUSALS[fault])
+            elif fault in ANSWERS:
+                self.refuse(*ANSWERS[fault])
             else:
                 if fault == "late":
                     server.stop.wait(server.pause)
