@@ -152,6 +152,7 @@ class Daemon:
         with self._changed:
             self._stopping = True
         if self._scheduler.running:
+            self._scheduler.remove_all_jobs()  # a timer that fires just now ends first: else it would miss its job
             self._scheduler.shutdown(wait=False)
         with self._changed:
             self._changed.wait_for(lambda: all(run.begun is None for run in self.runs), seconds)

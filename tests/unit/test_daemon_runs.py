@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
+from apscheduler.schedulers.background import BackgroundScheduler
 
 from conventions.errors import ConfigError, NoRun, StateError, StoreError
 from conventions.state import State
 from statemachine.daemon import daemon as daemon_module
 from statemachine.daemon import run as module
-from statemachine.daemon.daemon import RATE, THREADS, Daemon
+from statemachine.daemon.daemon import RATE, THREADS, Daemon, Workers
 from statemachine.daemon.schedule import Schedule
 from statemachine.engine import Phase, Status
 from statemachine.logs import JsonLines, Redactor
@@ -254,6 +255,44 @@ def test_a_step_that_does_not_end(pollers: dict[str, FakePoller]) -> None:
     assert daemon.stop(0) == ["a"]
     go.set()
     assert daemon.stop() == [] and a.steps == 1
+
+
+def test_a_daemon_that_is_stopped_while_its_timer_fires_ends_without_a_traceback(
+    pollers: dict[str, FakePoller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timer starts a look, and then removes its job, which it must find although it is being shut down."""
+    fired, stopping, go, died = threading.Event(), threading.Event(), threading.Event(), list[str]()
+    submit_job, remove_all_jobs = Workers.submit_job, BackgroundScheduler.remove_all_jobs
+
+    def fire(self: Workers, job: Any, times: Any) -> None:
+        submit_job(self, job, times)
+        fired.set()
+        while daemon._scheduler.running and not stopping.wait(0.01):
+            pass
+
+    def empty(self: BackgroundScheduler) -> None:
+        stopping.set()
+        remove_all_jobs(self)
+
+    monkeypatch.setattr(Workers, "submit_job", fire)
+    monkeypatch.setattr(BackgroundScheduler, "remove_all_jobs", empty)
+    monkeypatch.setattr(threading, "excepthook", lambda failure: died.append(repr(failure.exc_value)))
+
+    def held() -> None:  # a look that ends sets the timer again, and would wait for it
+        assert go.wait(20)
+
+    for poller in pollers.values():
+        poller.orders = [held]
+    daemon = Daemon(list(pollers), 3600, Redactor())
+    monkeypatch.setattr(daemon._scheduler, "start", partial(daemon._scheduler.start, paused=True))
+    daemon.open()
+    daemon.start()
+    daemon._scheduler.resume()
+    assert fired.wait(20)
+    daemon.stop(0)
+    go.set()
+    assert daemon.stop() == []
+    assert died == []
 
 
 def many(monkeypatch: pytest.MonkeyPatch, prefixes: list[str], open_one: Callable[[str], FakePoller]) -> Daemon:
