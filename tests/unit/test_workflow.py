@@ -17,6 +17,10 @@ from conventions.space import DataSpace, StageSpace
 from operators.registry import app
 from operators.workflow.builder import StageWorkflow, build
 from operators.workflow.shipping import pack, ship
+from statemachine.run.record import Record
+from statemachine.run.submission import Submission
+from statemachine.store import open_store
+from tests.conftest import Cli
 from tests.stage_harness import newest
 
 APPS = {"label": "cp2k", "train": "deepmd", "explore": "lammps", "select": "model_devi"}
@@ -163,6 +167,26 @@ def test_code_that_was_changed_in_the_store_is_not_run(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "not the one that was submitted" in done.stderr
     assert not (tmp_path / "store").exists()
+
+
+def test_code_that_was_cut_short_is_uploaded_again(
+    cli: Cli, stub_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever submits next: else every attempt would fail. What is whole is not sent for each workflow."""
+    assert cli("init", stub_run)[0] == 0
+    store = open_store(f"file://{tmp_path}/out")
+    state = Record(store).load().state
+    Submission(store).prepare(state)
+    whole = {entry.key: store.get(entry.key).data for entry in store.list(".dflow/")}
+    cut, *others = whole
+    assert others
+    store.put(cut, whole[cut][:-1])
+    sent: list[str] = []
+    put = store.put
+    monkeypatch.setattr(store, "put", lambda key, data, **conditions: (sent.append(key), put(key, data, **conditions)))
+    Submission(store).prepare(state)
+    assert [key for key in sent if key in whole] == [cut]
+    assert store.get(cut).data == whole[cut]
 
 
 @pytest.mark.parametrize("stage", STAGES)
