@@ -78,6 +78,8 @@ class Record:
         if self._parsed is None or self._parsed.data != blob.data:
             with self._hinting():
                 self._parsed = Loaded(State.unseal(blob.data), blob.data, blob.etag)
+            if blob.data != self._verified:
+                self._verified = None  # it is not the newest any more: whoever comes back to it was rolled back
         return replace(self._parsed, etag=blob.etag)
 
     def _begun_just_now(self) -> Blob:
@@ -165,7 +167,12 @@ class Record:
             if there.data != data:
                 return None
             etag = there.etag
-        self._keep_later(fresh.version, data)
+        if not self._keep_later(fresh.version, data):
+            # `before` was verified once, and later rolled back to: it is put back, and refused when it is read again.
+            self._verified = None
+            with contextlib.suppress(StoreError):
+                self.store.put(_SPACE.state, before.data, if_match=etag)
+            return None
         self._verified = data
         return Loaded(fresh, data, etag)
 
@@ -206,7 +213,15 @@ class Record:
                 raise StateError(f"{_SPACE.state}: does not match {key} in this run's history") from None
         self._kept = data
 
-    def _keep_later(self, version: int, data: bytes) -> None:
-        """The state is swapped already: an error from here on must not look like a failed swap."""
-        with contextlib.suppress(StoreError, StateError):
+    def _keep_later(self, version: int, data: bytes) -> bool:
+        """The state is swapped already: an error of the store must not look like a failed swap.
+
+        False when the history has another version of this number.
+        """
+        try:
             self.keep(version, data)
+        except StoreError:
+            pass
+        except StateError:
+            return False
+        return True
