@@ -126,6 +126,8 @@ def test_converged_without_candidates_ends_at_once() -> None:
 
 
 def test_the_last_iteration_is_labelled_and_trained_too() -> None:
+    before = decide(running("select", iteration=3), seen(selected(50, 50, iteration=3))).state
+    assert (before.at, before.iteration, before.final) == ("label.submitting", 4, ""), "five explore"
     state = decide(running("select", iteration=4), seen(selected(50, 50, iteration=4))).state
     assert (state.at, state.final) == ("label.submitting", "exhausted")
     trained = state.model_copy(update={"at": "train.running", "stage": "train"})
@@ -146,6 +148,15 @@ def test_k_clean_iterations_in_a_row() -> None:
     assert decide(again, seen(selected(100, 0, iteration=1))).state.at == "converged"
     spoiled = decide(again, seen(selected(50, 50, iteration=1))).state
     assert (spoiled.at, spoiled.clean) == ("label.submitting", 0)
+
+
+def test_each_exploration_stage_has_its_own_clean_iterations() -> None:
+    """Else the hotter stage would count as converged after fewer iterations than the user asked for."""
+    policy = first_state().policy.model_copy(
+        update={"convergence": Convergence(clean_iterations=2), "explore_stages": 2}
+    )
+    state = decide(running("select", policy=policy, clean=1), seen(selected(100, 0))).state
+    assert (state.at, state.explore_stage, state.clean) == ("explore.submitting", 1, 0)
 
 
 def test_level_drift_must_be_small() -> None:
