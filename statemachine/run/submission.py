@@ -55,8 +55,8 @@ class Submission:
         else:
             workflow = build(*what, prefix=self.store.url, image="local", hpc=stage.hpc)
         for key, data in workflow.objects.items():
-            if key not in self._shipped:
-                self._upload(key, data)
+            if key not in self._shipped or state.attempt:
+                self._upload(key, data, read=state.attempt > 0)
         given = Systems(iteration=state.iteration, sha256=sha256(argument_of(facts["systems"])))
         return Prepared(workflow.manifest, given if state.stage == "train" else None)
 
@@ -86,10 +86,10 @@ class Submission:
             "systems": training_systems(self.store, state) if state.stage in ("train", "select") else [],
         }
 
-    def _upload(self, key: str, data: bytes) -> None:
-        """Content-addressed: what is there is right, unless it was cut short."""
+    def _upload(self, key: str, data: bytes, read: bool = False) -> None:
+        """Content-addressed: what is there is right, unless it was cut short or, where an attempt failed, damaged."""
         there = self.store.head(key)
-        if there is None or there.size != len(data):
+        if there is None or there.size != len(data) or (read and self.store.get(key).data != data):
             self.store.put(key, data)
         self._shipped.add(key)
 

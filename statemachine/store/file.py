@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,11 +89,11 @@ class FileStore:
             if not if_absent and if_match is None:
                 self._write(path, data)
                 return _tag(data)
-            with self._locked():
+            with self._locked() as still:
                 self._check(path, key, if_match)
                 if if_match is not None:
                     _sync_filesystem(self.root)
-                self._write(path, data)
+                self._write(path, data, still)
         except OSError as error:
             raise StoreError(f"cannot write {self.at(key)}: {error.strerror}") from error
         return _tag(data)
@@ -172,13 +172,28 @@ class FileStore:
             raise Conflict(f"{self.at(key)}: {found}")
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[Callable[[], None]]:
+        """Hold the store's lock. What is yielded raises where its file was deleted: others lock a new one then."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with self._threads, open(self.root / _LOCK, "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        with self._threads:
+            while True:
+                with open(self.root / _LOCK, "ab") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    if self._is_lock(lock.fileno()):  # not one that was deleted while this waited for it
+                        yield lambda: self._keep_lock(lock.fileno())
+                        return
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _is_lock(self, handle: int) -> bool:
+        try:
+            return os.path.samestat((self.root / _LOCK).stat(), os.fstat(handle))
+        except FileNotFoundError:
+            return False
+
+    def _keep_lock(self, handle: int) -> None:
+        if not self._is_lock(handle):
+            raise StoreError(f"{self.root / _LOCK} was deleted while it was held; nothing was written: try again")
+
+    def _write(self, path: Path, data: bytes, still: Callable[[], None] = lambda: None) -> None:
         _make_folder(path.parent)
         part = path.with_name(f"{_PART}{os.getpid()}-{threading.get_ident()}-{path.name}")
         try:
@@ -186,6 +201,7 @@ class FileStore:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
+            still()
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -95,6 +97,44 @@ def test_a_killed_publication_from_another_disk_leaves_the_old_object(
     monkeypatch.setattr(shutil, "copyfile", copyfile)
     store.publish(made, "product/model")
     assert store.get("product/model").data == b"the new one" and not made.exists()
+
+
+def test_of_two_writers_one_wins_although_somebody_deletes_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has compared; the lock is deleted, and a second takes a new one, compares and writes."""
+    first, second = FileStore.of(tmp_path), FileStore.of(tmp_path)
+    tag = first.put("state.json", b"1", if_absent=True)
+    check = first._check
+
+    def deleted(*found: object) -> None:
+        check(*found)  # type: ignore[arg-type]
+        (tmp_path / ".lock").unlink()
+        second.put("state.json", b"2", if_match=tag)
+
+    monkeypatch.setattr(first, "_check", deleted)
+    with pytest.raises(StoreError, match=r"\.lock was deleted while it was held; nothing was written: try again"):
+        first.put("state.json", b"3", if_match=tag)
+    assert first.get("state.json").data == b"2"
+    assert not list(tmp_path.glob(".part*")), "nothing is left"
+
+
+def test_whoever_waited_for_a_lock_that_was_deleted_takes_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore.of(tmp_path)
+    store.put("a", b"1", if_absent=True)
+    flock, locked = fcntl.flock, []
+
+    def slow(lock: IO[bytes], kind: int) -> None:
+        locked.append(os.fstat(lock.fileno()).st_ino)
+        if len(locked) == 1:
+            (tmp_path / ".lock").rename(tmp_path / "away")
+        flock(lock, kind)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    store.put("b", b"1", if_absent=True)
+    assert len(locked) == 2 and locked[1] == (tmp_path / ".lock").stat().st_ino
 
 
 def test_its_own_files_are_hidden_and_refused(tmp_path: Path) -> None:

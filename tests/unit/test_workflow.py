@@ -189,6 +189,20 @@ def test_code_that_was_cut_short_is_uploaded_again(
     assert store.get(cut).data == whole[cut]
 
 
+def test_a_flipped_bit_of_the_code_costs_one_attempt(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
+    """Its size is right: a first attempt fails, and the next one looks at the content."""
+    assert cli("init", stub_run)[0] == 0
+    store = open_store(f"file://{tmp_path}/out")
+    state = Record(store).load().state
+    submission = Submission(store)
+    submission.prepare(state)
+    for key in [entry.key for entry in store.list(".dflow/")]:
+        whole = store.get(key).data
+        store.put(key, bytes([whole[0] ^ 1]) + whole[1:])
+        submission.prepare(state.model_copy(update={"attempt": 1}))
+        assert store.get(key).data == whole, key
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_manifest_stays_small(stage: str) -> None:
     assert len(json.dumps(made(stage).manifest)) < 40_000
