@@ -24,6 +24,9 @@ def doctor(
     race: Annotated[
         bool, typer.Option("--race", help="Also test with concurrent writers whether RUN's store is atomic.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Also mend what can be mended safely in RUN's files.")
+    ] = False,
     restore: Annotated[
         bool, typer.Option("--restore", help="Only restore the last good version of RUN's state.")
     ] = False,
@@ -38,17 +41,21 @@ def doctor(
     steps, and one trajectory of ten steps is explored and judged. It takes a minute or two, needs the same rights
     as the run, and leaves nothing behind, also after Ctrl-C.
 
+    What RUN has is read: its history, configurations, files, code, training data and newest products. --repair mends
+    what needs no decision: damaged code is deleted, so that the next submission ships it again; a configuration is
+    written again from its copy; what a killed process left is removed.
+
     --restore is for a state.json that is damaged, missing or not the newest: it is replaced by the last good version
     under event/, and the damaged one is kept under event/damaged/. An intact state is not changed.
     """
     from statemachine.cli.show import print_checks
     from statemachine.run.doctor import examine, race_check, restore_state
 
-    for option, asked in (("--try", trial), ("--race", race), ("--restore", restore)):
+    for option, asked in (("--try", trial), ("--repair", repair), ("--race", race), ("--restore", restore)):
         if asked and target is None:
             raise typer.BadParameter("name the RUN", param_hint=option)
-    if restore and (race or trial):
-        raise typer.BadParameter("cannot be combined with --race or --try", param_hint="--restore")
+    if restore and (race or trial or repair):
+        raise typer.BadParameter("cannot be combined with --race, --try or --repair", param_hint="--restore")
     if restore and target is not None:
         print_checks(restore_state(target), as_json)
         return
@@ -57,7 +64,7 @@ def doctor(
 
     def checks() -> Iterator[Check]:
         with Console(stderr=True).status("") as shown:
-            yield from examine(target, (lambda what: shown.update(f"trying: {what}")) if trial else None)
+            yield from examine(target, trial, repair, shown.update)
         if race and target is not None:
             with Progress(console=Console(stderr=True), transient=True) as bar:
                 task = bar.add_task("concurrent writers")

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from conventions.errors import Dpgen2Error, NoRun
 from conventions.space import DataSpace
+from conventions.state import State
 from operators.registry import known, load_config
 from statemachine.engine.opening import engine_root, open_engine
 from statemachine.store import Store, open_store
@@ -21,6 +22,7 @@ from statemachine.store.race import Progress, race
 
 from .checks import Check
 from .configuration import configuration
+from .integrity import damages
 from .opening import config_file, find_prefix
 from .record import Record
 from .restore import restore
@@ -32,13 +34,19 @@ DEFAULT_PROGRAMS = {"dp": "train/deepmd", "lmp": "explore/lammps", "cp2k.psmp": 
 SCARCE = 2**30  # bytes of free space
 
 
-def examine(target: str | None, trial: Callable[[str], None] | None = None) -> Iterator[Check]:
-    """Check this installation, and a run's own needs when one is named.
+def examine(
+    target: str | None, trial: bool = False, repair: bool = False, said: Callable[[str], None] = lambda what: None
+) -> Iterator[Check]:
+    """Check this installation, and when a run is named what it needs and all that it has.
 
     Parameters
     ----------
     trial
-        Also run one tiny job of each stage; called with what is being done.
+        Also run one tiny job of each stage.
+    repair
+        Mend what can be mended safely.
+    said
+        Called with what is being done.
     """
     if target is None:
         yield from _installation()
@@ -46,7 +54,14 @@ def examine(target: str | None, trial: Callable[[str], None] | None = None) -> I
             yield check_program(program, what, needed=False)
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield from _examine_run(*_run(target, Path(folder)), trial)
+        config, store, files = _run(target, Path(folder))
+        yield from _installation()
+        yield from check_stages(config, files)
+        yield from _examine_run(config, store, repair, said)
+        if trial:
+            from .trial import attempt
+
+            yield from attempt(config, files, said)
 
 
 def _installation() -> Iterator[Check]:
@@ -54,21 +69,35 @@ def _installation() -> Iterator[Check]:
     yield Check("apps", True, ", ".join(sorted(known())))
 
 
-def _examine_run(config: Any, store: Store, files: Path, trial: Callable[[str], None] | None) -> Iterator[Check]:
-    yield from _installation()
-    yield from check_stages(config, files)
+def _examine_run(config: Any, store: Store, repair: bool, said: Callable[[str], None]) -> Iterator[Check]:
     yield _tried("store", lambda: prove(store))
     with contextlib.suppress(NoRun):
         state = Record(store).load().state
         yield _tried("configuration", lambda: f"{len(configuration(store, state, newest=True)):,} bytes")
         yield _tried("iterations", lambda: f"{len(rows(store, state))} in the table")
+        yield from _contents(store, state, repair, said)
     yield _tried("engine", lambda: open_engine(config.engine, store, "doctor").check())
     if config.engine.type == "local":
         yield from _space(store.url)
-    if trial is not None:
-        from .trial import attempt
 
-        yield from attempt(config, files, trial)
+
+def _contents(store: Store, state: State, repair: bool, said: Callable[[str], None]) -> Iterator[Check]:
+    """What of the run is not as it was written."""
+    amount, damaged = 0, 0
+
+    def read(size: int) -> None:
+        nonlocal amount
+        amount += size
+        said(f"reading the run: {amount / 1e6:,.0f} MB")
+
+    for found in damages(store, state, read):
+        damaged += 1
+        if repair and found.repair:
+            yield Check(found.key, True, found.repair())
+        else:
+            yield Check(found.key, False, found.what)
+    if not damaged:
+        yield Check("contents", True, f"{amount / 1e6:,.1f} MB are as they were written")
 
 
 def _run(target: str, scratch: Path) -> tuple[Any, Store, Path]:

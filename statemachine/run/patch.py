@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from conventions.config import RunConfig
-from conventions.errors import CommandRefused, StateError
+from conventions.errors import CommandRefused, NotFound, StateError
 from conventions.names import sha256
 from conventions.state import State
 from operators.registry import app, load_config
@@ -34,7 +34,8 @@ FIXED_OF_ENGINE = ("type", "server", "namespace", "repository")
 def patch(config: RunConfig, base: Path, reason: str) -> tuple[State, list[str]]:
     """Continue a run with another configuration; return also what is different in it.
 
-    A configuration that the state names already, but that was deleted or damaged in the store, is written again.
+    A configuration that the state names already, but that was deleted or damaged in the store, is written again, and so
+    are its files.
 
     Parameters
     ----------
@@ -56,6 +57,8 @@ def patch(config: RunConfig, base: Path, reason: str) -> tuple[State, list[str]]
     record = Record(store)
     state = record.load().state
     if _is_whole(store, state, digest) and digest == (state.next_config_sha256 or state.config_sha256):
+        if mended := list(_put_back(store, objects)):
+            return state, mended
         raise CommandRefused("cannot patch: the run has this configuration already")
     changes: list[str] = []
     with contextlib.suppress(StateError):  # the one before is lost, and this one replaces it
@@ -95,6 +98,18 @@ def adopt(record: Record, state: State, stored: RunConfig, objects: dict[str, by
         store.put(key, data)
     keeps = state.config_sha256 if stored.work() == before.work() else ""
     return tell(record, Order("patch", reason, config_sha256=digest, keeps_sha256=keeps, policy=policy))[1]
+
+
+def _put_back(store: Store, objects: dict[str, bytes]) -> Iterator[str]:
+    """Write the user's files again where they are missing or damaged in the store."""
+    for key, data in objects.items():
+        try:
+            damaged = store.get(key).data != data
+        except NotFound:
+            damaged = True
+        if damaged:
+            store.put(key, data)
+            yield f"{key}: was missing or damaged, and is put back"
 
 
 def _is_whole(store: Store, state: State, digest: str) -> bool:

@@ -122,6 +122,11 @@ class Record:
             self._kept = loaded.data
         except NotFound:  # its writer was interrupted: the next commit repairs the history
             if version > 1 and not self._made_from(version - 1, loaded.state):
+                if next(iter(self.store.list(_SPACE.events + "/")), None) is None:
+                    raise StateError(
+                        f"{_SPACE.state} is intact, but the run's history under {_SPACE.events}/ is gone: "
+                        "`dpgen2-sm doctor RUN --restore` begins it anew with this version"
+                    ) from None
                 raise StateError(f"{_SPACE.state}: version {version} does not continue this run's history") from None
         later = self.store.head(_SPACE.event(version + 1)) is not None
         if later and self.store.get(_SPACE.state).etag == loaded.etag:  # and not written by another process just now

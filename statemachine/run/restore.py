@@ -70,7 +70,7 @@ def restore(store: Store) -> list[str]:
     NoRun
         When there is neither a state nor a history.
     StateError
-        When no version is intact, the configuration is damaged too, or a newer dpgen2-sm has written the run.
+        When no version is intact, or a newer dpgen2-sm has written the run.
     CommandRefused
         When another process changed the state meanwhile.
     """
@@ -94,7 +94,6 @@ def restore(store: Store) -> list[str]:
             f"{store.at(_SPACE.events)}/: no version of the state there is intact; restore the folder from a backup, "
             "or start a new run with another prefix; nothing was changed"
         )
-    configuration(store, good.state)
     done = []
     for number in sorted(kept):
         if number >= good.number and (data := store.get(_SPACE.event(number)).data) != good.data:
@@ -112,6 +111,10 @@ def restore(store: Store) -> list[str]:
         )
     versions = (_whole(read(number), number) for number in sorted(kept, reverse=True))
     done += restored(store, good.state, (version.state for version in versions if version))
+    try:
+        configuration(store, good.state)
+    except StateError as error:  # `patch` can mend that, now that there is a state
+        done.append(str(error))
     return done or [f"{_SPACE.state} is intact: version {good.number}; there is nothing to restore"]
 
 

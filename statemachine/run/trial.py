@@ -111,7 +111,7 @@ def _stages(poller: Poller, said: Callable[[str], None]) -> Iterator[Check]:
             return
         if state.stage != stage:
             stage = state.stage
-            said(stage)
+            said(f"trying: {stage}")
         poller.engine.wait(state.workflow, INTERVAL)
 
 

@@ -1,0 +1,165 @@
+"""What of a run is not as it was written: for `doctor RUN`, and what `doctor --repair` can do about it.
+
+Everything that is named by its hash is read, and everything that a later stage will use: the training data and the
+newest product of each stage, by their SHA256SUMS. Products that were used up are not read again.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from conventions.errors import NotFound, StateError
+from conventions.names import sha256
+from conventions.space import DataSpace
+from conventions.state import State
+from operators.sums import SUMS, parse
+from statemachine.engine.opening import engine_root
+from statemachine.store import Store
+
+_SPACE = DataSpace({})
+_NAMED = re.compile(r"/([0-9a-f]{64})(?:\.\w+|/[^/]+)$")
+_CODE = ".dflow/python/"
+_ABANDONED = 3600.0  # seconds after which what was begun is not gone on with
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something that is not as it was written.
+
+    Attributes
+    ----------
+    key
+        Where.
+    what
+        What is wrong, and what to do.
+    repair
+        Mends it, and says how; None where only a person can.
+    """
+
+    key: str
+    what: str
+    repair: Callable[[], str] | None = None
+
+
+def damages(store: Store, state: State, read: Callable[[int], None] = lambda size: None) -> Iterator[Damage]:
+    """Look at all of a run; `read` is called with the bytes that were read."""
+    yield from _named(store, state, read)
+    yield from _history(store, state)
+    yield from _recorded(store, state, read)
+    yield from _left(store, state)
+
+
+def _named(store: Store, state: State, read: Callable[[int], None]) -> Iterator[Damage]:
+    """Objects with their hash in their names: configurations, the user's files, code, older rows of the table."""
+    for folder in ("config/", _CODE, _SPACE.events + "/trail/"):
+        for entry in store.list(folder):
+            named = _NAMED.search(entry.key)
+            if named is None:
+                continue
+            try:
+                data = store.get(entry.key).data
+            except NotFound:  # another process deleted it just now
+                continue
+            read(len(data))
+            if sha256(data) != named[1]:
+                yield _unlike(store, state, entry.key, named[1])
+
+
+def _unlike(store: Store, state: State, key: str, digest: str) -> Damage:
+    what = "its content is not what its name says"
+    if key.startswith(_CODE):
+
+        def ship_again() -> str:
+            store.delete(key)
+            return "was deleted; the next submission ships it again"
+
+        return Damage(key, f"{what}: --repair lets it be shipped again", ship_again)
+    if key == _SPACE.configuration(digest):
+        for number in range(state.iteration, -1, -1):
+            try:
+                data = store.get(_SPACE.config(number)).data
+            except NotFound:
+                continue
+            if sha256(data) == digest:
+                return Damage(key, f"{what}: --repair takes it from {_SPACE.config(number)}", _put(store, key, data))
+    if key.startswith(_SPACE.events):
+        return Damage(key, f"{what}: `dpgen2-sm doctor RUN --restore` writes it again from the history")
+    return Damage(key, f"{what}: `dpgen2-sm patch CONFIG` with the same configuration puts it back")
+
+
+def _put(store: Store, key: str, data: bytes) -> Callable[[], str]:
+    def put() -> str:
+        store.put(key, data)
+        return "was written again"
+
+    return put
+
+
+def _history(store: Store, state: State) -> Iterator[Damage]:
+    """Versions that are missing or damaged: nothing needs them but a restore."""
+    before = ""
+    for number in range(1, state.version):
+        key = _SPACE.event(number)
+        try:
+            data = store.get(key).data
+            version = State.unseal(data)
+        except (NotFound, StateError) as error:
+            yield Damage(key, f"{'missing' if isinstance(error, NotFound) else error}; the run goes on without it")
+            before = ""
+            continue
+        if version.version != number or (before and version.previous_sha256 != before):
+            yield Damage(key, "it is not made from the version before it; the run goes on without it")
+        before = sha256(data)
+
+
+def _recorded(store: Store, state: State, read: Callable[[int], None]) -> Iterator[Damage]:
+    """The training data, and the newest products, against their lists."""
+    products = [found.product for stage in state.newest if (found := state.place.of(stage))]
+    lists = [entry.key for entry in store.list(_SPACE.dataset + "/") if entry.key.endswith(f"/{SUMS}")]
+    for key in [*lists, *(f"{product}/{SUMS}" for product in products)]:
+        folder = key.removesuffix(SUMS)
+        try:
+            recorded = parse(store.get(key).data)
+        except NotFound:  # a product of an earlier version has no list
+            continue
+        for name, digest in recorded.items():
+            try:
+                data = store.get(f"{folder}{name}").data
+            except NotFound:
+                yield Damage(f"{folder}{name}", f"missing; {_advice(folder)}")
+                continue
+            read(len(data))
+            if sha256(data) != digest:
+                yield Damage(f"{folder}{name}", f"its content is not what {SUMS} recorded; {_advice(folder)}")
+
+
+def _advice(folder: str) -> str:
+    stage, _, iteration = folder.rstrip("/").removesuffix("/product").partition("/")
+    if stage == "dataset":
+        number = folder.rstrip("/").rpartition("/")[2]
+        again = f", or `dpgen2-sm rewind RUN --iter {int(number)} --stage label`" if number.isdecimal() else ""
+        return f"take it from a backup{again}"
+    return f"`dpgen2-sm rewind RUN --iter {int(iteration.rpartition('/')[2])} --stage {stage}` makes it again"
+
+
+def _left(store: Store, state: State) -> Iterator[Damage]:
+    """What a process that was killed has left in folders of this machine."""
+    places = [(engine_root(store.url, state.run_uid) / "workflow", ".new-*")]
+    if store.url.startswith("file:"):
+        places.append((Path(unquote(urlsplit(store.url).path)), "**/.part-*"))
+    for root, pattern in places:
+        for path in root.glob(pattern):
+            if time.time() - path.stat().st_mtime < _ABANDONED:
+                continue
+
+            def remove(path: Path = path) -> str:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                return "was removed"
+
+            yield Damage(str(path), "left by a process that was killed: --repair removes it", remove)

@@ -1,0 +1,124 @@
+"""`doctor RUN` reads all of a run; what can be mended is mended, and what cannot is told with what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli
+
+
+@pytest.fixture
+def run(cli: Cli, stub_run: Path) -> Path:
+    """A run that has ended."""
+    assert cli("run", stub_run)[0] == 0
+    return stub_run
+
+
+def flip(path: Path) -> bytes:
+    """Change one bit of a file; return what it was."""
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    return data
+
+
+def one(folder: Path, pattern: str) -> Path:
+    return sorted(folder.glob(pattern))[-1]
+
+
+def told(cli: Cli, run: Path, *options: str) -> tuple[int, list[str]]:
+    """The exit code of doctor, and its lines that are not about this machine."""
+    code, output, _ = cli("doctor", run, *options)
+    return code, [line for line in output.splitlines() if "/" in line.split()[1] or " contents " in line]
+
+
+def test_a_run_that_is_whole(cli: Cli, run: Path) -> None:
+    code, lines = told(cli, run)
+    assert code == 0 and lines[-1].startswith("ok  contents") and "are as they were written" in lines[-1]
+
+
+def test_code_with_a_flipped_bit_is_shipped_again(cli: Cli, run: Path) -> None:
+    path = one(run.parent / "out", ".dflow/python/pkg/*/*.zip")
+    whole = flip(path)
+    code, lines = told(cli, run)
+    assert code == 1 and "its content is not what its name says: --repair lets it be shipped again" in lines[-1]
+    code, lines = told(cli, run, "--repair")
+    assert code == 0 and "was deleted; the next submission ships it again" in lines[-1]
+    assert cli("rewind", run, "--iter", "0", "--stage", "train", "--yes")[0] == 0
+    assert cli("resume", run)[0] == 0 and path.read_bytes() == whole
+
+
+def test_a_file_of_the_user_is_put_back_by_patch(cli: Cli, run: Path) -> None:
+    path = one(run.parent / "out", "config/file/*/cu.xyz")
+    whole = flip(path)
+    code, lines = told(cli, run.parent / "out")
+    assert code == 1 and any(
+        "`dpgen2-sm patch CONFIG` with the same configuration puts it back" in line for line in lines
+    )
+    code, output, _ = cli("patch", run)
+    assert code == 0 and "was missing or damaged, and is put back" in output
+    assert path.read_bytes() == whole and told(cli, run)[0] == 0
+    assert cli("patch", run)[0] == 2, "the run has this configuration already"
+
+
+def test_a_configuration_is_written_again_from_its_copy(cli: Cli, run: Path) -> None:
+    path = one(run.parent / "out", "config/run/*.json")
+    whole = flip(path)
+    code, output, _ = cli("doctor", run)
+    assert code == 1 and "--repair takes it from config/iter/" in output
+    assert cli("doctor", run, "--repair")[0] == 1, "the state's own check came before"
+    assert path.read_bytes() == whole and cli("doctor", run)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("event/00000002.json", "the run goes on without it"),
+        ("dataset/deepmd/iter/000001/*", "take it from a backup, or `dpgen2-sm rewind RUN --iter 1 --stage label`"),
+        ("train/stub/iter/*/product/*", "`dpgen2-sm rewind RUN --iter 1 --stage train` makes it again"),
+    ],
+)
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_only_a_person_can_mend_is_told(cli: Cli, run: Path, pattern: str, words: str, gone: bool) -> None:
+    found = [path for path in (run.parent / "out").glob(pattern) if path.is_file() and path.name != "SHA256SUMS"]
+    if not found:
+        pytest.skip("stubs write none")
+    found[-1].unlink() if gone else flip(found[-1])
+    code, lines = told(cli, run, "--repair")
+    assert code == 1 and words in lines[-1]
+
+
+def test_what_a_killed_process_left_is_removed_when_it_is_old(cli: Cli, run: Path) -> None:
+    left = [run.parent / "out/.engine/workflow/.new-x", run.parent / "out/event/.part-1-2-x"]
+    fresh = run.parent / "out/.part-3-4-state.json"
+    left[0].mkdir(parents=True)
+    left[1].touch()
+    fresh.touch()
+    for path in left:
+        os.utime(path, (0, 0))
+    code, output, _ = cli("doctor", run)
+    assert code == 1 and output.count("left by a process that was killed: --repair removes it") == 2
+    assert cli("doctor", run, "--repair")[0] == 0
+    assert not any(path.exists() for path in left) and fresh.exists()
+
+
+def test_a_history_that_is_gone_is_begun_anew(cli: Cli, run: Path) -> None:
+    shutil.rmtree(run.parent / "out/event")
+    code, _, errors = cli("pause", run)
+    assert code == 2 or code == 1
+    assert "the run's history under event/ is gone: `dpgen2-sm doctor RUN --restore` begins it anew" in errors
+    assert cli("doctor", run, "--restore")[0] == 0
+    assert cli("status", run)[0] == 0 and cli("rewind", run, "--iter", "0", "--stage", "train", "--yes")[0] == 0
+
+
+def test_a_damaged_state_and_no_configuration(cli: Cli, run: Path) -> None:
+    """Restore and patch do not wait for each other."""
+    shutil.rmtree(run.parent / "out/config")
+    flip(run.parent / "out/state.json")
+    code, output, _ = cli("doctor", run, "--restore")
+    assert code == 0 and "`dpgen2-sm patch CONFIG` with the original configuration restores it" in output
+    assert cli("patch", run)[0] == 0
+    assert cli("doctor", run)[0] == 0
