@@ -8,8 +8,17 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, ScalarEvent
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    DocumentStartEvent,
+    Event,
+    ScalarEvent,
+)
+from ruamel.yaml.resolver import VersionedResolver
 
 from conventions.errors import ConfigError, did_you_mean
 from conventions.forms import form_error
@@ -17,14 +26,37 @@ from statemachine.store.opening import prefix_url
 
 from .foreign import foreign
 
-LARGEST = 10 * 2**20
+LARGEST = 2**20
 DEEPEST = 60
+MOST_VALUES = 20_000  # reading one takes 0.1 ms
+MOST_SHOWN = 20  # problems
 MOST_BY_ALIAS = 10**5  # characters; of aliases in aliases, ten lines can make billions
 WORDS = {
     "model_type": "a mapping of keys is expected",
     "dict_type": "a mapping of keys is expected",
     "list_type": "a list is expected",
 }
+
+
+class _Resolver(VersionedResolver):
+    """YAML 1.2's own kinds of values: it has no dates, so that 2020-01-01 is a text."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        found = super().resolve(kind, value, implicit)
+        return self.DEFAULT_SCALAR_TAG if str(found).endswith(":timestamp") else found
+
+
+class _Constructor(SafeConstructor):
+    """Says on which line a value is that cannot be what its tag or its look says."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError) as error:  # of !!bool maybe, !!int x; of a number of 5000 digits
+            shown, kind = repr(node.value), str(node.tag).rpartition(":")[2]
+            shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+            problem = f"{shown} is no {kind}; correct it, or put a text in quotes"
+            raise ConstructorError(None, None, problem, node.start_mark) from error
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -44,6 +76,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
     yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver, yaml.Constructor = _Resolver, _Constructor
     try:
         _check_size(yaml.parse(text))  # piece by piece: what would take long to load is refused here
         value = yaml.load(text)
@@ -64,9 +97,16 @@ def _check_size(events: Iterable[Event]) -> None:
     """Raise `ValueError` for a document that is too deep or too large, each alias taken as what it stands for."""
     known: dict[str, tuple[int, int]] = {}  # size and depth of what an anchor names
     around: list[tuple[str | None, int, int]] = [(None, 0, 0)]  # the same of the collections that have not ended
-    aliased = 0
+    aliased = values = 0
     for event in events:
         line, anchor, depth = f"line {event.start_mark.line + 1}", getattr(event, "anchor", None), 0
+        if isinstance(event, DocumentStartEvent) and event.version not in (None, (1, 2)):
+            raise ValueError(f"{line}: YAML 1.2 is read here, not %YAML {'.'.join(map(str, event.version))}; remove it")
+        values += isinstance(event, CollectionStartEvent | ScalarEvent)
+        if values > MOST_VALUES:
+            raise ValueError(
+                f"{line}: more than {MOST_VALUES:,} keys and values; keep long lists in files of their own"
+            )
         if isinstance(event, CollectionStartEvent | ScalarEvent) and anchor in known:
             raise ValueError(f"{line}: the anchor &{anchor} is given a second time")
         if isinstance(event, CollectionStartEvent):
@@ -135,17 +175,22 @@ def _validated(model: type[BaseModel], document: dict[str, Any]) -> tuple[Any, l
         return model.model_validate(document), []
     except ValidationError as error:
         found = error.errors(include_url=False)
-    problems = [explain(model, problem) for problem in found]
-    known = _without(document, [_place(problem) for problem in found if problem["type"] == "extra_forbidden"])
+    infinite = [_place(problem, document) for problem in found if problem["type"] == "finite_number"]
+    # Where a number or something else may be, what is said of .nan as something else does not help.
+    found = [each for each in found if each["type"] == "finite_number" or _place(each, document) not in infinite]
+    problems = [explain(model, problem, document) for problem in found[:MOST_SHOWN]]
+    if len(found) > MOST_SHOWN:
+        return None, [*problems, f"and {len(found) - MOST_SHOWN:,} more of such problems"]
+    known = _without(document, [_place(each, document) for each in found if each["type"] == "extra_forbidden"])
     if known != document:
         problems += _validated(model, known)[1]
     return None, list(dict.fromkeys(problems))
 
 
-def explain(model: type[BaseModel], problem: Any) -> str:
+def explain(model: type[BaseModel], problem: Any, document: Any) -> str:
     """One line for one problem: the key, the value, and the nearest right key."""
-    loc = _place(problem)
-    where = ".".join(str(part) for part in loc if part != "[key]")
+    loc = _place(problem, document)
+    where = ".".join(str(part) for part in loc)
     if problem["type"] == "extra_forbidden":
         return f"{where}: {_unknown(str(loc[-1]), _models(model, loc[:-1]))}"
     if problem["type"] == "missing":
@@ -159,12 +204,17 @@ def explain(model: type[BaseModel], problem: Any) -> str:
     return f"{where}: {message}{shown}" if where else message
 
 
-def _place(problem: Any) -> list[Any]:
-    """Where a problem is in the document."""
-    loc = list(problem["loc"])
-    if loc[:1] == ["engine"]:
-        del loc[1:2]  # which of the engines: the value of `type`, no key
-    return loc
+def _place(problem: Any, document: Any) -> list[Any]:
+    """Where a problem is in the document: pydantic's place, without what it says of the kinds that it tried there."""
+    place: list[Any] = []
+    here = document
+    for part in problem["loc"]:
+        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int)):
+            place.append(part)
+            here = here[part]
+    if problem["type"] == "missing":
+        place.append(problem["loc"][-1])
+    return place
 
 
 def _unknown(key: str, models: set[type[BaseModel]]) -> str:

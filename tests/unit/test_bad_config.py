@@ -20,6 +20,12 @@ def put(old: str, new: str) -> bytes:
     return CONFIG.replace(old, new).encode()
 
 
+def trust(value: str) -> bytes:
+    return put(
+        "{app: stub, accurate_after: 1}", f"{{app: model_devi, f_trust_lo: {value}, f_trust_hi: 1.0, fp_task_max: 4}}"
+    )
+
+
 def add(text: str) -> bytes:
     return (CONFIG + text).encode()
 
@@ -49,10 +55,21 @@ BAD: dict[str, tuple[bytes, str]] = {
     "duplicate key": (add("run: other\n"), 'line 12: .*"run"'),
     "nested duplicate key": (put("{app: stub, tasks: 3}", "{app: stub, tasks: 3, tasks: 4}"), '"tasks"'),
     "sexagesimal": (put("slots: 2", "slots: 12:30:45"), r"engine\.slots: .*'12:30:45'"),
-    "date": (put("run: stub", "run: 2020-01-01"), "run: .*2020"),
+    "date": (put("run: stub", "run: 2020-01-01"), "run: '2020-01-01' is not valid; expected: 1-20 lower-case"),
+    "day 99": (put("slots: 2", "slots: 2020-99-99"), r"engine\.slots: .*'2020-99-99'"),
     "nan": (add("mass_map: [.nan]\n"), r"mass_map\.0: .*finite"),
+    "nan for one of two kinds": (trust(".nan"), r"^error: \S+ select\.f_trust_lo: .*finite number \(got nan\)$"),
+    "text for one of two kinds": (trust("x"), r"^error: \S+ select\.f_trust_lo: .*number \(got 'x'\)\n"),
+    "YAML 1.1": (b"%YAML 1.1\n---\n" + CONFIG.encode(), r"line 2: YAML 1\.2 is read here, not %YAML 1\.1"),
+    "no bool": (put("slots: 2", "slots: !!bool maybe"), "line 3: 'maybe' is no bool; correct it"),
+    "no int": (put("slots: 2", "slots: !!int x"), "line 3: 'x' is no int"),
+    "no float": (put("slots: 2", "slots: !!float x"), "line 3: 'x' is no float"),
+    "empty int": (put("slots: 2", 'slots: !!int ""'), "line 3: '' is no int"),
+    "long list": (add(f"mass_map: [{', '.join(['300'] * 160_000)}]\n"), "line 12: more than 20,000 keys and values"),
+    "many lines": (add("_x:\n" + "- 300\n" * 130_000), "line 19[0-9]{3}: more than 20,000 keys and values"),
+    "a thousand problems": (add("".join(f"k{n}: 1\n" for n in range(1000))), "k19: .*\n.*: and 980 more"),
     "infinity": (add("mass_map: [1.0e999]\n"), r"mass_map\.0: .*finite"),
-    "5000 digits": (put("slots: 2", "slots: " + "9" * 5000), "digits"),
+    "5000 digits": (put("slots: 2", "slots: " + "9" * 5000), r"line 3: '9+\.\.\. is no int"),
     "deep": (add("_x: " + "[" * 3000 + "]" * 3000 + "\n"), "line 12: nested too deeply"),
     "UTF-16": (CONFIG.encode("utf-16"), "not UTF-8"),
     "latin-1": (put("cu.xyz", "c\xfc.xyz").decode().encode("latin-1"), "not UTF-8"),
@@ -66,7 +83,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "two documents": (add("---\nrun: x\n"), "line 12: .*another document"),
     "text": (b"hello", "a mapping of keys is expected"),
     "list": (b"- run\n", "a mapping of keys is expected"),
-    "too large": (b"#" * (10 * 2**20 + 1), "larger than 10 MiB"),
+    "too large": (b"#" * (2**20 + 1), "larger than 1 MiB"),
     # keys and types
     "misspelt key": (put("accurate_after", "acurate_after"), r"select\.acurate_after: .*did you mean 'accurate_after'"),
     "misspelt nested key": (put("slots", "slot"), r"engine\.slot: .*did you mean 'slots'"),
