@@ -148,7 +148,7 @@ def judge(label: Label, n_atoms: int) -> Label:
     if label.kind != "ok" or label.forces is None:
         return label
     if label.forces.shape != (n_atoms, 3):
-        return Label("wrong_atoms", f"forces on {len(label.forces)} atoms for a frame of {n_atoms}")
+        return Label("wrong_atoms", f"forces on {label.forces.size // 3} atoms for a frame of {n_atoms}")
     numbers = [np.asarray(label.energy), label.forces, *([label.virial] if label.virial is not None else [])]
     if not all(np.isfinite(values).all() for values in numbers):
         return Label("nan", "energy, forces or virial are not finite numbers")

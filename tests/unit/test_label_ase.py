@@ -272,9 +272,9 @@ def test_outputs_that_are_no_labels(tmp_path: Path, finished: LabelRun) -> None:
     record(run.place, tmp_path, "000000")
     assert run.reduce(2).classes == {"ok": 2, "wrong_atoms": 1, "unreadable": 1, "truncated": 1}
     results = tmp_path / run.place.jobs / "000001/out/task.000000/labels.jsonl"
-    results.write_bytes(b"\xff")
+    results.write_bytes(json.dumps({**short, "forces": None}).encode() + b"\n\xff")
     record(run.place, tmp_path, "000001")
-    assert run.reduce(2).classes == {"truncated": 2, "unreadable": 2, "wrong_atoms": 1}
+    assert run.reduce(2).classes == {"truncated": 1, "unreadable": 2, "wrong_atoms": 2}
 
 
 def test_a_job_without_a_marker_counts_all_its_frames(tmp_path: Path, finished: LabelRun) -> None:
