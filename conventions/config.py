@@ -93,7 +93,7 @@ class Structures(Strict):
     scale: list[Annotated[float, Field(gt=0, lt=10)]] = Field([1.0], min_length=1, description="Factors on the cell.")
     pert_numb: int = Field(0, ge=0, le=10**5, description="Perturbed copies of each cell; 0 keeps the cell as it is.")
     pert_box: float = Field(0.0, ge=0, lt=1, description="Largest relative strain of a perturbed cell.")
-    pert_atom: float = Field(0.0, ge=0, description="Largest displacement of an atom along each axis, Angstrom.")
+    pert_atom: float = Field(0.0, ge=0, lt=10, description="Largest displacement of an atom along each axis, Angstrom.")
 
 
 class LabelledData(Strict):

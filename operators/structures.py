@@ -1,7 +1,8 @@
-"""Structures that a user's configuration names: read by ASE, multiplied, scaled, perturbed."""
+"""Structures that a user's configuration names: read by ASE, checked, multiplied, scaled, perturbed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ from .sums import user_file
 if TYPE_CHECKING:
     from ase import Atoms
 
+NARROWEST = 0.5  # Angstrom between opposite faces of a cell, also of a scaled one
+CLOSEST = 0.4  # Angstrom between two atoms; those of H2 have 0.74
+MOST = {"structures": 10**5, "atoms in one structure": 10**5, "atoms in all": 10**7}
+
 
 def load_structures(config: RunConfig, names: Iterable[str], files: Path) -> list[Atoms]:
     """All structures of the named sets, in order; `info["structure"]` is the name of the set.
@@ -27,43 +32,71 @@ def load_structures(config: RunConfig, names: Iterable[str], files: Path) -> lis
     Raises
     ------
     ConfigError
-        When a file cannot be read, has no cell, or holds an element outside type_map.
+        When a file cannot be read, or what it holds cannot be used.
     """
     found = []
     for name in names:
-        settings = config.structures[name]
-        paths = [user_file(files, file.root) for file in settings.files]
-        for atoms in expand(settings, paths, derive_seed(config.seed, name)):
-            unknown = sorted(set(atoms.get_chemical_symbols()) - set(config.type_map))
-            if unknown:
-                raise ConfigError(
-                    f"structures.{name}: element {unknown[0]} is not in type_map ({', '.join(config.type_map)})"
-                )
+        for atoms in expand(config.structures[name], read_set(config, name, files), derive_seed(config.seed, name)):
             atoms.info = {"structure": name}
             found.append(atoms)
     return found
 
 
-def expand(settings: Structures, paths: Iterable[Path], seed: int) -> Iterator[Atoms]:
-    """Every frame of the files, as often as scale and pert_numb say. Angstrom."""
+def count_structures(config: RunConfig, name: str, files: Path) -> int:
+    """How many structures a set has. Its files are read and checked, its copies are not made."""
+    return _sizes(config.structures[name], read_set(config, name, files))["structures"]
+
+
+def read_set(config: RunConfig, name: str, files: Path) -> list[Atoms]:
+    """The frames of a set's files: of good shape, with elements of type_map, and not too many to make copies of."""
+    settings = config.structures[name]
+    frames = []
+    for path in [user_file(files, file.root) for file in settings.files]:
+        file = f"structures.{name}: {path.name}"
+        for number, frame in enumerate(_read(path, settings.format, file)):
+            where = f"{file}: frame {number}" if number else file
+            unknown = sorted(set(frame.get_chemical_symbols()) - set(config.type_map))
+            if unknown:
+                raise ConfigError(f"{where}: element {unknown[0]} is not in type_map ({', '.join(config.type_map)})")
+            if problem := _problem(frame, min(settings.scale)):
+                raise ConfigError(f"{where}: {problem}")
+            frames.append(frame)
+    for what, count in _sizes(settings, frames).items():
+        if count > MOST[what]:
+            raise ConfigError(
+                f"structures.{name}: {count:,} {what}, with super_cell, scale and pert_numb; at most {MOST[what]:,} "
+                "can be used: lower these, or name fewer files"
+            )
+    return frames
+
+
+def expand(settings: Structures, frames: Iterable[Atoms], seed: int) -> Iterator[Atoms]:
+    """Every frame, as often as scale and pert_numb say. Angstrom."""
     import numpy as np
 
     random = np.random.default_rng(seed)
-    for path in paths:
-        for frame in _read(path, settings.format):
-            cell = frame.repeat(settings.super_cell)
-            for factor in settings.scale:
-                scaled = cell.copy()
-                scaled.set_cell(cell.cell * factor, scale_atoms=True)
-                if not settings.pert_numb:
-                    yield scaled
-                for _ in range(settings.pert_numb):
-                    perturbed = scaled.copy()
-                    strain = random.uniform(-settings.pert_box, settings.pert_box, (3, 3))
-                    strain = np.eye(3) + (strain + strain.T) / 2
-                    perturbed.set_cell(scaled.cell @ strain, scale_atoms=True)
-                    perturbed.positions += random.uniform(-settings.pert_atom, settings.pert_atom, (len(scaled), 3))
-                    yield perturbed
+    for frame in frames:
+        cell = frame.repeat(settings.super_cell)
+        for factor in settings.scale:
+            scaled = cell.copy()
+            scaled.set_cell(cell.cell * factor, scale_atoms=True)
+            if not settings.pert_numb:
+                yield scaled
+            for _ in range(settings.pert_numb):
+                perturbed = scaled.copy()
+                strain = random.uniform(-settings.pert_box, settings.pert_box, (3, 3))
+                strain = np.eye(3) + (strain + strain.T) / 2
+                perturbed.set_cell(scaled.cell @ strain, scale_atoms=True)
+                perturbed.positions += random.uniform(-settings.pert_atom, settings.pert_atom, (len(scaled), 3))
+                yield perturbed
+
+
+def _sizes(settings: Structures, frames: list[Atoms]) -> dict[str, int]:
+    """What `expand` would make of the frames."""
+    copies = len(settings.scale) * max(1, settings.pert_numb)
+    atoms = [len(frame) * math.prod(settings.super_cell) for frame in frames]
+    sizes = (len(atoms) * copies, max(atoms, default=0), sum(atoms) * copies)
+    return dict(zip(MOST, sizes, strict=True))
 
 
 def read_file(path: Path, format: str | None) -> list[Atoms]:
@@ -99,19 +132,49 @@ def _check_counts(path: Path) -> None:
                 raise ValueError(f"it says {word[:30]} atoms, and has {size} bytes")
 
 
-def _read(path: Path, format: str | None) -> list[Atoms]:
+def _read(path: Path, format: str | None, where: str) -> list[Atoms]:
+    hint = "" if format else "; if its name does not show the format, give `format`"
     try:
         frames = read_file(path, format)
     except ValueError as error:
-        hint = "" if format else "; if its name does not show the format, give `format`"
-        raise ConfigError(f"{path.name}: {error}{hint}") from None
+        raise ConfigError(f"{where}: {error}{hint}") from None
+    if not frames:
+        raise ConfigError(f"{where}: it holds no structure{hint}")
     for frame in frames:
-        if frame.cell.rank < 3:
-            raise ConfigError(
-                f"{path.name}: it has no periodic cell in three directions; give it one, a molecule for instance a box "
-                "with 10 Angstrom around it: atoms.center(vacuum=10) of ASE, then write a format with cells (extxyz)"
-            )
         frame.calc = None
         frame.set_constraint()
         frame.pbc = True
     return frames
+
+
+def _problem(frame: Atoms, scale: float) -> str:
+    """Why nothing can be computed of a structure, or of one that is scaled; empty if something can."""
+    import numpy as np
+    from ase.neighborlist import neighbor_list
+
+    if not len(frame):
+        return "a structure without atoms"
+    if frame.cell.rank < 3:
+        return (
+            "it has no periodic cell in three directions; give it one, a molecule for instance a box with 10 Angstrom "
+            "around it: atoms.center(vacuum=10) of ASE, then write a format with cells (extxyz)"
+        )
+    cell = frame.cell.array * scale
+    with np.errstate(all="ignore"):
+        largest = np.linalg.norm(np.cross(cell[[1, 2, 0]], cell[[2, 0, 1]]), axis=1).max()
+        width = abs(np.linalg.det(cell)) / largest
+    if not NARROWEST <= width < math.inf:
+        scaled = f", with scale {scale}," if scale != 1 else ""
+        return (
+            f"its cell{scaled} is {width:.2g} Angstrom wide between two faces; {NARROWEST} is the least: give vectors "
+            "in Angstrom that span a volume"
+        )
+    first, second, distances = neighbor_list("ijd", frame, CLOSEST)
+    if len(distances):
+        nearest = int(np.argmin(distances))
+        i, j = int(first[nearest]), int(second[nearest])
+        return (
+            f"atoms {i} ({frame.symbols[i]}) and {j} ({frame.symbols[j]}) are {distances[nearest]:.3f} Angstrom apart; "
+            f"{CLOSEST} is the least: remove one of them"
+        )
+    return ""

@@ -63,12 +63,12 @@ def validate(config: ConfigFile) -> None:
 
     Every file that it names is read: structures, labelled data, templates.
     """
-    from statemachine.run.begin import check_structures, prepare
+    from statemachine.run.begin import check_files, prepare
     from statemachine.run.data import load_data
 
     found = checked(config)
     stored, objects = prepare(found, config.parent)
-    for name, count in check_structures(stored, objects).items():
+    for name, count in check_files(stored, objects).items():
         print(f"structures.{name}: {count} structure{'s' * (count != 1)}")
     for kind in ("data", "test"):
         for name, data in getattr(found.init, kind).items():

@@ -93,13 +93,19 @@ def prepare(config: RunConfig, base: Path) -> tuple[RunConfig, dict[str, bytes]]
     return config_model(document).from_json(document, "configuration"), objects
 
 
-def check_structures(config: RunConfig, objects: dict[str, bytes]) -> dict[str, int]:
-    """Read every structure set; return how many structures each one has."""
-    from operators.structures import load_structures
+def check_files(config: RunConfig, objects: dict[str, bytes]) -> dict[str, int]:
+    """Read all files as the stages will; return how many structures each set has.
+
+    Raises
+    ------
+    ConfigError
+        When one cannot be used.
+    """
+    from operators.structures import count_structures
 
     with tempfile.TemporaryDirectory() as folder:
         unpack(objects, Path(folder))
-        return {name: len(load_structures(config, [name], Path(folder))) for name in config.structures}
+        return {name: count_structures(config, name, Path(folder)) for name in config.structures}
 
 
 def unpack(objects: dict[str, bytes], files: Path) -> None:
@@ -124,7 +130,7 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
     if (there := _begun(record, stored)) is not None:
         return there
     progress("reading structures and data", 0, 0)
-    check_structures(stored, objects)
+    check_files(stored, objects)
     named = [("data", space.dataset_init, stored.init.data), ("test", space.dataset_test, stored.init.test)]
     imports = {
         key(name): load_data(data, base, f"init.{kind}.{name}", stored.type_map)

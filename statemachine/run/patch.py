@@ -20,7 +20,7 @@ from operators.registry import app, load_config
 from statemachine.machine.orders import Order, patch_error
 from statemachine.store import Store, open_store
 
-from .begin import check_structures, prepare
+from .begin import check_files, prepare
 from .configuration import configuration
 from .place import refuse_copy
 from .poller import tell
@@ -93,7 +93,7 @@ def adopt(record: Record, state: State, stored: RunConfig, objects: dict[str, by
     if why := patch_error(state, policy):  # before anything is written for it
         raise CommandRefused(f"cannot patch: {why}")
     if objects:  # else it names the files that the run has
-        check_structures(stored, objects)
+        check_files(stored, objects)
     for key, data in {**objects, state.place.space.configuration(digest): document}.items():
         store.put(key, data)
     keeps = state.config_sha256 if stored.work() == before.work() else ""

@@ -105,7 +105,7 @@ class Rivals:
             self.configs[who] = read_config(folder / f"{who}.yaml")
         monkeypatch.setattr(beginning, "prove", lambda store: None)
         monkeypatch.setattr(beginning, "load_data", self.load)
-        monkeypatch.setattr(beginning, "check_structures", lambda *_: None)
+        monkeypatch.setattr(beginning, "check_files", lambda *_: None)
         monkeypatch.setattr(beginning, "open_store", lambda url: self.stores[threading.current_thread().name])
 
     def load(self, data: LabelledData, *more: Any) -> Any:
@@ -210,6 +210,6 @@ def test_a_run_that_got_on_while_another_init_was_reading_is_left_alone(
             assert isinstance(rivals.run([("a", FOREVER)], objects)["a"], State)
             objects[f"{SPACE.dataset_iter(0)}/Cu1/type.raw"] = b"0\n"
 
-    monkeypatch.setattr(beginning, "check_structures", slowly)
+    monkeypatch.setattr(beginning, "check_files", slowly)
     rivals.run([("b", FOREVER)], objects)
     assert objects[f"{SPACE.dataset_iter(0)}/Cu1/type.raw"] == b"0\n"

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from conventions.config import Structures, UserFile
 from conventions.errors import ConfigError, DataError
-from conventions.names import canonical_json
+from conventions.names import canonical_json, sha256
 from operators.explore.trajectory import judge as judge_trajectory
 from operators.frame_keys import atomic_numbers, dataset_keys
 from operators.jobs import TaskOutput, telling_line
@@ -27,7 +28,7 @@ from operators.select.filters import rejection
 from operators.select.model_devi import read_trajectories
 from operators.select.pool import SCORES, gather
 from operators.select.score import CLASSES, score
-from operators.structures import expand
+from operators.structures import load_structures
 from operators.sums import SUMS, verify, write_sums
 from operators.train.deepmd import judge as judge_model
 from operators.train.deepmd import read_input
@@ -156,8 +157,11 @@ def selected(data: bytes, folder: Path) -> None:
 
 
 def structures(data: bytes, folder: Path) -> None:
-    (folder / "bulk.vasp").write_bytes(data)
-    for atoms in expand(CONFIG.structures["bulk"], [folder / "bulk.vasp"], 1):
+    (folder / sha256(data)).mkdir(exist_ok=True)
+    (folder / sha256(data) / "bulk.vasp").write_bytes(data)
+    files = [UserFile(f"{sha256(data)}/bulk.vasp")]
+    config = CONFIG.model_copy(update={"structures": {"bulk": Structures(files=files, pert_numb=2, pert_box=0.03)}})
+    for atoms in load_structures(config, ["bulk"], folder):
         assert np.isfinite(atoms.positions).all() and atoms.cell.rank == 3
 
 
