@@ -148,8 +148,19 @@ def parse_json(data: bytes, where: str) -> Any:
     except DataError:
         raise
     except (ValueError, RecursionError) as error:
-        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DataError(f"{where}: not valid JSON: {what}") from None
+        raise DataError(f"{where}: not valid JSON: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What a JSON text has that it must not have."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        if not error.doc.strip():
+            return "it is empty"
+        if error.doc.startswith(("//", "/*", "#"), error.pos):
+            return f"line {error.lineno}: JSON has no comments; remove them"
+    return str(error)
 
 
 def _first_problem(error: Exception) -> str:

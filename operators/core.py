@@ -196,6 +196,8 @@ class App:
     reduce: Operator
     job: type[JobContext] = JobContext
     check: Callable[[RunConfig], list[str]] = lambda config: []  # problems: the configuration is refused
+    # Reads the files that the configuration names, below config/file, as plan will; raises ConfigError.
+    check_files: Callable[[Any, Path], None] = lambda config, files: None
     notes: Callable[[RunConfig], list[str]] = lambda config: []  # what a person should know of a good one
     executables: Callable[[Any], list[str]] = lambda stage: []
     explore_stages: Callable[[Any], int] = lambda stage: 1

@@ -10,17 +10,16 @@ import itertools
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from conventions.config import Name, RunConfig, StageConfig, Text, UserFile
-from conventions.documents import StageReport, Strict, parse_json
+from conventions.config import RunConfig, StageConfig, Text
+from conventions.documents import StageReport, parse_json
 from conventions.errors import ConfigError
-from conventions.forms import IDENTIFIER
 from conventions.names import canonical_json, derive_seed, format_id
 from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import (
@@ -40,17 +39,26 @@ from operators.setup import with_setup
 from operators.structures import load_structures
 from operators.sums import SUMS, user_file
 
-from .lammps_input import CONF, COUPLING, INPUT, PLUMED, SEED, fit_template, make_input, revise, write_conf
+from .lammps_input import (
+    CONF,
+    COUPLING,
+    INPUT,
+    PLUMED,
+    SEED,
+    check_plumed,
+    fit_template,
+    make_input,
+    revise,
+    write_conf,
+)
 from .lammps_probe import probe, tiny
 from .live import live
+from .task_group import TaskGroup, grid
 from .trajectory import LOG, MODEL_DEVI, PHYSICAL, TRAJECTORY, judge
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-Positive = Annotated[float, Field(gt=0)]
-_MD = ("ensemble", "temps", "press", "nsteps", "dt", "tau_t", "tau_p")
-_TEMPLATE = ("plumed", "revisions")
 # once.sh of a job: the models are the ones that train recorded.
 CHECK_MODELS = f"""\
 cd "$JOB_MODELS" || exit
@@ -59,58 +67,6 @@ cd "$JOB_MODELS" || exit
   exit 1
 }}
 """
-
-
-class TaskGroup(Strict):
-    """Trajectories that are run together: an MD grid (ensemble, temps, press, ...), or the user's own template."""
-
-    structures: list[Name] = Field(min_length=1, description="Structure sets to start from.")
-    n_sample: int | None = Field(
-        None, ge=1, description="How many of their structures each iteration takes, in turn; default: all."
-    )
-    trj_freq: int = Field(10, ge=1, description="Steps between two frames, and between two rows of model deviation.")
-
-    ensemble: Literal["nve", "nvt", "npt", "npt-i", "npt-iso", "npt-a", "npt-aniso", "npt-t", "npt-tri"] | None = Field(
-        None, description="npt, npt-i, npt-iso: isotropic; npt-a, npt-aniso: three edges; npt-t, npt-tri: whole cell."
-    )
-    temps: list[Positive] | None = Field(None, min_length=1, description="Temperatures, K (nve: of the start).")
-    press: list[float] | None = Field(None, min_length=1, description="Pressures, bar; only npt uses them.")
-    nsteps: int | None = Field(None, ge=1, description="Steps of a trajectory.")
-    dt: Positive = Field(0.001, description="Time step, ps.")
-    tau_t: Positive = Field(0.1, description="Time constant of the thermostat, ps.")
-    tau_p: Positive = Field(0.5, description="Time constant of the barostat, ps.")
-
-    template: UserFile | None = Field(
-        None,
-        description="The user's own in.lammps. Its lines pair_style deepmd, pair_coeff, read_data, dump dpgen_dump and "
-        "fix dpgen_plm are filled in; V_SEED becomes a seed of each task's own.",
-    )
-    plumed: UserFile | None = Field(None, description="The PLUMED input that goes with the template.")
-    revisions: dict[
-        Annotated[str, Field(pattern=IDENTIFIER)],
-        Annotated[list[int | float | str], Field(min_length=1)],
-    ] = Field({}, description="Names in template and plumed, and the values that replace them; all combinations run.")
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> TaskGroup:
-        other, here = (_MD, "with a template these are the template's own") if self.template else (_TEMPLATE, "")
-        given = [name for name in other if getattr(self, name) != type(self).model_fields[name].default]
-        if given:
-            raise ValueError(
-                f"remove {', '.join(given)}: {here or 'it goes with a template, and template is not given'}"
-            )
-        if self.template:
-            if SEED in self.revisions:
-                raise ValueError(f"revisions: {SEED} is filled in by itself; remove it")
-            return self
-        missing = [name for name in ("ensemble", "temps", "nsteps") if getattr(self, name) is None]
-        if missing:
-            raise ValueError(f"{', '.join(missing)} must be given (or a template)")
-        if self.ensemble in COUPLING and self.press is None:
-            raise ValueError(f"press must be given for {self.ensemble}")
-        if self.nsteps is not None and self.trj_freq > self.nsteps:
-            raise ValueError(f"trj_freq {self.trj_freq} is more than nsteps {self.nsteps}: nothing would be explored")
-        return self
 
 
 class LammpsConfig(StageConfig):
@@ -180,15 +136,6 @@ def make_tasks(config: Any, params: PlanParams, files: Path) -> Iterator[Task]:
                 yield Task({CONF: conf, **inputs, "task.json": canonical_json({**facts, **variant})})
 
 
-def grid(group: TaskGroup) -> list[dict[str, Any]]:
-    """What differs between the trajectories of one structure: {temp, press} or {revisions}, in a fixed order."""
-    if group.template:
-        choices = itertools.product(*group.revisions.values())
-        return [{"revisions": dict(zip(group.revisions, values, strict=True))} for values in choices]
-    pressures: Sequence[float | None] = (group.press if group.ensemble in COUPLING else None) or [None]
-    return [{"temp": temp, "press": press} for temp in group.temps or [] for press in pressures]
-
-
 def choose(config: Any, params: PlanParams, number: int, files: Path) -> list[tuple[Atoms, int]]:
     """The structures of a group for this iteration, with their places in their sets.
 
@@ -244,6 +191,8 @@ def read_template(config: Any, group: TaskGroup, files: Path, where: str) -> dic
     for name in group.revisions:
         if not any(re.search(rf"(?<!\w){name}(?!\w)", text) for text in texts.values()):
             raise ConfigError(f"{where}.revisions: {name} is not in the template")
+    if group.plumed:
+        check_plumed(texts[PLUMED], f"{where}.plumed")
     texts[INPUT] = fit_template(
         texts[INPUT],
         f"{where}.template",
@@ -367,6 +316,15 @@ def check(config: RunConfig) -> list[str]:
     return problems
 
 
+def check_files(config: Any, files: Path) -> None:
+    """Read every template, and fill it in once."""
+    for number, stage in enumerate(config.explore.stages):
+        for place, group in enumerate(stage):
+            if group.template:
+                where = f"explore.stages.{number}.{place}"
+                template_inputs(read_template(config, group, files, where), grid(group)[0], 1, where)
+
+
 def notes(config: RunConfig) -> list[str]:
     """Pressures that are given, as DP-GEN's inputs often do, where nothing is coupled to them."""
     explore: Any = config.explore
@@ -391,6 +349,7 @@ APP = App(
     reduce=reduce,
     job=ExploreJob,
     check=check,
+    check_files=check_files,
     notes=notes,
     executables=executables,
     probe=probe,

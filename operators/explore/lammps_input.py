@@ -184,7 +184,24 @@ def fit_template(
             raise ConfigError(f"{where}: it has {found[key]} lines '{key} ...'; exactly one is expected")
     if "fix dpgen_plm" in found and not plumed:
         raise ConfigError(f"{where}: it has a line 'fix dpgen_plm', but no plumed file is given; add plumed")
+    if not re.search(r"(?<!\w)(run|minimize)(?!\w)", "\n".join(line.partition("#")[0] for line in lines)):
+        raise ConfigError(f"{where}: it has no line 'run ...': nothing would be explored; add one")
     return "\n".join(lines) + "\n"
+
+
+def check_plumed(text: str, where: str) -> None:
+    """Raise `ConfigError` for a PLUMED input that does nothing, or of which an action does not end."""
+    lines = [words for line in text.splitlines() if (words := line.partition("#")[0].split())]
+    if not lines:
+        raise ConfigError(f"{where}: it has no action of PLUMED; write one, or leave plumed out")
+    begun: list[str] = []
+    for words in lines:
+        if begun and words[0] == "...":
+            begun = []
+        elif not begun and words[-1] == "...":
+            begun = words
+    if begun:
+        raise ConfigError(f"{where}: {' '.join(begun)}: no line '...' ends this action; add one")
 
 
 def _other_options(words: Sequence[str]) -> str:

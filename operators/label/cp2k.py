@@ -118,7 +118,7 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
 
     config = load_config(ctx.config.read_bytes())
     label: Cp2kConfig = config.label
-    template = template_of(label, ctx.files)
+    template = read_input(label, ctx.files)
     frames = frames_to_label(config, params, ctx)
     tasks = (Task({INPUT: fill(template, atoms), FRAMES: dump_frames([atoms])}) for atoms in frames)
     script = Script(
@@ -130,23 +130,22 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
     return write_jobs(ctx.jobs, ctx.done, tasks, script, pack(len(frames), label.group_size))
 
 
-def template_of(label: Cp2kConfig, files: Path) -> Section:
-    """The user's input, read.
-
-    Raises
-    ------
-    ConfigError
-        When it cannot be used.
-    """
+def read_input(label: Cp2kConfig, files: Path) -> Section:
+    """The user's input, ready to be filled."""
     from .cp2k_input import read_template
 
     # Latin-1 reads every byte: what a data file holds matters only if the input includes it.
     included = {_name(file): user_file(files, file.root).read_text("latin-1") for file in label.files}
+    where = f"label.input ({_name(label.input)})"
     try:
-        text = user_file(files, label.input.root).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"label.input ({_name(label.input)}): cannot be read as text: {error}") from None
-    return read_template(text, included, f"label.input ({_name(label.input)})")
+        text = user_file(files, label.input.root).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: cannot be read as text: {error}; save it as UTF-8") from None
+    return read_template(text, included, where)
+
+
+def check_files(config: Any, files: Path) -> None:
+    read_input(config.label, files)
 
 
 def probe(config: RunConfig, files: Path) -> dict[str, str | bytes]:
@@ -155,7 +154,7 @@ def probe(config: RunConfig, files: Path) -> dict[str, str | bytes]:
 
     label: Any = config.label
     brought = {_name(file) for file in label.files}
-    names = [name for name in data_files(template_of(label, files)) if name not in brought]
+    names = [name for name in data_files(read_input(label, files)) if name not in brought]
     return {
         "run.sh": with_setup(label, PROBE.replace("COMMAND", label.command or "cp2k.psmp")),
         "data_files": "".join(f"{name}\n" for name in names),
@@ -213,6 +212,7 @@ APP = App(
     reduce=reduce,
     job=Cp2kJob,
     check=check,
+    check_files=check_files,
     executables=executables,
     probe=probe,
 )

@@ -1,14 +1,15 @@
-"""CP2K's input format: the user's template as a tree of sections, checked once and filled for each frame.
+r"""CP2K's input format: the user's template as a tree of sections, checked once and filled for each frame.
 
 The format: https://manual.cp2k.org. Sections (`&NAME ... &END NAME`) hold keywords and sections; names know no case;
-`!` and `#` begin comments; lines that begin with `@` are for its preprocessor and are kept as they are.
+`!` and `#` begin comments, `\` at the end of a line continues it; lines that begin with `@` are for its preprocessor,
+and are kept. What they leave of the input is what is checked.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 _INCLUDE = re.compile(r"@INCLUDE\s+(['\"]?)(.+?)\1\s*(?:[!#].*)?$", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$(?:\{(?P<braced>[A-Za-z_]\w*)(?:-(?P<default>[^}]*))?\}|(?P<name>[A-Za-z_]\w*))", re.ASCII)
 _LEVELS = ("SILENT", "LOW", "MEDIUM", "HIGH", "DEBUG")
 # What says where cell and coordinates come from: the run says that.
 _CELL = ("A", "B", "C", "ABC", "ALPHA_BETA_GAMMA", "ANGLES", "CELL_FILE_NAME", "CELL_FILE_FORMAT")
@@ -114,8 +116,6 @@ def read_template(text: str, included: Mapping[str, str], where: str) -> Section
     setup = root.make("GLOBAL")
     setup.drop("RUN_TYPE", "PROGRAM_NAME")
     setup.items.append("RUN_TYPE ENERGY_FORCE")
-    _check_printed(evals[0], (setup.keyword("PRINT_LEVEL") or ["MEDIUM"])[0].upper(), where)
-
     system = evals[0].make("SUBSYS")
     cell = system.make("CELL")
     cell.drop(*_CELL, *_OTHER_CELL, "@INCLUDE")
@@ -125,6 +125,7 @@ def read_template(text: str, included: Mapping[str, str], where: str) -> Section
     for line in root.lines():
         if match := _INCLUDE.match(line.strip()):
             raise ConfigError(f"{where}: {match[0]}: this file is not among label.files; add it there")
+    _check_effect(parse(preprocessed(root.lines(), where), f"{where}, after @SET and @IF"), where)
     return root
 
 
@@ -145,8 +146,7 @@ def fill(template: Section, atoms: Atoms) -> str:
 def parse(text: str, where: str) -> Section:
     """The tree of an input; comments stay where they are."""
     stack = [Section("", "")]
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = raw.strip()
+    for number, line in _joined(text):
         first = _first(line)
         if first.startswith("&END"):
             name = (_words(line)[1:] or [stack[-1].name])[0].upper()
@@ -177,6 +177,69 @@ def expand(text: str, included: Mapping[str, str], where: str, depth: int = 0) -
         else:
             lines.append(line)
     return "\n".join(lines)
+
+
+def preprocessed(lines: Iterable[str], where: str) -> str:
+    """What CP2K's preprocessor makes of an input: variables and `@IF` are carried out, its own lines are gone.
+
+    A comparison is of texts; any text but 0 is true. An `@IF` ends at the next `@ENDIF`, also one in another `@IF`.
+    """
+    values: dict[str, str] = {}
+    kept: list[str] = []
+    left_out = ""
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match["braced"] or match["name"], match["default"]
+        if name not in values and default is None:
+            raise ConfigError(f"{where}: {match[0]}: this variable has no value; write '@SET {name} VALUE' above it")
+        return values.get(name, default or "")
+
+    for line in lines:
+        first = _first(line)
+        if left_out:
+            left_out = "" if first == "@ENDIF" else left_out
+            continue
+        words = _VARIABLE.sub(value, re.split(r"[!#]", line, maxsplit=1)[0]).split(None, 2)
+        rest = " ".join(words[1:])
+        if first == "@SET" and len(words) == 3:
+            values[words[1]] = words[2].strip()
+        elif first == "@IF" and not _holds(rest):
+            left_out = line.strip()
+        elif not first.startswith("@"):
+            kept.append(" ".join(words))
+    if left_out:
+        raise ConfigError(f"{where}: {left_out}: no @ENDIF ends it; add one")
+    return "\n".join(kept)
+
+
+def _holds(condition: str) -> bool:
+    for sign in ("==", "/="):
+        left, found, right = condition.partition(sign)
+        if found:
+            return (left.split("(", 1)[-1].strip() == right.split(")", 1)[0].strip()) == (sign == "==")
+    return condition.strip() not in ("", "0")
+
+
+def _joined(text: str) -> Iterator[tuple[int, str]]:
+    """The lines with their numbers, each with those that continue it."""
+    begun = ""
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = begun + raw.strip()
+        code = re.split(r"[!#]", line, maxsplit=1)[0].rstrip()
+        begun = f"{code[:-1].rstrip()} " if code.endswith("\\") else ""
+        if not begun:
+            yield number, line
+    if begun:
+        yield number, begun.rstrip()
+
+
+def _check_effect(root: Section, where: str) -> None:
+    """What the run writes into the input must come into effect, and the forces must be printed."""
+    for path in (["GLOBAL"], ["FORCE_EVAL"], ["FORCE_EVAL", "SUBSYS"], ["FORCE_EVAL", "SUBSYS", "CELL"]):
+        if root.section(*path) is None:
+            raise ConfigError(f"{where}: @IF switches &{path[-1]} off, which the run fills in; take it out of the @IF")
+    force_eval, setup = root.make("FORCE_EVAL"), root.make("GLOBAL")
+    _check_printed(force_eval, (setup.keyword("PRINT_LEVEL") or ["MEDIUM"])[0].upper(), where)
 
 
 def _check_printed(force_eval: Section, level: str, where: str) -> None:

@@ -6,7 +6,6 @@ test data; the steps are in `dp_model.py`. The models differ by their seeds only
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import shlex
@@ -32,12 +31,11 @@ from operators.sums import user_file
 
 from .dp_command import FIND_PYTHON, probe
 from .dp_infer import committee
+from .dp_input import EPOCHS, STEPS, check_arguments, read_input, with_seeds
 from .live import live
 from .neighbours import short_sel
 
-Steps = Annotated[int, Field(ge=1)]
-_STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
-_EPOCHS = ("numb_epoch", "numb_epochs", "num_epoch", "num_epochs")
+Steps = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class DeepmdConfig(StageConfig):
@@ -131,45 +129,13 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     return write_jobs(ctx.jobs, ctx.done, [task(index) for index in range(train.numb_models)], script, train.group_size)
 
 
-def read_input(path: Path, type_map: list[str]) -> dict[str, Any]:
-    """The user's input.json, with the run's type_map.
-
-    Raises
-    ------
-    ConfigError
-        When it is not DeePMD-kit's input for these elements.
-    """
-    where = f"train.input ({path.name})"
-    try:
-        found = parse_json(path.read_bytes(), where)
-    except OSError as error:
-        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
-    except DataError as error:
-        raise ConfigError(str(error)) from None
-    for key in ("model", "training"):
-        if not isinstance(found, dict) or not isinstance(found.get(key), dict):
-            raise ConfigError(f"{where}: it has no {key!r} section; give an input.json of dp train")
-    parts = [(found["model"], name) for name in ("descriptor", "fitting_net", "type_embedding")]
-    parts += [(found, "learning_rate"), (found, "loss"), (found["training"], "training_data")]
-    for section, name in parts:
-        if not isinstance(section.get(name, {}), dict):
-            raise ConfigError(f"{where}: {name} is {section[name]!r}, but it must be a JSON object")
-    given = found["model"].setdefault("type_map", type_map)
-    if given != type_map:
-        raise ConfigError(
-            f"{where}: model.type_map is {given}, but type_map of the run is {type_map}; make them equal, also in order"
-        )
-    data = found["training"].get("training_data", found["training"])
-    members = found["model"].get("descriptor", {}).get("list", [])
-    if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
-        raise ConfigError(f"{where}: model.descriptor.list is not a list of descriptors")
-    for key in (*_STEPS, "disp_freq"):
-        if type(found["training"].get(key, 1)) is not int:
-            raise ConfigError(f"{where}: training.{key} is {found['training'][key]!r}, but it must be a whole number")
-    for key in ("batch_size", "sys_probs", "sys_prob", "sys_weights"):
-        if isinstance(data.get(key), list):
-            raise ConfigError(f"{where}: {key} is a list, but every iteration adds systems; give one value for all")
-    return found  # type: ignore[no-any-return]
+def check_files(config: Any, files: Path) -> None:
+    """Read the input as the first iteration will; where the dp of this installation trains, ask it as well."""
+    train: DeepmdConfig = config.train
+    found = read_input(user_file(files, train.input.root), config.type_map)
+    fill_input(found, train, iteration=0, systems=["system"], reuse=False)
+    if config.engine.type == "local" and not (train.command or train.setup or train.hpc):
+        check_arguments(found, f"train.input ({Path(train.input.root).name})")
 
 
 def fill_input(found: dict[str, Any], train: DeepmdConfig, iteration: int, systems: list[str], reuse: bool) -> None:
@@ -185,12 +151,12 @@ def fill_input(found: dict[str, Any], train: DeepmdConfig, iteration: int, syste
         steps = steps[min(iteration, len(steps) - 1)]
     if reuse and train.training_reuse_numb_steps is not None:
         steps = train.training_reuse_numb_steps
-    key = next((name for name in _STEPS if name in training), "numb_steps")
+    key = next((name for name in STEPS if name in training), "numb_steps")
     if steps is not None:
         training[key] = steps
-        for name in _EPOCHS:
+        for name in EPOCHS:
             training.pop(name, None)
-    elif key not in training and not any(name in training for name in _EPOCHS):
+    elif key not in training and not any(name in training for name in EPOCHS):
         raise ConfigError("train.numb_steps: neither the run nor train.input says how many steps to train")
     # dp writes checkpoints only where it writes a row of the curve, and judging a model needs a row near its end.
     training["disp_training"] = True
@@ -204,27 +170,6 @@ def fill_input(found: dict[str, Any], train: DeepmdConfig, iteration: int, syste
             value = getattr(train, f"training_reuse_{name}")
             if value is not None:
                 found.setdefault(section, {})[name] = value
-
-
-def with_seeds(template: dict[str, Any], seed: Any) -> dict[str, Any]:
-    """A copy of the input with every seed set; `seed` makes one for a part's name."""
-    found = copy.deepcopy(template)
-
-    def descriptor(part: dict[str, Any], name: str) -> None:
-        if part.get("type") == "hybrid":
-            for number, member in enumerate(part.get("list", [])):
-                descriptor(member, f"{name}.{number}")
-        elif part.get("type") != "loc_frame":  # which has nothing random
-            part["seed"] = seed(name)
-
-    model = found["model"]
-    if "descriptor" in model:
-        descriptor(model["descriptor"], "descriptor")
-    for name in ("fitting_net", "type_embedding"):
-        if name in model:
-            model[name]["seed"] = seed(name)
-    found["training"]["seed"] = seed("training")
-    return found
 
 
 def run_script(train: DeepmdConfig) -> str:
@@ -378,6 +323,7 @@ APP = App(
     reduce=reduce,
     job=TrainJob,
     check=check,
+    check_files=check_files,
     executables=executables,
     probe=probe,
     misfits=misfits,

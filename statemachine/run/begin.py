@@ -104,8 +104,17 @@ def check_files(config: RunConfig, objects: dict[str, bytes]) -> dict[str, int]:
     from operators.structures import count_structures
 
     with tempfile.TemporaryDirectory() as folder:
-        unpack(objects, Path(folder))
-        return {name: count_structures(config, name, Path(folder)) for name in config.structures}
+        files = Path(folder)
+        unpack(objects, files)
+        problems = []
+        for stage, name in config.apps.items():
+            try:
+                app(stage, name).check_files(config, files)
+            except ConfigError as error:
+                problems.append(str(error))
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return {name: count_structures(config, name, files) for name in config.structures}
 
 
 def unpack(objects: dict[str, bytes], files: Path) -> None:

@@ -31,7 +31,7 @@ from operators.select.score import CLASSES, score
 from operators.structures import load_structures
 from operators.sums import SUMS, verify, write_sums
 from operators.train.deepmd import judge as judge_model
-from operators.train.deepmd import read_input
+from operators.train.dp_input import read_input
 from tests.figures import Figures
 from tests.mutations import LONG, Parser, check
 from tests.select_run import config as select_config

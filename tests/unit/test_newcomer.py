@@ -17,6 +17,7 @@ from statemachine.engine.argo_client import ArgoClient
 from statemachine.run.config_file import read_config
 from tests.conftest import CONFIG, Cli
 from tests.explore_run import ExploreRun
+from tests.train_run import INPUT
 from tests.unit.test_explore_lammps import CU, NVT
 
 LABEL = "label: {app: stub}"
@@ -87,7 +88,7 @@ def test_home_is_expanded_where_a_path_is(
     stub_run.write_text(
         text.replace(EXPLORE, explore).replace("train: {app: stub}", "train: {app: deepmd, input: ~/i}")
     )
-    (home / "i").write_text('{"model": {}, "training": {"numb_steps": 1}}')
+    (home / "i").write_text(json.dumps(INPUT))
     code, output, errors = cli("validate", stub_run)
     assert code == 0 and f"file://{home}/out" in output, errors
     assert f"explore/lammps: {home}/tool" in cli("doctor", stub_run)[1]
@@ -131,7 +132,7 @@ def test_press_with_nvt_is_not_used(cli: Cli, stub_run: Path, tmp_path: Path) ->
     """6 of 14 inputs of DP-GEN have it."""
     group = "{structures: [start], ensemble: nvt, temps: [300], press: [1.0, 2.0], nsteps: 20}"
     text = CONFIG.replace(EXPLORE, f"explore: {{app: lammps, stages: [[{group}]]}}")
-    (stub_run.parent / "input.json").write_text('{"model": {}, "training": {"numb_steps": 1}}')
+    (stub_run.parent / "input.json").write_text(json.dumps(INPUT))
     stub_run.write_text(text.replace("train: {app: stub}", "train: {app: deepmd, input: input.json}"))
     for command in ("validate", "init"):
         code, _, errors = cli(command, stub_run)

@@ -1,0 +1,100 @@
+"""DeePMD-kit's input.json: the user's, read once, and given other seeds for each model."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+from conventions.documents import parse_json
+from conventions.errors import ConfigError, DataError
+
+# Names that DeePMD-kit knows for the length of a training.
+STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
+EPOCHS = ("numb_epoch", "numb_epochs", "num_epoch", "num_epochs")
+
+
+def read_input(path: Path, type_map: list[str]) -> dict[str, Any]:
+    """The user's input.json, with the run's type_map.
+
+    Raises
+    ------
+    ConfigError
+        When it is not DeePMD-kit's input for these elements.
+    """
+    where = f"train.input ({path.name})"
+    try:
+        found = parse_json(path.read_bytes(), where)
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    for key in ("model", "training"):
+        if not isinstance(found, dict) or not isinstance(found.get(key), dict):
+            raise ConfigError(f"{where}: it has no {key!r} section; give an input.json of dp train")
+    parts = [(found["model"], name) for name in ("descriptor", "fitting_net", "type_embedding")]
+    parts += [(found, "learning_rate"), (found, "loss"), (found["training"], "training_data")]
+    for section, name in parts:
+        if not isinstance(section.get(name, {}), dict):
+            raise ConfigError(f"{where}: {name} is {section[name]!r}, but it must be a JSON object")
+    given = found["model"].setdefault("type_map", type_map)
+    if given != type_map:
+        raise ConfigError(
+            f"{where}: model.type_map is {given}, but type_map of the run is {type_map}; make them equal, also in order"
+        )
+    data = found["training"].get("training_data", found["training"])
+    members = found["model"].get("descriptor", {}).get("list", [])
+    if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
+        raise ConfigError(f"{where}: model.descriptor.list is not a list of descriptors")
+    for key in (*STEPS, "disp_freq"):
+        number = found["training"].get(key, 1)
+        if type(number) is not int or number < 1:
+            raise ConfigError(f"{where}: training.{key} is {number!r}, but it must be a whole number, at least 1")
+    for key in ("batch_size", "sys_probs", "sys_prob", "sys_weights"):
+        if isinstance(data.get(key), list):
+            raise ConfigError(f"{where}: {key} is a list, but every iteration adds systems; give one value for all")
+    return found  # type: ignore[no-any-return]
+
+
+def check_arguments(found: dict[str, Any], where: str) -> None:
+    """What `dp train` itself would say of a filled input; nothing where DeePMD-kit is not installed.
+
+    Raises
+    ------
+    ConfigError
+        When it would refuse it: an unknown key, a value of another kind, a key that is missing.
+    """
+    try:  # these two modules import neither TensorFlow nor PyTorch
+        from deepmd.utils.argcheck import normalize
+        from deepmd.utils.compat import update_deepmd_input
+    except ImportError:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            normalize(update_deepmd_input(copy.deepcopy(found), warning=False))
+    except Exception as error:  # its checks raise whatever they meet
+        said = f"it has no {error}" if type(error) is KeyError else " ".join(str(error).split())
+        raise ConfigError(f"{where}: dp train would refuse it: {said}") from None
+
+
+def with_seeds(template: dict[str, Any], seed: Any) -> dict[str, Any]:
+    """A copy of the input with every seed set; `seed` makes one for a part's name."""
+    found = copy.deepcopy(template)
+
+    def descriptor(part: dict[str, Any], name: str) -> None:
+        if part.get("type") == "hybrid":
+            for number, member in enumerate(part.get("list", [])):
+                descriptor(member, f"{name}.{number}")
+        elif part.get("type") != "loc_frame":  # which has nothing random
+            part["seed"] = seed(name)
+
+    model = found["model"]
+    if "descriptor" in model:
+        descriptor(model["descriptor"], "descriptor")
+    for name in ("fitting_net", "type_embedding"):
+        if name in model:
+            model[name]["seed"] = seed(name)
+    found["training"]["seed"] = seed("training")
+    return found
