@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from conventions.config import RunConfig, Structures, UserFile
 from conventions.documents import Stage
-from conventions.errors import CommandRefused, ConfigError, NotFound, StoreError
+from conventions.errors import CommandRefused, ConfigError, DataError, NotFound, StoreError
 from conventions.names import sha256
 from conventions.space import DataSpace
 from conventions.state import State
@@ -30,7 +30,7 @@ from statemachine.store.probe import prove
 from .configuration import configuration
 from .data import as_extxyz, is_dpdatas, load_data, write_data
 from .paths import matches
-from .place import refuse_copy
+from .place import refuse_copy, refuse_nested
 from .record import Record
 
 # What is being done, its total bytes, and the bytes done since the last call; zeros where bytes are not counted.
@@ -58,12 +58,16 @@ def prepare(config: RunConfig, base: Path) -> tuple[RunConfig, dict[str, bytes]]
             hint = "; of a folder of data give the format, such as deepmd/npy" if path.is_dir() else ""
             raise ConfigError(f"{where}: {path} is not a file{hint}")
         try:
-            return keep(path.name, path.read_bytes())
+            return keep(path.name, path.read_bytes(), where)
         except OSError as error:
             raise ConfigError(f"{where}: {path} cannot be read: {error.strerror}") from None
 
-    def keep(name: str, data: bytes) -> str:
-        key = space.file(sha256(data), _plain(name))
+    def keep(name: str, data: bytes, where: str) -> str:
+        try:
+            key = space.file(sha256(data), _plain(name))
+        except DataError:
+            said = f"the name of {name[:40]}... has {len(name)} characters, too many for some stores; rename the file"
+            raise ConfigError(f"{where}: {said}") from None
         objects[key] = data
         return key[len(space.files) + 1 :]
 
@@ -76,7 +80,7 @@ def prepare(config: RunConfig, base: Path) -> tuple[RunConfig, dict[str, bytes]]
         if isinstance(value, Structures) and is_dpdatas(value.format, where):
             paths = [path for file in value.files for path in matches(base, file.root, f"{where}.files")]
             read = [as_extxyz(path, str(value.format), where, config.type_map) for path in paths]
-            names = [keep(f"{path.name}.extxyz", data) for path, data in zip(paths, read, strict=True)]
+            names = [keep(f"{path.name}.extxyz", data, where) for path, data in zip(paths, read, strict=True)]
             return {**value.model_dump(), "files": names, "format": "extxyz"}
         if isinstance(value, BaseModel):
             return {name: convert(getattr(value, name), f"{where}.{name}") for name in type(value).model_fields}
@@ -138,6 +142,7 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
     record, space = Record(store), DataSpace(stored.apps)
     if (there := _begun(record, stored)) is not None:
         return there
+    refuse_nested(store)
     progress("reading structures and data", 0, 0)
     check_files(stored, objects)
     named = [("data", space.dataset_init, stored.init.data), ("test", space.dataset_test, stored.init.test)]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from conventions.documents import parse_json
-from conventions.errors import CommandRefused
+from conventions.errors import CommandRefused, StateError, StoreError
+from conventions.space import DataSpace
 from conventions.state import State
 from statemachine.engine import Engine
-from statemachine.store import Store
+from statemachine.store import Store, open_store
 
 from .configuration import configuration
+from .discover import runs_below
+from .record import Record
 
 
 def begun_at(store: Store, state: State) -> str:
@@ -44,6 +48,26 @@ def refuse_copy(prefix: str, url: str) -> None:
             f"{url} is a copy of the run at {prefix}, or was moved from there: `dpgen2-sm fork {url}` makes it a run "
             "of its own, which goes on from here; nothing was changed"
         )
+
+
+def refuse_nested(store: Store) -> None:
+    """Raise `CommandRefused` where a run would begin inside another one, or around one: they would share files.
+
+    A `state.json` of another program, or a folder that may not be looked into, is no run.
+    """
+    place, mark, settings = store.url.partition("?")
+    scheme, _, path = place.partition("://")
+    parts = path.split("/")
+    for end in range(len(parts) - 1, 1, -1):
+        outer = open_store(f"{scheme}://{'/'.join(parts[:end])}{mark}{settings}")
+        with contextlib.suppress(StoreError, StateError):
+            if outer.head(DataSpace.state) is not None:
+                name = Record(outer).load(verify=False).state.run
+                raise CommandRefused(f"{store.url} is inside the run {name!r} at {outer.url}; choose another prefix")
+    with contextlib.suppress(StoreError):
+        for inner in runs_below(store, {}, depth=2):
+            if inner != store.url:  # where another `init` has just begun it
+                raise CommandRefused(f"there is a run below {store.url}, at {inner}; choose another prefix")
 
 
 def elsewhere(state: State, home: str, engine: Engine) -> str:

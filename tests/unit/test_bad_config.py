@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from statemachine.run import paths
 from tests.conftest import CONFIG, Cli
 
 STUB = "train: {app: stub}"
@@ -112,7 +113,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "element in lower case": (put("[Cu]", "[cu]"), "did you mean 'Cu'"),
     "element twice": (put("[Cu]", "[Cu, Cu]"), "type_map: .*twice"),
     "no element": (put("[Cu]", "[]"), "type_map: "),
-    "element of a structure": (put("[Cu]", "[Al]"), r"structures\.start: element Cu is not in type_map \(Al\)"),
+    "element of a structure": (put("[Cu]", "[Al]"), r"structures\.start: cu\.xyz: element Cu .* type_map \(Al\)"),
     "two masses": (add("mass_map: [1.0, 2.0]\n"), "mass_map: 2 masses for 1 elements"),
     "unknown structure set": (put(LABEL, "init: {label: [strat]}"), r"init\.label: .*'strat'.*did you mean 'start'"),
     "nothing to begin with": (put(LABEL + "\n", ""), r"init: .*init\.label"),
@@ -239,3 +240,68 @@ def test_another_configuration_on_the_same_prefix(cli: Cli, stub_run: Path) -> N
     for command in ("init", "run"):
         code, _, errors = cli(command, other)
         assert code == 2 and "another configuration (differs in: seed)" in errors
+
+
+@pytest.mark.parametrize("command", ["validate", "init"])
+def test_a_file_name_that_not_every_store_can_keep(cli: Cli, stub_run: Path, command: str) -> None:
+    name = f"{'x' * 246}.xyz"
+    (stub_run.parent / "cu.xyz").rename(stub_run.parent / name)
+    stub_run.write_bytes(put("cu.xyz", name))
+    code, output, errors = cli(command, stub_run)
+    assert (code, output) == (2, "")
+    assert re.fullmatch(
+        r"error: structures\.start\.files: the name of x{40}\.\.\. has 250 characters, .*file\n", errors
+    )
+
+
+@pytest.mark.parametrize("pattern", ["**/cu.xyz", "**/*.xyz", "*/**/cu.xyz"])
+def test_a_pattern_does_not_go_in_circles(cli: Cli, stub_run: Path, pattern: str) -> None:
+    """Six links would make 6^40 paths, before the system refuses the 41st link."""
+    stub_run.write_bytes(put("cu.xyz", f"'{pattern}'"))
+    data = stub_run.parent / "data"
+    data.mkdir()
+    (stub_run.parent / "cu.xyz").rename(data / "cu.xyz")
+    for number, target in enumerate([".", "..", "../data", "./.", "nowhere", "link5"]):
+        (data / f"link{number}").symlink_to(target)
+    code, output, errors = cli("validate", stub_run)
+    assert (code, errors) == (0, "") and "structures.start: " in output
+
+
+def test_a_pattern_finds_what_is_behind_a_link(
+    cli: Cli, stub_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (stub_run.parent / "cu.xyz").rename(elsewhere / "cu.xyz")
+    (stub_run.parent / "data").symlink_to(elsewhere)
+    stub_run.write_bytes(put("cu.xyz", '"**/*.xyz"'))
+    assert "structures.start: 1 structure\n" in cli("validate", stub_run)[1]
+
+
+def test_a_pattern_that_means_a_whole_disk(cli: Cli, stub_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "MOST_LOOKED_AT", 3)
+    for number in range(3):
+        (stub_run.parent / f"{number}").touch()
+    stub_run.write_bytes(put("cu.xyz", '"**/x*.xyz"'))
+    code, _, errors = cli("validate", stub_run)
+    assert code == 2 and re.search(
+        r"^error: structures\.start\.files: .* more than 3 files; name their folders$", errors
+    )
+
+
+@pytest.mark.parametrize("command", ["init", "run"])
+@pytest.mark.parametrize("prefix", ["out/inside", "out/dataset/deepmd/inside", "."])
+def test_a_run_inside_another_one(cli: Cli, stub_run: Path, prefix: str, command: str) -> None:
+    """The outer run would take its labels, and a daemon that discovers runs would not see it."""
+    assert cli("init", stub_run)[0] == 0
+    other = stub_run.with_name("other.yaml")
+    other.write_bytes(put("prefix: out", f"prefix: {prefix}"))
+    before = sorted(stub_run.parent.rglob("*"))
+    code, output, errors = cli(command, other)
+    assert (code, output, len(errors.splitlines())) == (2, "", 1)
+    assert ("there is a run below" if prefix == "." else "is inside the run 'stub' at file://") in errors
+    assert "choose another prefix" in errors and sorted(stub_run.parent.rglob("*")) == before
+
+
+def test_a_state_of_another_program_is_no_run_around_it(cli: Cli, stub_run: Path) -> None:
+    (stub_run.parent / "state.json").write_text('{"version": 4}')
+    assert cli("init", stub_run)[0] == 0
