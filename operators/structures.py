@@ -32,42 +32,50 @@ def load_structures(config: RunConfig, names: Iterable[str], files: Path) -> lis
     Raises
     ------
     ConfigError
-        When a file cannot be read, or what it holds cannot be used.
+        When a file cannot be read, or holds an element outside type_map.
     """
     found = []
     for name in names:
-        for atoms in expand(config.structures[name], read_set(config, name, files), derive_seed(config.seed, name)):
+        frames = (frame for _, frame in _frames(config, name, files))
+        for atoms in expand(config.structures[name], frames, derive_seed(config.seed, name)):
             atoms.info = {"structure": name}
             found.append(atoms)
     return found
 
 
-def count_structures(config: RunConfig, name: str, files: Path) -> int:
-    """How many structures a set has. Its files are read and checked, its copies are not made."""
-    return _sizes(config.structures[name], read_set(config, name, files))["structures"]
+def check_structures(config: RunConfig, name: str, files: Path) -> int:
+    """How many structures a set has: its files are read and checked, its copies are not made.
 
-
-def read_set(config: RunConfig, name: str, files: Path) -> list[Atoms]:
-    """The frames of a set's files: of good shape, with elements of type_map, and not too many to make copies of."""
+    Raises
+    ------
+    ConfigError
+        When a file cannot be read, when nothing could be computed of a structure, or when there are too many.
+    """
     settings = config.structures[name]
-    frames = []
-    for path in [user_file(files, file.root) for file in settings.files]:
-        file = f"structures.{name}: {path.name}"
-        for number, frame in enumerate(_read(path, settings.format, file)):
-            where = f"{file}: frame {number}" if number else file
-            unknown = sorted(set(frame.get_chemical_symbols()) - set(config.type_map))
-            if unknown:
-                raise ConfigError(f"{where}: element {unknown[0]} is not in type_map ({', '.join(config.type_map)})")
-            if problem := _problem(frame, min(settings.scale)):
-                raise ConfigError(f"{where}: {problem}")
-            frames.append(frame)
-    for what, count in _sizes(settings, frames).items():
+    frames = list(_frames(config, name, files))
+    sizes = _sizes(settings, [frame for _, frame in frames])
+    for what, count in sizes.items():
         if count > MOST[what]:
             raise ConfigError(
                 f"structures.{name}: {count:,} {what}, with super_cell, scale and pert_numb; at most {MOST[what]:,} "
                 "can be used: lower these, or name fewer files"
             )
-    return frames
+    for where, frame in frames:
+        if problem := _problem(frame, min(settings.scale)):
+            raise ConfigError(f"{where}: {problem}")
+    return sizes["structures"]
+
+
+def _frames(config: RunConfig, name: str, files: Path) -> Iterator[tuple[str, Atoms]]:
+    """The frames of a set's files as they are, and what an error calls each."""
+    settings = config.structures[name]
+    for path in [user_file(files, file.root) for file in settings.files]:
+        file = f"structures.{name}: {path.name}"
+        for number, frame in enumerate(_read(path, settings.format, file)):
+            unknown = sorted(set(frame.get_chemical_symbols()) - set(config.type_map))
+            if unknown:
+                raise ConfigError(f"{file}: element {unknown[0]} is not in type_map ({', '.join(config.type_map)})")
+            yield f"{file}: frame {number}" if number else file, frame
 
 
 def expand(settings: Structures, frames: Iterable[Atoms], seed: int) -> Iterator[Atoms]:
@@ -150,7 +158,8 @@ def _read(path: Path, format: str | None, where: str) -> list[Atoms]:
 def _problem(frame: Atoms, scale: float) -> str:
     """Why nothing can be computed of a structure, or of one that is scaled; empty if something can."""
     import numpy as np
-    from ase.neighborlist import neighbor_list
+
+    from .distances import closest
 
     if not len(frame):
         return "a structure without atoms"
@@ -169,12 +178,7 @@ def _problem(frame: Atoms, scale: float) -> str:
             f"its cell{scaled} is {width:.2g} Angstrom wide between two faces; {NARROWEST} is the least: give vectors "
             "in Angstrom that span a volume"
         )
-    first, second, distances = neighbor_list("ijd", frame, CLOSEST)
-    if len(distances):
-        nearest = int(np.argmin(distances))
-        i, j = int(first[nearest]), int(second[nearest])
-        return (
-            f"atoms {i} ({frame.symbols[i]}) and {j} ({frame.symbols[j]}) are {distances[nearest]:.3f} Angstrom apart; "
-            f"{CLOSEST} is the least: remove one of them"
-        )
+    distance = closest(frame.cell.array, frame.positions, CLOSEST)
+    if distance < CLOSEST:
+        return f"two of its atoms are {distance:.3f} Angstrom apart; {CLOSEST} is the least: correct the file"
     return ""

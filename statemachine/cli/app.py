@@ -61,7 +61,7 @@ class LogFormat(str, Enum):
 def validate(config: ConfigFile) -> None:
     """Check a configuration; write nothing.
 
-    Every file that it names is read: structures, labelled data, templates.
+    Every file that it names is read as the stages will: structures, labelled data, inputs, templates.
     """
     from statemachine.run.begin import check_files, prepare
     from statemachine.run.data import load_data

@@ -105,7 +105,7 @@ def check_files(config: RunConfig, objects: dict[str, bytes]) -> dict[str, int]:
     ConfigError
         When one cannot be used.
     """
-    from operators.structures import count_structures
+    from operators.structures import check_structures
 
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
@@ -118,7 +118,7 @@ def check_files(config: RunConfig, objects: dict[str, bytes]) -> dict[str, int]:
                 problems.append(str(error))
         if problems:
             raise ConfigError("\n".join(problems))
-        return {name: count_structures(config, name, files) for name in config.structures}
+        return {name: check_structures(config, name, files) for name in config.structures}
 
 
 def unpack(objects: dict[str, bytes], files: Path) -> None:

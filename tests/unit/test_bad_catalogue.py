@@ -152,9 +152,10 @@ def test_every_kind_has_a_test_or_a_reason(figure: Figures) -> None:
 
 
 def test_how_many_of_the_tables(figure: Figures) -> None:
-    from tests.unit import test_bad_config, test_bad_state
+    from tests.unit import test_bad_config, test_bad_files, test_bad_state
 
     figure("bad input: configurations refused", len(test_bad_config.BAD))
+    figure("bad input: files refused", len(test_bad_files.BAD))
     bits = 9 * len(test_bad_state.SEALED)  # each bit flipped, and cut off at each byte
     figure("bad input: damaged states refused", len(test_bad_state.BAD) + bits)
 

@@ -28,7 +28,7 @@ from operators.select.filters import rejection
 from operators.select.model_devi import read_trajectories
 from operators.select.pool import SCORES, gather
 from operators.select.score import CLASSES, score
-from operators.structures import load_structures
+from operators.structures import check_structures, load_structures
 from operators.sums import SUMS, verify, write_sums
 from operators.train.deepmd import judge as judge_model
 from operators.train.dp_input import read_input
@@ -161,6 +161,7 @@ def structures(data: bytes, folder: Path) -> None:
     (folder / sha256(data) / "bulk.vasp").write_bytes(data)
     files = [UserFile(f"{sha256(data)}/bulk.vasp")]
     config = CONFIG.model_copy(update={"structures": {"bulk": Structures(files=files, pert_numb=2, pert_box=0.03)}})
+    check_structures(config, "bulk", folder)
     for atoms in load_structures(config, ["bulk"], folder):
         assert np.isfinite(atoms.positions).all() and atoms.cell.rank == 3
 

@@ -12,9 +12,10 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.neighborlist import primitive_neighbor_list
 
+from operators.distances import closest
 from operators.frame_keys import KEYS, dataset_keys, keys, write_keys
 from operators.select.dump import Frame
-from operators.select.filters import closest, rejection, tilt_angle
+from operators.select.filters import rejection, tilt_angle
 from operators.sums import SUMS, write_sums
 from statemachine.run.data import write_data
 
