@@ -132,10 +132,21 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
 def check_files(config: Any, files: Path) -> None:
     """Read the input as the first iteration will; where the dp of this installation trains, ask it as well."""
     train: DeepmdConfig = config.train
+    for key in ("training_init_frozen_model", "training_finetune_model"):
+        for file in getattr(train, key):
+            if not _is_frozen(user_file(files, file.root)):
+                raise ConfigError(
+                    f"train.{key}: {Path(file.root).name} is not a frozen model; give what dp freeze wrote"
+                )
     found = read_input(user_file(files, train.input.root), config.type_map)
     fill_input(found, train, iteration=0, systems=["system"], reuse=False)
     if config.engine.type == "local" and not (train.command or train.setup or train.hpc):
         check_arguments(found, f"train.input ({Path(train.input.root).name})")
+
+
+def _is_frozen(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        return stream.read(1) == b"\n"  # the first field of a GraphDef
 
 
 def fill_input(found: dict[str, Any], train: DeepmdConfig, iteration: int, systems: list[str], reuse: bool) -> None:
@@ -234,9 +245,8 @@ def judge(task: TaskOutput, tested: bool) -> tuple[str, dict[str, float], str]:
     if "diverged.txt" in task.files:
         return "diverged", {}, f"{who}: {advice}"
     try:
-        with open(task.folder / "graph.pb", "rb") as stream:
-            if stream.read(1) != b"\n":  # the first field of a GraphDef
-                return "broken", {}, f"{who}: graph.pb is not a frozen model"
+        if not _is_frozen(task.folder / "graph.pb"):
+            return "broken", {}, f"{who}: graph.pb is not a frozen model"
         row = last_row((task.folder / "lcurve.out").read_text())
         test = parse_json((task.folder / "test.json").read_bytes(), "test.json") if tested else None
         if test is None:

@@ -136,6 +136,10 @@ BAD: dict[str, tuple[dict[str, str | bytes], str]] = {
         train(lambda it: it["training"].pop("numb_steps")),
         "train.numb_steps: neither .* says how many",
     ),
+    "no model to begin with": (
+        {**put("run.yaml", "input: input.json", "input: input.json, training_init_frozen_model: [a.pb]"), "a.pb": ""},
+        r"train\.training_init_frozen_model: a\.pb is not a frozen model; give what dp freeze wrote",
+    ),
     # CP2K's input
     "section open": (put("cp2k.inp", "    &END CELL\n", ""), r"cp2k\.inp\): line 6: '&END SUBSYS', but &CELL is open"),
     "end too many": ({"cp2k.inp": CP2K + "&END\n"}, r"cp2k\.inp\): line 13: '&END', but no section is open"),
@@ -160,6 +164,10 @@ BAD: dict[str, tuple[dict[str, str | bytes], str]] = {
     "included": (
         put("cp2k.inp", "  METHOD QS", "  @INCLUDE 'qs.inc'"),
         r"'qs\.inc': .*not among label\.files; add it there",
+    ),
+    "@IF around an end": (
+        put("cp2k.inp", "    &END CELL\n", "@IF 0\n    &END CELL\n@ENDIF\n"),
+        r"label\.input \(cp2k\.inp\), after @SET and @IF: line [0-9]+: '&END SUBSYS', but &CELL is open",
     ),
     # LAMMPS and PLUMED
     "empty template": ({"in.lammps": ""}, r"explore\.stages\.1\.0\.revisions: V_TEMP is not in the template"),
