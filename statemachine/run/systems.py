@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from conventions.documents import parse_json
+from conventions.documents import StageReport, parse_json
 from conventions.errors import DataError, NotFound
-from conventions.names import canonical_json, sha256
+from conventions.names import canonical_json, parse_id, sha256
 from conventions.state import State
-from operators.sums import parse
+from operators.sums import SUMS, parse
 from statemachine.store import Store
 
 from .trail import rows
@@ -27,7 +27,7 @@ def training_systems(store: Store, state: State) -> list[str]:
         return sorted(known)
     dropped = [row.iteration for row in rows(store, state) if row.left and "label" not in row.stages]
     left = tuple(f"{space.dataset_iter(iteration)[len(space.dataset) + 1 :]}/" for iteration in dropped)
-    return [system for system in _complete(store, state, space.dataset) if not system.startswith(left)]
+    return _complete(store, state, space.dataset, left)
 
 
 def argument_of(systems: list[str]) -> bytes:
@@ -47,12 +47,16 @@ def _given_before(store: Store, state: State) -> list[str] | None:
         return None
 
 
-def _complete(store: Store, state: State, folder: str) -> list[str]:
-    """The recorded systems below a folder of the dataset, in order."""
+def _complete(store: Store, state: State, folder: str, left: tuple[str, ...] = ()) -> list[str]:
+    """The recorded systems below a folder of the dataset, in order, without those that begin as `left` says."""
     space = state.place.space
     keys = {entry.key for entry in store.list(folder + "/")}
-    systems = sorted(system for key in keys if (system := space.training_system(key)))
+    found = (system for key in keys if (system := space.training_system(key)))
+    systems = sorted(system for system in found if not system.startswith(left))
     sums = {folder: space.sums(folder) for folder in {system.rpartition("/")[0] for system in systems}}
+    for folder, key in sums.items():
+        if key not in keys and _was_written(store, state, folder):
+            raise DataError(f"{store.at(key)} is missing, but the report of these labels lists it; put it back")
     listed = {folder: parse(store.get(key).data) for folder, key in sums.items() if key in keys}
 
     def recorded(system: str) -> bool:
@@ -60,3 +64,15 @@ def _complete(store: Store, state: State, folder: str) -> list[str]:
         return folder not in listed or f"{name}/type.raw" in listed[folder]
 
     return [system for system in systems if recorded(system)]
+
+
+def _was_written(store: Store, state: State, folder: str) -> bool:
+    """Does the report of the labels in a folder list their SHA256SUMS? Earlier versions wrote none."""
+    part, _, iteration = folder.partition("/")
+    if part != "iter":
+        return False
+    key = state.place.space.stage("label", parse_id(iteration)).report
+    try:
+        return SUMS in StageReport.load(store.get(key).data, key).files.get("labels", {})
+    except (NotFound, DataError):
+        return False

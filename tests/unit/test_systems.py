@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from conventions.documents import JobCounts, StageReport
+from conventions.errors import DataError
 from conventions.names import sha256
 from conventions.space import DataSpace
 from conventions.state import IterationSummary, State, Systems
@@ -109,3 +111,29 @@ def test_labels_that_a_rewind_dropped_long_ago_are_not_trained_on(monkeypatch: p
     assert len(short.trail) == 1
     left = [n for n in range(10) if not 3 <= n < 6]
     assert training_systems(store, short) == ["init/bulk/Cu32", *(f"iter/{n:06d}/Cu4" for n in left)]
+
+
+@pytest.mark.parametrize(("listed", "deleted"), [(True, True), (False, False)])
+def test_a_list_of_sums_that_was_deleted_is_damage(listed: bool, deleted: bool) -> None:
+    """An earlier version wrote none: its reports list none."""
+    store, state = begun(2)
+    report = StageReport(
+        stage="label",
+        app="stub",
+        iteration=1,
+        attempt=0,
+        complete=True,
+        next=True,
+        jobs=JobCounts(planned=1, finished=1),
+        files={"labels": {"Cu4/type.raw": 2, **({SUMS: 80} if listed else {})}},
+    )
+    store.put(SPACE.stage("label", 1).report, report.dump())
+    assert len(training_systems(store, state)) == 4
+    store.delete(f"{SPACE.dataset_iter(1)}/{SUMS}")
+    if deleted:
+        with pytest.raises(DataError, match=r"iter/000001/SHA256SUMS is missing, but the report .* lists it"):
+            training_systems(store, state)
+        row = IterationSummary(iteration=1, stages=[], left=True)
+        assert len(training_systems(store, state.model_copy(update={"trail": [row]}))) == 3, "labels that do not count"
+    else:
+        assert len(training_systems(store, state)) == 4
