@@ -74,7 +74,7 @@ def test_what_is_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError) as caught:
         hpc(**change)
     (problem,) = caught.value.errors()
-    said = explain(Hpc, problem)
+    said = explain(Hpc, problem, change)
     assert words in said and "geheim" not in said
 
 

@@ -25,7 +25,7 @@ from operators.pod import scripts
 from operators.pod.claim import claim
 from operators.pod.runner import load
 from operators.select.pool import load_scores
-from operators.structures import _read
+from operators.structures import read_file
 from operators.workflow.shipping import ship
 from statemachine.run.config_file import read_config
 from statemachine.run.data import load_data
@@ -164,8 +164,8 @@ def test_arrays_with_objects_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x.traj", "x.xyz", "x.bundle", "x.pckl", "POSCAR"])
 def test_a_pickled_structure_file_is_refused(tmp_path: Path, name: str, format: str | None) -> None:
     (tmp_path / name).write_bytes(pickle.dumps(Bomb(tmp_path / "mark")))
-    with pytest.raises(ConfigError, match="ASE cannot read it"):
-        _read(tmp_path / name, format)
+    with pytest.raises(ValueError, match="ASE cannot read it"):
+        read_file(tmp_path / name, format)
     assert not (tmp_path / "mark").exists()
 
 
