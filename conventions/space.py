@@ -58,7 +58,10 @@ class DataSpace:
     state = "state.json"
     probe = ".probe"
     events = "event"
+    configurations = "config"
     files = "config/file"
+    code = ".dflow/python"
+    trail = "event/trail"
     dataset = "dataset/deepmd"
 
     def config(self, iteration: int) -> str:
@@ -79,7 +82,7 @@ class DataSpace:
 
     def past(self, sha256: str) -> str:
         """Rows of the iteration table that the state does not hold any more, by content."""
-        return f"{self.events}/trail/{sha256}.json"
+        return f"{self.trail}/{sha256}.json"
 
     def damaged(self, sha256: str) -> str:
         """A damaged state, or a damaged version of it: moved here by `doctor --restore`, by content."""

@@ -24,7 +24,6 @@ from statemachine.store import Store
 
 _SPACE = DataSpace({})
 _NAMED = re.compile(r"/([0-9a-f]{64})(?:\.\w+|/[^/]+)$")
-_CODE = ".dflow/python/"
 _ABANDONED = 3600.0  # seconds after which what was begun is not gone on with
 
 
@@ -57,8 +56,8 @@ def damages(store: Store, state: State, read: Callable[[int], None] = lambda siz
 
 def _named(store: Store, state: State, read: Callable[[int], None]) -> Iterator[Damage]:
     """Objects with their hash in their names: configurations, the user's files, code, older rows of the table."""
-    for folder in ("config/", _CODE, _SPACE.events + "/trail/"):
-        for entry in store.list(folder):
+    for folder in (_SPACE.configurations, _SPACE.code, _SPACE.trail):
+        for entry in store.list(f"{folder}/"):
             named = _NAMED.search(entry.key)
             if named is None:
                 continue
@@ -73,7 +72,7 @@ def _named(store: Store, state: State, read: Callable[[int], None]) -> Iterator[
 
 def _unlike(store: Store, state: State, key: str, digest: str) -> Damage:
     what = "its content is not what its name says"
-    if key.startswith(_CODE):
+    if key.startswith(_SPACE.code):
 
         def ship_again() -> str:
             store.delete(key)

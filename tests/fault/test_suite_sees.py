@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from conventions.documents import StageReport
-from conventions.errors import ConfigError, NotFound, StateError
+from conventions.errors import ConfigError, NotFound
 from conventions.state import State
 from statemachine.engine import Phase, Status
 from statemachine.engine.local import LocalEngine
@@ -220,8 +220,8 @@ def test_a_server_without_its_lock_fails_the_race(aws: None, hurried: None) -> N
         assert any(not verdict.atomic for verdict in verdicts)
 
 
-def test_two_pollers_on_a_server_without_its_lock_leave_a_state_that_is_refused(aws: None) -> None:
-    """The very interleaving: both swaps are checked before one of them is written."""
+def test_two_pollers_on_a_server_without_its_lock_never_both_win(aws: None) -> None:
+    """The very interleaving: both swaps are checked before one of them is written. The history has one of them only."""
     from moto.s3.models import S3Backend
 
     both = threading.Barrier(2)
@@ -233,13 +233,13 @@ def test_two_pollers_on_a_server_without_its_lock_leave_a_state_that_is_refused(
                 both.wait(5)
         return usual(self, *args, **kwargs)
 
-    def race(atomic: bool) -> None:
+    def winners(atomic: bool) -> int:
         with servers.moto(atomic=atomic) as server, pytest.MonkeyPatch.context() as patch:
             store = open_store(server.prefix(f"run{atomic}"))
             Record(store).create(first_state())
             if not atomic:
                 patch.setattr(S3Backend, "put_object", late)
-            won: list[object] = []  # the loser may learn that the history has the other's version
+            won: list[object] = []
 
             def swap(hold: bool) -> None:
                 record = Record(open_store(store.url))
@@ -253,12 +253,10 @@ def test_two_pollers_on_a_server_without_its_lock_leave_a_state_that_is_refused(
                 thread.start()
             for thread in threads:
                 thread.join()
-            assert sum(each is not None for each in won) == 1 or not atomic
-            Record(store).load()
+            return sum(each is not None for each in won)
 
-    race(atomic=True)
-    with pytest.raises(StateError, match=r"this run's history|older than"):
-        race(atomic=False)
+    assert winners(atomic=True) == 1
+    assert winners(atomic=False) <= 1
 
 
 # --- engines ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from operators.sums import write_sums
 from tests.conftest import Cli
 
 
@@ -77,16 +78,18 @@ def test_a_configuration_is_written_again_from_its_copy(cli: Cli, run: Path) -> 
     ("pattern", "words"),
     [
         ("event/00000002.json", "the run goes on without it"),
-        ("dataset/deepmd/iter/000001/*", "take it from a backup, or `dpgen2-sm rewind RUN --iter 1 --stage label`"),
+        (
+            "dataset/deepmd/iter/000001/*/type.raw",
+            "take it from a backup, or `dpgen2-sm rewind RUN --iter 1 --stage label`",
+        ),
         ("train/stub/iter/*/product/*", "`dpgen2-sm rewind RUN --iter 1 --stage train` makes it again"),
     ],
 )
 @pytest.mark.parametrize("gone", [False, True])
 def test_what_only_a_person_can_mend_is_told(cli: Cli, run: Path, pattern: str, words: str, gone: bool) -> None:
-    found = [path for path in (run.parent / "out").glob(pattern) if path.is_file() and path.name != "SHA256SUMS"]
-    if not found:
-        pytest.skip("stubs write none")
-    found[-1].unlink() if gone else flip(found[-1])
+    write_sums(run.parent / "out/dataset/deepmd/iter/000001")  # stubs write none
+    *_, path = [each for each in sorted((run.parent / "out").glob(pattern)) if each.name != "SHA256SUMS"]
+    path.unlink() if gone else flip(path)
     code, lines = told(cli, run, "--repair")
     assert code == 1 and words in lines[-1]
 
