@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from conventions.errors import NotFound, StateError
+from conventions.documents import StageReport
+from conventions.errors import DataError, NotFound, StateError
 from conventions.names import sha256
-from conventions.space import DataSpace
+from conventions.space import DataSpace, StageSpace
 from conventions.state import State
 from operators.sums import SUMS, parse
 from statemachine.engine.opening import engine_root
@@ -119,13 +120,15 @@ def _history(store: Store, state: State) -> Iterator[Damage]:
 
 def _recorded(store: Store, state: State, read: Callable[[int], None]) -> Iterator[Damage]:
     """The training data, and the newest products, against their lists."""
-    products = [found.product for stage in state.newest if (found := state.place.of(stage))]
+    places = [found for stage in state.newest if (found := state.place.of(stage))]
     lists = [entry.key for entry in store.list(_SPACE.dataset + "/") if entry.key.endswith(f"/{SUMS}")]
-    for key in [*lists, *(f"{product}/{SUMS}" for product in products)]:
+    for key in [*lists, *(f"{place.product}/{SUMS}" for place in places)]:
         folder = key.removesuffix(SUMS)
         try:
             recorded = parse(store.get(key).data)
-        except NotFound:  # a product of an earlier version has no list
+        except NotFound:
+            if any(folder == f"{place.product}/" and _has_list(store, place) for place in places):
+                yield Damage(key, f"missing; {_advice(folder)}")
             continue
         for name, digest in recorded.items():
             try:
@@ -136,6 +139,15 @@ def _recorded(store: Store, state: State, read: Callable[[int], None]) -> Iterat
             read(len(data))
             if sha256(data) != digest:
                 yield Damage(f"{folder}{name}", f"its content is not what {SUMS} recorded; {_advice(folder)}")
+
+
+def _has_list(store: Store, place: StageSpace) -> bool:
+    """Did the stage write a list for its product? Earlier versions wrote none."""
+    try:
+        report = StageReport.load(store.get(place.report).data, place.report)
+    except (NotFound, DataError):
+        return False
+    return SUMS in report.files.get("product", {})
 
 
 def _advice(folder: str) -> str:

@@ -82,7 +82,7 @@ def test_a_configuration_is_written_again_from_its_copy(cli: Cli, run: Path) -> 
             "dataset/deepmd/iter/000001/*/type.raw",
             "take it from a backup, or `dpgen2-sm rewind RUN --iter 1 --stage label`",
         ),
-        ("train/stub/iter/*/product/*", "`dpgen2-sm rewind RUN --iter 1 --stage train` makes it again"),
+        ("train/stub/iter/*/product/results.txt", "`dpgen2-sm rewind RUN --iter 1 --stage train` makes it again"),
     ],
 )
 @pytest.mark.parametrize("gone", [False, True])
@@ -92,6 +92,12 @@ def test_what_only_a_person_can_mend_is_told(cli: Cli, run: Path, pattern: str, 
     path.unlink() if gone else flip(path)
     code, lines = told(cli, run, "--repair")
     assert code == 1 and words in lines[-1]
+
+
+def test_a_list_of_hashes_that_was_deleted_is_damage(cli: Cli, run: Path) -> None:
+    one(run.parent / "out", "train/stub/iter/*/product/SHA256SUMS").unlink()
+    code, lines = told(cli, run)
+    assert code == 1 and "product/SHA256SUMS  missing; `dpgen2-sm rewind RUN --iter 1 --stage train`" in lines[-1]
 
 
 def test_what_a_killed_process_left_is_removed_when_it_is_old(cli: Cli, run: Path) -> None:
