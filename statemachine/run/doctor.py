@@ -93,7 +93,7 @@ def _contents(store: Store, state: State, repair: bool, said: Callable[[str], No
     for found in damages(store, state, read):
         damaged += 1
         if repair and found.repair:
-            yield Check(found.key, True, found.repair())
+            yield _tried(found.key, found.repair)
         else:
             yield Check(found.key, False, found.what)
     if not damaged:

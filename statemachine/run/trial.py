@@ -94,25 +94,27 @@ def beside(prefix: str) -> str:
 
 
 def _stages(poller: Poller, said: Callable[[str], None]) -> Iterator[Check]:
-    began, stage = time.monotonic(), ""
     left = list(STAGES)
-    while True:
-        state = poller.step()
-        now = time.monotonic()
-        while left and (state.ended or state.stage != left[0]):
-            done = left.pop(0)
-            if state.at == "failed" and state.stage == done:
-                yield Check(f"try {done}", False, "; ".join([state.reason, *_last_words(poller, state)]))
-                yield from (Check(f"try {later}", None, f"not tried: {done} failed") for later in left)
-                return
-            yield Check(f"try {done}", True, f"{now - began:.0f} s")
-            began = now
-        if state.ended:
-            return
-        if state.stage != stage:
-            stage = state.stage
-            said(f"trying: {stage}")
-        poller.engine.wait(state.workflow, INTERVAL)
+    began, state = time.monotonic(), poller.step()
+    while not state.ended:
+        stage = state.stage
+        said(f"trying: {stage}")
+        while not state.ended and state.stage == stage:
+            poller.engine.wait(state.workflow, INTERVAL)
+            state = poller.step()
+        if state.at == "failed":
+            break
+        if stage in left:  # labels of the last frames are not tried twice
+            left.remove(stage)
+            yield Check(f"try {stage}", True, f"{time.monotonic() - began:.0f} s")
+            began = time.monotonic()
+    if state.at != "failed":
+        yield from (Check(f"try {stage}", True, "0 s") for stage in left)  # over before anybody looked
+        return
+    yield Check(f"try {state.stage}", False, "; ".join([state.reason, *_last_words(poller, state)]))
+    for later in left:
+        if later != state.stage:
+            yield Check(f"try {later}", None, f"not tried: {state.stage} failed")
 
 
 def _last_words(poller: Poller, state: State) -> list[str]:
