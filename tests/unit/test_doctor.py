@@ -240,6 +240,18 @@ def test_a_queue_that_does_not_exist(
     assert batch(slurm, resources={"queue_name": "gpu"})["queue"] == (False, "there is no gpu")
 
 
+def test_dpdispatcher_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`doctor RUN` was green, and the first job failed."""
+    (tmp_path / "dpdispatcher.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    here = {"context_type": "LocalContext", "remote_root": str(tmp_path / "root")}
+    assert batch(here) == {
+        "batch system": (
+            False, "dpdispatcher is missing where jobs are handed over: pip install 'dpgen2-sm[hpc]'",
+        )
+    }  # fmt: skip
+
+
 def test_a_host_that_is_not_known_or_does_not_exist(tmp_path: Path) -> None:
     profile = {"hostname": "login.invalid", "username": "jdoe"}
     ssh = {"context_type": "SSHContext", "remote_root": "/scratch", "remote_profile": profile}
