@@ -158,7 +158,7 @@ class Cursor:
             "converged": "exploration converged; the models are trained with the last labels",
             "exhausted": self._why_exhausted(),
         }[self.state]
-        self._change(reason=ending, trail=self._trail())
+        self._change(reason=ending, trail=self._trail(), hold=False)  # there is nothing left that a pause holds up
 
     def retry(self) -> None:
         self._change(

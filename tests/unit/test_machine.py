@@ -179,6 +179,14 @@ def test_a_stage_that_leaves_no_work_fails_with_a_reason() -> None:
     assert state.at == "failed" and "all SCF failed" in state.reason
 
 
+@pytest.mark.parametrize("final", ["converged", "exhausted"])
+def test_a_pause_during_the_last_stage_ends_with_it(final: str) -> None:
+    """`converged, paused` could not be resumed, and a rewind of it stayed held without saying so."""
+    paused = running("train", hold=True, final=final)
+    ended = decide(paused, seen(report("train"))).state
+    assert (ended.at, ended.hold) == (final, False)
+
+
 def test_pause_holds_submission_and_resume_releases() -> None:
     paused = command(first_state(), Order("pause", "lunch"))
     assert decide(paused, Observation()).action is Action.WAIT
