@@ -185,7 +185,10 @@ class Processes:
         try:
             run_program(program, Line(answers, home_of(program)))
         except Ask as asked:
-            node, place = Node(program, answers, asked.op), (program, asked.op, _stack(asked.__traceback__))
+            # An error that is being handled may be raised again, and no variable holds it.
+            handled = answers[-1] if answers and isinstance(answers[-1], Raises) else None
+            place = program, asked.op, handled, _stack(asked.__traceback__)
+            node = Node(program, answers, asked.op)
         except Exception as error:  # an end like another: the search judges it
             node, place = Node(program, answers, None, error), (program, met, type(error), str(error))
         else:
