@@ -242,7 +242,7 @@ MUTANTS: dict[str, Mutant] = {
         why="it costs an attempt, which finds everything done",
     ),
     "a version is kept as soon as it is written": Mutant(
-        off=method(Record, "_keep_later", lambda self, version, data: None), faults=1, damage=True,
+        off=method(Record, "_keep_later", lambda self, version, data: True), faults=1, damage=True,
         why="whoever swaps next, or acts, keeps it first; `doctor --restore` finds an older one, and nothing is lost",
     ),
     "a state is verified by its history": Mutant(
