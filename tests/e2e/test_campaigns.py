@@ -300,7 +300,7 @@ def test_a_frame_that_cp2k_cannot_converge_is_left_out(tmp_path: Path) -> None:
     """The other stages are stubs."""
     need("cp2k.psmp")
     good, near = waters(1), waters(2)
-    near.positions[3] = near.positions[0] + [0.05, 0, 0]  # two oxygens on one another
+    near.positions[3] = near.positions[0] + [0.45, 0, 0]  # two oxygens on one another
     ase.io.write(tmp_path / "waters.extxyz", [near, good])
     (tmp_path / "template.inp").write_text((GOLDEN / "gfn1.inp").read_text().replace("MAX_SCF 200", "MAX_SCF 14"))
     (tmp_path / "run.yaml").write_text(CP2K_CONFIG)
