@@ -45,7 +45,7 @@ def test_a_training_that_runs(campaign: Campaign) -> None:
     config.write_text(config.read_text().replace("numb_steps: [100, 600]", f"numb_steps: {LONG}"))
     process = campaign.start("run", "run.yaml")
     figures = r"rmse_e [0-9.e+-]+ eV/atom, rmse_f [0-9.e+-]+ eV/Angstrom"
-    note(campaign, process, "train", rf"job [01]: step [0-9]+ of {LONG}, {figures}")
+    note(campaign, process, "train", rf"job 0: step [0-9]+ of {LONG}, {figures}")
     code, output = campaign.finish("logs", "run.yaml", "--job", "0")
     assert code == 0 and "rmse_f" in output
     process.terminate()
