@@ -16,6 +16,11 @@ SHORTEST = 8  # shorter values are not treated as secrets
 _PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 
 
+def without_pollers(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment as a job may have it."""
+    return {name: value for name, value in environ.items() if name not in POLLERS}
+
+
 def looks_like_key(name: str) -> bool:
     """Does a variable's name suggest that its value is a secret?"""
     return bool(re.search(r"(TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$)", name.upper()))

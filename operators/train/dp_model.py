@@ -75,6 +75,7 @@ def check_once(lists: list[Path]) -> None:
     if not shared:
         check_recorded(lists)
         return
+    Path(shared).mkdir(exist_ok=True)
     name = hashlib.sha256("".join(f"{path}\n" for path in lists).encode()).hexdigest()
     with open(Path(shared, f"checked-{name}"), "ab") as note:
         fcntl.flock(note, fcntl.LOCK_EX)

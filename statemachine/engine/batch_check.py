@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from conventions.hpc import Hpc
-from conventions.secrets import POLLERS
+from conventions.secrets import without_pollers
 from operators.workflow.hpc import settings_of
 
 from .local import python
@@ -45,13 +45,12 @@ class Finding(NamedTuple):
 def check_batch(hpc: Hpc) -> Iterator[Finding]:
     """Log in, look for the program that submits, the folder and the queue."""
     patience = hpc.machine.remote_profile.timeout + PATIENCE
-    environ = {name: value for name, value in os.environ.items() if name not in POLLERS}
     with tempfile.TemporaryDirectory() as folder:  # dpdispatcher writes its log where it is started
         try:
             done = subprocess.run(
                 python(__name__),
                 cwd=folder,
-                env=environ,
+                env=without_pollers(os.environ),
                 input=json.dumps(settings_of(hpc)).encode(),
                 capture_output=True,
                 timeout=patience,

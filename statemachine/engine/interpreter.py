@@ -25,7 +25,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from conventions.names import GPU_STAGES, stage_of
-from conventions.secrets import POLLERS
+from conventions.secrets import without_pollers
 from operators.pod import scripts
 from statemachine.machine import Phase
 from statemachine.store import Mirror, Store, open_store
@@ -77,7 +77,6 @@ class Interpreter:
         self.environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         self.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.slots)))
         self.shared = folder / "shared"  # where jobs tell each other what they have checked
-        self.shared.mkdir(exist_ok=True)
         self.total = self.finished = 0
         self.messages: list[str] = []
         self.fetched: dict[str, Path] = {}  # by key, in this step
@@ -202,8 +201,7 @@ class Interpreter:
     def environment(self, script: dict[str, Any]) -> dict[str, str]:
         """What a script sees: all that this process does, but a job gets none of the poller's secrets."""
         is_job = script["source"] == scripts.JOB or scripts.is_batch(script["source"])
-        hidden = POLLERS if is_job else ()
-        common = {name: value for name, value in self.environ.items() if name not in hidden}
+        common = without_pollers(self.environ) if is_job else dict(self.environ)
         if script["source"] == scripts.JOB:
             common["DPGEN2_SHARED"] = str(self.shared)
         return {**common, **{entry["name"]: entry["value"] for entry in script.get("env", [])}}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
-from statemachine.store import Store
+from statemachine.store import Store, local_folder
 
 from .base import Engine
 
@@ -16,9 +15,9 @@ if TYPE_CHECKING:
 
 def engine_root(prefix: str, run_uid: str) -> Path:
     """Where the local engine keeps its workflows: beside the data when they are on this machine."""
-    parts = urlsplit(prefix)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path)) / ".engine"
+    data = local_folder(prefix)
+    if data:
+        return data / ".engine"
     return Path.home() / ".cache" / "dpgen2-sm" / run_uid
 
 

@@ -9,14 +9,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from conventions.errors import Dpgen2Error, NoRun
 from conventions.space import DataSpace
 from conventions.state import State
 from operators.registry import known, load_config
 from statemachine.engine.opening import engine_root, open_engine
-from statemachine.store import Store, open_store
+from statemachine.store import Store, local_folder, open_store
 from statemachine.store.probe import prove
 from statemachine.store.race import Progress, race
 
@@ -78,7 +77,7 @@ def _examine_run(config: Any, store: Store, repair: bool, said: Callable[[str], 
         yield from _contents(store, state, repair, said)
     yield _tried("engine", lambda: open_engine(config.engine, store, "doctor").check())
     if config.engine.type == "local":
-        yield from _space(store.url)
+        yield _space(store.url)
 
 
 def _contents(store: Store, state: State, repair: bool, said: Callable[[str], None]) -> Iterator[Check]:
@@ -115,14 +114,13 @@ def _run(target: str, scratch: Path) -> tuple[Any, Store, Path]:
     return config, store, scratch
 
 
-def _space(url: str) -> Iterator[Check]:
-    """Free space where jobs work, and where the data are if that is a folder here."""
-    root = engine_root(url, "")
-    folders = {"engine": root} if not url.startswith("file:") else {"store": Path(unquote(urlsplit(url).path))}
-    for what, folder in folders.items():
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        free = shutil.disk_usage(there).free
-        yield Check(f"disk of the {what}", free > SCARCE, f"{free / 2**30:.1f} GiB free at {there}")
+def _space(url: str) -> Check:
+    """Free space where jobs work: beside the data where those are in a folder here."""
+    data = local_folder(url)
+    what, folder = ("store", data) if data else ("engine", engine_root(url, ""))
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    return Check(f"disk of the {what}", free > SCARCE, f"{free / 2**30:.1f} GiB free at {there}")
 
 
 def _tried(what: str, call: Callable[[], str]) -> Check:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from conventions.documents import StageReport
 from conventions.errors import DataError, NotFound, StateError
@@ -21,7 +20,7 @@ from conventions.space import DataSpace, StageSpace
 from conventions.state import State
 from operators.sums import SUMS, parse
 from statemachine.engine.opening import engine_root
-from statemachine.store import Store
+from statemachine.store import Store, local_folder
 
 _SPACE = DataSpace({})
 _NAMED = re.compile(r"/([0-9a-f]{64})(?:\.\w+|/[^/]+)$")
@@ -162,8 +161,8 @@ def _advice(folder: str) -> str:
 def _left(store: Store, state: State) -> Iterator[Damage]:
     """What a process that was killed has left in folders of this machine."""
     places = [(engine_root(store.url, state.run_uid) / "workflow", ".new-*")]
-    if store.url.startswith("file:"):
-        places.append((Path(unquote(urlsplit(store.url).path)), "**/.part-*"))
+    if data := local_folder(store.url):
+        places.append((data, "**/.part-*"))
     for root, pattern in places:
         for path in root.glob(pattern):
             if time.time() - path.stat().st_mtime < _ABANDONED:

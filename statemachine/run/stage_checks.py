@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conventions.errors import Dpgen2Error
-from conventions.secrets import POLLERS
+from conventions.secrets import without_pollers
 from operators.registry import app
 
 from .checks import Check
@@ -81,7 +81,7 @@ def _probe(what: str, probe: Any, config: Any, files: Path) -> Iterator[Check]:
         return
     if not contents:
         return
-    environ = {name: value for name, value in os.environ.items() if name not in POLLERS} | {"PATH": _path()}
+    environ = without_pollers(os.environ) | {"PATH": _path()}
     with tempfile.TemporaryDirectory() as folder:
         for name, content in contents.items():
             Path(folder, name).write_bytes(content.encode() if isinstance(content, str) else content)

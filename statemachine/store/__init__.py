@@ -5,6 +5,6 @@ What may enter: ways to keep and move objects, and checks of a store. Nothing th
 
 from .base import Blob, Entry, Store, check_key
 from .mirror import Mirror
-from .opening import open_store, prefix_url
+from .opening import local_folder, open_store, prefix_url
 
-__all__ = ["Blob", "Entry", "Mirror", "Store", "check_key", "open_store", "prefix_url"]
+__all__ = ["Blob", "Entry", "Mirror", "Store", "check_key", "local_folder", "open_store", "prefix_url"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from conventions.errors import ConfigError
 
@@ -28,6 +29,16 @@ def open_store(url: str, mirror: Mirror | None = None) -> Store:
 
         return S3Store(url, mirror)
     raise ConfigError(f"prefix {url!r}: use file:///absolute/path, or s3://bucket/path")
+
+
+def local_folder(url: str) -> Path | None:
+    """The folder that a file:// URL names; None for other stores.
+
+    >>> local_folder("file:///a%20b/c"), local_folder("s3://bucket/c")
+    (PosixPath('/a b/c'), None)
+    """
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def prefix_url(text: str, base: Path) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from conventions.errors import ConfigError, Conflict, StoreError
 from conventions.space import DataSpace
 
 from .locks import check_locks
+from .opening import local_folder
 
 if TYPE_CHECKING:
     from .base import Store
@@ -24,8 +23,8 @@ def prove(store: Store) -> str:
     In a folder they are as atomic as its locks.
     """
     found = f"{store.url}: conditional writes are honoured"
-    if store.url.startswith("file:"):
-        mount = check_locks(Path(unquote(urlsplit(store.url).path)))
+    if folder := local_folder(store.url):
+        mount = check_locks(folder)
         found += f"; locks work ({mount.kind})"
     key = f"{DataSpace.probe}/{secrets.token_hex(8)}"
     try:
