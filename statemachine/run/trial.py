@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from conventions.errors import Dpgen2Error, EngineError, StoreError
 from conventions.names import STAGES
@@ -24,6 +23,7 @@ from operators.registry import app, config_model
 from operators.structures import load_structures
 from statemachine.engine.opening import engine_root
 from statemachine.machine.orders import Order
+from statemachine.store import Store, local_folder, open_store
 
 from .begin import begin
 from .checks import Check
@@ -53,6 +53,8 @@ def attempt(config: Any, files: Path, said: Callable[[str], None] = lambda what:
             begin(small, Path(folder))
         poller = open_poller(prefix)
     except Dpgen2Error as error:
+        with contextlib.suppress(Dpgen2Error):
+            _delete(open_store(prefix))
         yield Check("try", False, f"it could not be begun at {prefix}: {error}")
         return
     try:
@@ -136,10 +138,13 @@ def remove(poller: Poller) -> None:
         poller.engine.wait(state.workflow, INTERVAL)
     with contextlib.suppress(EngineError):
         poller.engine.delete(state.workflow)
-    store = poller.store
-    if store.url.startswith("file:"):
-        shutil.rmtree(unquote(urlsplit(store.url).path), ignore_errors=True)
+    shutil.rmtree(engine_root(poller.store.url, state.run_uid), ignore_errors=True)
+    _delete(poller.store)
+
+
+def _delete(store: Store) -> None:
+    if folder := local_folder(store.url):
+        shutil.rmtree(folder, ignore_errors=True)
         return
-    shutil.rmtree(engine_root(store.url, state.run_uid), ignore_errors=True)
     with contextlib.suppress(StoreError):  # a policy may forbid it
         store.delete_all([entry.key for entry in store.list("")])

@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import write
 
+from conventions.errors import StoreError
 from conventions.hpc import Hpc
 from conventions.names import sha256
 from operators.registry import app, config_model
@@ -333,6 +334,19 @@ def test_ctrl_c_leaves_nothing(stub_run: Path, cli: Cli, monkeypatch: pytest.Mon
     monkeypatch.setattr(trial, "_stages", interrupt)
     assert cli("doctor", "--try", stub_run)[0] == 130
     assert [path.name for path in stub_run.parent.iterdir() if "trial" in path.name] == []
+
+
+def test_a_trial_that_cannot_be_begun_leaves_nothing(stub_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from statemachine.run import trial
+
+    def away(prefix: str) -> None:
+        assert list(stub_run.parent.glob("out-trial-*"))
+        raise StoreError("away")
+
+    monkeypatch.setattr(trial, "open_poller", away)
+    code, output, _ = cli("doctor", "--try", stub_run)
+    assert code == 1 and "NO  try  it could not be begun at file://" in output and "away" in output
+    assert not list(stub_run.parent.glob("out-trial-*"))
 
 
 def test_what_was_not_tried_fails_nothing_and_is_null_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
