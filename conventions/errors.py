@@ -41,6 +41,10 @@ class CommandRefused(Dpgen2Error):
     exit_code = 2
 
 
+class NotTrusted(CommandRefused):
+    """A run would have this process do what only the prefix says, and no person."""
+
+
 class StoreError(Dpgen2Error):
     """The store did not do what it was asked."""
 

@@ -56,6 +56,14 @@ def _nothing_outlives_the_tests() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_is_trusted_yet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the runs of the tests are trusted with is not kept in the user's own folder."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
 @pytest.fixture
 def stub_run(tmp_path: Path) -> Path:
     """A configuration file of a run of instant stub apps (2 iterations)."""

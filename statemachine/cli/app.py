@@ -231,7 +231,16 @@ def notify(
     print(f"accepted: the daemon checks {f'the run that is called {name}' if name else 'all its runs'} now")
 
 
-for order in (orders.pause, orders.cancel, orders.rewind, orders.patch, orders.extend, orders.fork, orders.prune):
+for order in (
+    orders.pause,
+    orders.cancel,
+    orders.rewind,
+    orders.patch,
+    orders.extend,
+    orders.fork,
+    orders.trust,
+    orders.prune,
+):
     app.command()(order)
 app.command()(evaluate.test)
 

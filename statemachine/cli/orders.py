@@ -181,6 +181,30 @@ def fork(target: Target, reason: Reason = "forked by the user") -> None:
     typer.echo("`dpgen2-sm resume` goes on with it")
 
 
+def trust(target: Target, yes: Yes = False) -> None:
+    """Let a run's commands be run here, and its Argo server be used, as the run names them now.
+
+    Who begins or patches a run with a configuration file trusts it; so does who first advances a run of the local
+    engine. From then on a change that somebody else makes below the prefix is refused, until this command.
+    It is kept in ~/.config/dpgen2-sm/trust/, for this user.
+    """
+    from statemachine.run.opening import find_prefix
+    from statemachine.run.record import Record
+    from statemachine.run.trust import news, trust
+    from statemachine.store import open_store
+
+    store = open_store(find_prefix(target))
+    state = Record(store).load().state
+    if not (found := list(news(store, state))):
+        typer.echo("nothing is new: you trust this run as it is")
+        return
+    for line in found:
+        typer.echo(f"  {line}")
+    be_sure("is that as it should be?", yes)
+    trust(store, state)
+    typer.echo("trusted")
+
+
 def be_sure(question: str, yes: bool) -> None:
     """Ask on a terminal; a script is not asked."""
     if not yes and sys.stdin.isatty():

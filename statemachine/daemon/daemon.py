@@ -236,7 +236,7 @@ class Daemon:
         with self._changed:
             if self._stopping or any(run.prefix == prefix for run in self.runs):  # two places may overlap
                 return
-            run = Run(prefix, Schedule(self.interval, self._turn()), self.redactor, lane)
+            run = Run(prefix, Schedule(self.interval, self._turn()), self.redactor, lane, named=False)
             self._discovered.add(prefix)
             self.runs = [*self.runs, run]  # a new list: others are walking through this one
             log.info("%s: a new run", prefix, extra=run.extra("discovered"))

@@ -32,10 +32,13 @@ class Run:
         Learns the secrets of its store.
     lane
         The threads that look at it.
+    named
+        Did a person name it, or was it found below a place?
     """
 
-    def __init__(self, prefix: str, schedule: Schedule, redactor: logs.Redactor, lane: str) -> None:
+    def __init__(self, prefix: str, schedule: Schedule, redactor: logs.Redactor, lane: str, named: bool = True) -> None:
         self.prefix, self.schedule, self.redactor, self.lane = prefix, schedule, redactor, lane
+        self.named = named
         self.poller: Poller | None = None
         self.state: State | None = None
         self.begun: float | None = None  # when the step that is under way began
@@ -66,7 +69,7 @@ class Run:
     def open(self) -> Poller:
         """The poller, kept from step to step; opened anew after an error."""
         if self.poller is None:
-            poller = open_poller(self.prefix, self._committed)
+            poller = open_poller(self.prefix, self._committed, self.named)
             self.redactor.hide(poller.store.secrets())
             self.poller = poller
         return self.poller

@@ -28,7 +28,8 @@ PAUSE = 0.25  # seconds between two tries, at least
 _TRIES = 4
 _AGAIN = frozenset((429, 500, 502, 503, 504))
 _ADVICE = {
-    401: "the token is missing, wrong or expired: set ARGO_TOKEN or engine.token_file",
+    401: "the token is missing, wrong or expired: set engine.token_file, or ARGO_TOKEN "
+    "(where ARGO_SERVER is set, that goes to no other server)",
     403: "the token has no permission for this: deploy/base/rbac.yaml has the rights that it needs",
     404: "this 404 does not come from an Argo server: is engine.server right?",
 }
@@ -53,7 +54,7 @@ class ArgoClient:
         self.namespace = settings.namespace or os.environ.get("ARGO_NAMESPACE") or "argo"
         if not re.fullmatch("[a-z0-9.-]+", self.namespace):
             raise ConfigError(f"ARGO_NAMESPACE: {self.namespace!r} is not the name of a namespace")
-        self._token_file = _home(settings.token_file) or os.environ.get("ARGO_TOKEN_FILE")
+        self._token_file = _home(settings.token_file)
         ca_file = _home(settings.ca_file) or os.environ.get("SSL_CERT_FILE")
         if ca_file and not Path(ca_file).is_file():
             raise ConfigError(f"engine.ca_file: there is no file {ca_file}")
@@ -62,14 +63,19 @@ class ArgoClient:
             self._http = _connections(os.getpid(), self.url, settings.timeout, *trusted)
 
     def token(self) -> str:
-        """The bearer token as it is now; files are replaced when a token is renewed."""
-        token = os.environ.get("ARGO_TOKEN", "")
-        if self._token_file is not None:
+        """The bearer token as it is now; files are replaced when a token is renewed.
+
+        That of the environment is for the server there: no other one gets it.
+        """
+        ours = not os.environ.get("ARGO_SERVER") or self.url == _of_environment()
+        token = os.environ.get("ARGO_TOKEN", "") if ours else ""
+        token_file = self._token_file or (os.environ.get("ARGO_TOKEN_FILE") if ours else None)
+        if token_file is not None:
             try:
-                token = Path(self._token_file).read_text("utf-8")
+                token = Path(token_file).read_text("utf-8")
             except (OSError, ValueError):  # no such file, no name of a file, no text
-                if not token:  # a run of a cluster's daemon, looked at from elsewhere, is read with ARGO_TOKEN
-                    raise ConfigError(f"engine.token_file: {self._token_file} cannot be read") from None
+                if self._token_file or not token:
+                    raise ConfigError(f"engine.token_file: {token_file} cannot be read") from None
         token = token.strip().removeprefix("Bearer ").strip()
         if not token.isascii() or not token.isprintable():  # httpx would refuse it too, and show it
             raise ConfigError("the token for the Argo server (engine.token_file, ARGO_TOKEN) is not one line of ASCII")
@@ -154,9 +160,14 @@ def _server(settings: ArgoConfig) -> str:
     """The server's URL; the argo command's ARGO_SERVER is `host:port`."""
     if settings.server:
         return settings.server
-    named = os.environ.get("ARGO_SERVER", "")
-    if not named:
+    if not os.environ.get("ARGO_SERVER"):
         raise ConfigError("engine.server: this key is required (https://host:port), or set ARGO_SERVER")
+    return _of_environment()
+
+
+def _of_environment() -> str:
+    """The URL of the server that ARGO_SERVER names."""
+    named = os.environ.get("ARGO_SERVER", "")
     scheme = "http" if os.environ.get("ARGO_SECURE", "").lower() == "false" else "https"
     try:
         return check_endpoint(named if "://" in named else f"{scheme}://{named}")

@@ -28,9 +28,10 @@ from conventions.names import GPU_STAGES, stage_of
 from conventions.secrets import without_pollers
 from operators.pod import scripts
 from statemachine.machine import Phase
-from statemachine.store import Mirror, Store, open_store
+from statemachine.store import Mirror, Store, local_folder, open_store
 
 from .base import LOCKS, Status
+from .given import Given
 from .scripts import Execute, Runner
 
 _VARIABLE = re.compile(r"\{\{([^{}]+)\}\}")
@@ -67,6 +68,7 @@ class Interpreter:
         self.work = Path(settings["work"])
         self.mirror = Mirror(self.work.parent / "mirror")
         self.store: Store = open_store(settings["store"], self.mirror)
+        self.given = None if local_folder(self.store.url) else Given()
         self.templates = {template["name"]: template for template in self.manifest["spec"]["templates"]}
         self.gpus: list[str] = settings["gpus"] if self.uses_gpus() else []
         self.slots: int = min(settings["slots"], len(self.gpus) or settings["slots"])
@@ -130,9 +132,11 @@ class Interpreter:
             outputs = self.outputs(template, variables, place)
             passed = self.script(expand(template["script"], variables), name, place)
             for artifact in outputs["artifacts"]:
-                path = Path(artifact["path"])
+                path, key = Path(artifact["path"]), expand(artifact["s3"]["key"], variables)
                 if path.exists():
-                    self.store.publish(path, expand(artifact["s3"]["key"], variables))
+                    if self.given and step["name"] == "plan":
+                        self.given.note(key, path)
+                    self.store.publish(path, key)
                 elif passed and not artifact.get("optional"):
                     raise FileNotFoundError(f"the step left no {artifact['name']}")
             for parameter in outputs["parameters"]:
@@ -160,6 +164,8 @@ class Interpreter:
             path = self.fetched.get(key) or self.store.fetch(key, place / "in" / artifact["name"])
             if path is None and not artifact.get("optional"):
                 raise FileNotFoundError(f"there is nothing at {key}")
+            if path and self.given:
+                self.given.check(key, path)
             if path and not path.is_relative_to(place):  # it stays: the step's other jobs need not ask for it
                 self.fetched[key] = path
             found[f"inputs.artifacts.{artifact['name']}.path"] = str(path or place / "none")

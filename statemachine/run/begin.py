@@ -32,6 +32,7 @@ from .data import as_extxyz, is_dpdatas, load_data, write_data
 from .paths import matches
 from .place import refuse_copy, refuse_nested
 from .record import Record
+from .trust import remember
 
 # What is being done, its total bytes, and the bytes done since the last call; zeros where bytes are not counted.
 Progress = Callable[[str, int, int], None]
@@ -194,6 +195,7 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
         config_sha256=sha256(document),
         policy=stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore)),
     )
+    remember(stored.prefix, stored.engine, first.config_sha256)
     try:
         return record.create(first)
     except CommandRefused:  # another process created it meanwhile
@@ -217,6 +219,7 @@ def _begun(record: Record, stored: RunConfig) -> State | None:
             f"{stored.prefix} holds a run with another configuration (differs in: {', '.join(changed)}); apply the "
             "new one with `dpgen2-sm patch`, continue with the old one by `dpgen2-sm resume`, or choose another prefix"
         )
+    remember(stored.prefix, stored.engine, state.next_config_sha256 or state.config_sha256)
     return state
 
 

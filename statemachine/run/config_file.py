@@ -152,7 +152,7 @@ def read_config(path: Path) -> Any:
         model = config_model(document)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    config, problems = _validated(model, document)
+    config, problems = validated(model, document)
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     found = check_setup(config)
@@ -169,7 +169,7 @@ def notes(config: Any) -> list[str]:
     return [note for stage, name in config.apps.items() for note in app(stage, name).notes(config)]
 
 
-def _validated(model: type[BaseModel], document: dict[str, Any]) -> tuple[Any, list[str]]:
+def validated(model: type[BaseModel], document: dict[str, Any]) -> tuple[Any, list[str]]:
     """The configuration, or all that is wrong with it: unknown keys do not hide what is wrong beside them."""
     try:
         return model.model_validate(document), []
@@ -183,7 +183,7 @@ def _validated(model: type[BaseModel], document: dict[str, Any]) -> tuple[Any, l
         return None, [*problems, f"and {len(found) - MOST_SHOWN:,} more of such problems"]
     known = _without(document, [_place(each, document) for each in found if each["type"] == "extra_forbidden"])
     if known != document:
-        problems += _validated(model, known)[1]
+        problems += validated(model, known)[1]
     return None, list(dict.fromkeys(problems))
 
 

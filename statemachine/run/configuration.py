@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from typing import Any
+
 from conventions.errors import NotFound, StateError
 from conventions.names import sha256
 from conventions.state import State
@@ -32,3 +36,15 @@ def configuration(store: Store, state: State, newest: bool = False) -> bytes:
         if key == named:
             raise StateError(f"{store.at(key)} is not the configuration that the state names; {PATCH_HINT}")
     raise StateError(f"{store.at(named)} is missing; {PATCH_HINT}")
+
+
+def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
+    """A line for each value that differs between two JSON documents."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in [*before, *(each for each in after if each not in before)]:
+            yield from differences(before.get(name), after.get(name), f"{where}.{name}" if where else name)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, pair in enumerate(zip(before, after, strict=True)):
+            yield from differences(*pair, f"{where}[{number}]")
+    elif before != after:
+        yield f"{where}: {json.dumps(before)} -> {json.dumps(after)}"

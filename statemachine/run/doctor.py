@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from conventions.errors import Dpgen2Error, NoRun
+from conventions.errors import Dpgen2Error, NoRun, NotTrusted
 from conventions.space import DataSpace
 from conventions.state import State
 from operators.registry import known, load_config
@@ -27,6 +27,7 @@ from .record import Record
 from .restore import restore
 from .stage_checks import check_program, check_stages
 from .trail import rows
+from .trust import authorise, reached
 
 DEFAULT_PROGRAMS = {"dp": "train/deepmd", "lmp": "explore/lammps", "cp2k.psmp": "label/cp2k"}
 
@@ -55,8 +56,21 @@ def examine(
     with tempfile.TemporaryDirectory() as folder:
         config, store, files = _run(target, Path(folder))
         yield from _installation()
-        yield from check_stages(config, files)
-        yield from _examine_run(config, store, repair, said)
+        distrust = ""
+        if config_file(target) is None:
+            try:
+                config = _trusted(config, store)
+            except NotTrusted as error:
+                distrust = str(error)
+        if not distrust:
+            yield from check_stages(config, files)
+        yield from _examine_run(store, repair, said)
+        if distrust:
+            yield Check("software and engine", None, f"not tried: {distrust}")
+            return
+        yield _tried("engine", lambda: open_engine(config.engine, store, "doctor").check())
+        if config.engine.type == "local":
+            yield _space(store.url)
         if trial:
             from .trial import attempt
 
@@ -68,16 +82,21 @@ def _installation() -> Iterator[Check]:
     yield Check("apps", True, ", ".join(sorted(known())))
 
 
-def _examine_run(config: Any, store: Store, repair: bool, said: Callable[[str], None]) -> Iterator[Check]:
+def _trusted(config: Any, store: Store) -> Any:
+    """A configuration that only the prefix has, with the engine as this process may reach it, or `NotTrusted`."""
+    engine = reached(store.url, config.engine)
+    if engine.type == "local":
+        authorise(store, Record(store).load().state, first_use=False)
+    return config.model_copy(update={"engine": engine})
+
+
+def _examine_run(store: Store, repair: bool, said: Callable[[str], None]) -> Iterator[Check]:
     yield _tried("store", lambda: prove(store))
     with contextlib.suppress(NoRun):
         state = Record(store).load().state
         yield _tried("configuration", lambda: f"{len(configuration(store, state, newest=True)):,} bytes")
         yield _tried("iterations", lambda: f"{len(rows(store, state))} in the table")
         yield from _contents(store, state, repair, said)
-    yield _tried("engine", lambda: open_engine(config.engine, store, "doctor").check())
-    if config.engine.type == "local":
-        yield _space(store.url)
 
 
 def _contents(store: Store, state: State, repair: bool, said: Callable[[str], None]) -> Iterator[Check]:

@@ -15,6 +15,7 @@ from .configuration import configuration
 from .place import begun_at, is_copy
 from .poller import tell
 from .record import Record
+from .trust import inherit
 
 
 def fork(store: Store, reason: str) -> State:
@@ -30,7 +31,8 @@ def fork(store: Store, reason: str) -> State:
     """
     record = Record(store)
     state = record.load().state
-    if not is_copy(begun_at(store, state), store.url):
+    begun = begun_at(store, state)
+    if not is_copy(begun, store.url):
         raise CommandRefused(
             f"cannot fork: {store.url} is where this run was begun; copy it to another prefix, and fork that"
         )
@@ -40,4 +42,5 @@ def fork(store: Store, reason: str) -> State:
         document = config.model_copy(update={"prefix": store.url}).dump()
         renamed[before] = sha256(document)
         store.put(state.place.space.configuration(renamed[before]), document)
+        inherit(store.url, before, renamed[before], begun)
     return tell(record, Order("fork", reason, run_uid=secrets.token_hex(16), renamed=renamed))[1]

@@ -13,8 +13,11 @@ from statemachine.store import Store, open_store, prefix_url
 from .configuration import configuration
 from .place import refuse_copy
 from .record import Record
+from .trust import authorise, reached
 
 if TYPE_CHECKING:
+    from conventions.cluster import ArgoConfig, LocalConfig
+
     from .poller import Listener, Poller
 
 
@@ -39,27 +42,47 @@ def find_prefix(target: str) -> str:
 
 
 def engine_of(store: Store, state: State) -> Engine:
-    """The engine of a run, as its configuration names it.
+    """The engine of a run, as its configuration names it and this process may reach it."""
+    return open_engine(_settings(store, state), store, state.run_uid)
+
+
+def _settings(store: Store, state: State) -> LocalConfig | ArgoConfig:
+    """The settings of the engine.
 
     Raises
     ------
     CommandRefused
         When this is a copy of a run: the engine would find the first one's workflows.
+    NotTrusted
+        When only the prefix says that it is to be reached in this way.
     """
     from conventions.cluster import engine_config
 
     # The apps' options are not looked at: `status` must not pay for importing the apps.
     found = parse_json(configuration(store, state), state.place.config)
     refuse_copy(found["prefix"], store.url)
-    return open_engine(engine_config(found["engine"]), store, state.run_uid)
+    return reached(store.url, engine_config(found["engine"]))
 
 
-def open_poller(prefix: str, on_commit: Listener | None = None) -> Poller:
-    """Everything that advances a run, from its prefix alone."""
+def open_poller(prefix: str, on_commit: Listener | None = None, named: bool = True) -> Poller:
+    """Everything that advances a run, from its prefix alone.
+
+    Parameters
+    ----------
+    named
+        Did a person name this run? Only then are its commands trusted at their first use.
+    """
     from .poller import Poller
     from .submission import Submission
 
     store = open_store(prefix)
     record = Record(store)
     loaded = record.load(verify=False)
-    return Poller(record, engine_of(store, loaded.state), Submission(store), on_commit, loaded)
+    settings = _settings(store, loaded.state)
+    engine = open_engine(settings, store, loaded.state.run_uid)
+
+    def trusted(state: State) -> None:
+        if settings.type == "local":  # elsewhere commands are run with the rights of pods
+            authorise(store, state, first_use=named)
+
+    return Poller(record, engine, Submission(store, trusted), on_commit, loaded)

@@ -7,7 +7,6 @@ leaves only unreferenced objects, and can be repeated.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from statemachine.machine.orders import Order, patch_error
 from statemachine.store import Store, open_store
 
 from .begin import check_files, prepare
-from .configuration import configuration
+from .configuration import configuration, differences
 from .place import refuse_copy
 from .poller import tell
 from .record import Record
+from .trust import inherit, remember
 
 # Fixed for a run: keys, models and data depend on them, or a workflow would be looked for in another place.
 FIXED = ("run", "prefix", "type_map", "init")
@@ -68,20 +68,14 @@ def patch(config: RunConfig, base: Path, reason: str) -> tuple[State, list[str]]
     return adopt(record, state, stored, objects, reason), changes
 
 
-def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
-    """A line for each value that differs between two JSON documents."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in [*before, *(each for each in after if each not in before)]:
-            yield from differences(before.get(name), after.get(name), f"{where}.{name}" if where else name)
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for number, pair in enumerate(zip(before, after, strict=True)):
-            yield from differences(*pair, f"{where}[{number}]")
-    elif before != after:
-        yield f"{where}: {json.dumps(before)} -> {json.dumps(after)}"
+def adopt(record: Record, state: State, stored: RunConfig, objects: dict[str, bytes] | None, reason: str) -> State:
+    """Put a configuration and its files into the store, and order the patch.
 
-
-def adopt(record: Record, state: State, stored: RunConfig, objects: dict[str, bytes], reason: str) -> State:
-    """Put a configuration and its files into the store, and order the patch."""
+    Parameters
+    ----------
+    objects
+        The files, by key; None for a configuration that a command made of the newest one.
+    """
     store, document = record.store, stored.dump()
     digest = sha256(document)
     before = stored if digest == state.config_sha256 else load_config(configuration(store, state))
@@ -92,9 +86,12 @@ def adopt(record: Record, state: State, stored: RunConfig, objects: dict[str, by
     policy = stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore))
     if why := patch_error(state, policy):  # before anything is written for it
         raise CommandRefused(f"cannot patch: {why}")
-    if objects:  # else it names the files that the run has
+    if objects is None:
+        inherit(store.url, state.next_config_sha256 or state.config_sha256, digest)
+    else:
         check_files(stored, objects)
-    for key, data in {**objects, state.place.space.configuration(digest): document}.items():
+        remember(store.url, stored.engine, digest)
+    for key, data in {**(objects or {}), state.place.space.configuration(digest): document}.items():
         store.put(key, data)
     keeps = state.config_sha256 if stored.work() == before.work() else ""
     return tell(record, Order("patch", reason, config_sha256=digest, keeps_sha256=keeps, policy=policy))[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +35,15 @@ class Submission:
     """Prepares workflows: freezes the iteration's configuration, ships code, builds the manifest.
 
     What that takes is imported when it is done: a step that only looks does not pay for it.
+
+    Parameters
+    ----------
+    trusted
+        Called with a state before its configuration is used; raises `NotTrusted`.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, trusted: Callable[[State], None] = lambda state: None) -> None:
+        self.store, self.trusted = store, trusted
         self._shipped: set[str] = set()
 
     def prepare(self, state: State) -> Prepared:
@@ -46,6 +52,7 @@ class Submission:
         from operators.registry import app
         from operators.workflow import build
 
+        self.trusted(state)
         config = self.config(state)
         stage, engine = config.stages[state.stage], config.engine
         facts = self.facts(state)

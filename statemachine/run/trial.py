@@ -29,6 +29,7 @@ from .begin import begin
 from .checks import Check
 from .opening import open_poller
 from .poller import Poller
+from .trust import trust_of
 
 INTERVAL = 0.5  # seconds between two looks
 _STRUCTURE = f"{TRIAL}.extxyz"
@@ -143,6 +144,7 @@ def remove(poller: Poller) -> None:
 
 
 def _delete(store: Store) -> None:
+    trust_of(store.url).path.unlink(missing_ok=True)
     if folder := local_folder(store.url):
         shutil.rmtree(folder, ignore_errors=True)
         return
