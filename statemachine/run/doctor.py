@@ -84,9 +84,10 @@ def _installation() -> Iterator[Check]:
 
 def _trusted(config: Any, store: Store) -> Any:
     """A configuration that only the prefix has, with the engine as this process may reach it, or `NotTrusted`."""
-    engine = reached(store.url, config.engine)
+    state = Record(store).load().state
+    engine = reached(store.url, config.engine, state.run_uid)
     if engine.type == "local":
-        authorise(store, Record(store).load().state, first_use=False)
+        authorise(store, state, first_use=False)
     return config.model_copy(update={"engine": engine})
 
 

@@ -37,10 +37,11 @@ def fork(store: Store, reason: str) -> State:
             f"cannot fork: {store.url} is where this run was begun; copy it to another prefix, and fork that"
         )
     renamed: dict[str, str] = {}
+    run_uid = secrets.token_hex(16)
     for before in filter(None, (state.config_sha256, state.next_config_sha256)):
         config = load_config(configuration(store, state.model_copy(update={"config_sha256": before})))
         document = config.model_copy(update={"prefix": store.url}).dump()
         renamed[before] = sha256(document)
         store.put(state.place.space.configuration(renamed[before]), document)
-        inherit(store.url, before, renamed[before], begun)
-    return tell(record, Order("fork", reason, run_uid=secrets.token_hex(16), renamed=renamed))[1]
+        inherit(store.url, run_uid, before, renamed[before], begun)
+    return tell(record, Order("fork", reason, run_uid=run_uid, renamed=renamed))[1]

@@ -61,7 +61,7 @@ def _settings(store: Store, state: State) -> LocalConfig | ArgoConfig:
     # The apps' options are not looked at: `status` must not pay for importing the apps.
     found = parse_json(configuration(store, state), state.place.config)
     refuse_copy(found["prefix"], store.url)
-    return reached(store.url, engine_config(found["engine"]))
+    return reached(store.url, engine_config(found["engine"]), state.run_uid)
 
 
 def open_poller(prefix: str, on_commit: Listener | None = None, named: bool = True) -> Poller:

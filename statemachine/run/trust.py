@@ -33,16 +33,20 @@ log = logging.getLogger("dpgen2-sm")
 class Trust:
     """What this user has said of a run: nothing where `engine` is None.
 
-    `configurations` are SHA-256, the newest last.
+    `run_uid` names the run: with another one's, workflows of that one would be stopped. `configurations` are SHA-256,
+    the newest last.
     """
 
     path: Path
     engine: Access | None
+    run_uid: str
     configurations: tuple[str, ...]
 
-    def add(self, engine: Access, configurations: Iterable[str]) -> None:
+    def add(self, engine: Access, run_uid: str, configurations: Iterable[str]) -> None:
         """Remember what is new. Where it cannot be written, that is said, and the question comes again."""
-        lines: list[dict[str, Any]] = [] if engine == self.engine else [{"engine": engine.model_dump()}]
+        lines: list[dict[str, Any]] = []
+        if (engine, run_uid) != (self.engine, self.run_uid):
+            lines.append({"engine": engine.model_dump(), "run_uid": run_uid})
         lines += [{"configuration": sha} for sha in configurations if sha not in self.configurations]
         if not lines:
             return
@@ -60,34 +64,34 @@ def trust_of(url: str) -> Trust:
     name = str(folder.resolve()) if folder else url.partition("?")[0].rstrip("/")
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     path = Path(home) / "dpgen2-sm" / "trust" / f"{sha256(name.encode())[:32]}.jsonl"
-    engine, configurations = None, []
+    engine, run_uid, configurations = None, "", []
     try:
         for line in path.read_text("utf-8").splitlines():
             found = json.loads(line)
             if "engine" in found:
-                engine = Access.model_validate(found["engine"])
+                engine, run_uid = Access.model_validate(found["engine"]), str(found["run_uid"])
             else:
                 configurations.append(str(found["configuration"]))
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be used ({error}); delete it, then `dpgen2-sm trust {url}`") from None
-    return Trust(path, engine, tuple(configurations))
+    return Trust(path, engine, run_uid, tuple(configurations))
 
 
-def remember(url: str, engine: EngineConfig, *configurations: str) -> None:
+def remember(url: str, engine: EngineConfig, run_uid: str, configuration: str) -> None:
     """A person's own configuration file is his word."""
-    trust_of(url).add(Access.of(engine), configurations)
+    trust_of(url).add(Access.of(engine), run_uid, [configuration])
 
 
-def inherit(url: str, before: str, after: str, begun: str = "") -> None:
+def inherit(url: str, run_uid: str, before: str, after: str, begun: str = "") -> None:
     """A configuration that a command made of another one is trusted as far as that one is, at the prefix it had."""
     known = trust_of(begun or url)
     if known.engine is not None and before in known.configurations:
-        trust_of(url).add(known.engine, [after])
+        trust_of(url).add(known.engine, run_uid, [after])
 
 
-def reached(url: str, engine: EngineConfig) -> LocalConfig | ArgoConfig:
+def reached(url: str, engine: EngineConfig, run_uid: str) -> LocalConfig | ArgoConfig:
     """The settings with which this process may reach the engine that a run names.
 
     Raises
@@ -98,13 +102,13 @@ def reached(url: str, engine: EngineConfig) -> LocalConfig | ArgoConfig:
     named = Access.of(engine)
     if rules := policy():
         return rules.access(url, named).applied(engine)
-    known = trust_of(url).engine
-    if known == named or (known is None and named.type == "local"):  # it runs nothing yet that a prefix says
-        return engine
-    if known is None:
-        return by_environment(url, named).applied(engine)
-    lines = differences(known.model_dump(), named.model_dump(), "engine")
-    raise _refusal(url, "the run has another engine than the one that you trust:", lines)
+    known = trust_of(url)
+    if known.engine is None:
+        # The local engine runs nothing yet that only a prefix says: see `authorise`.
+        return engine if named.type == "local" else by_environment(url, named).applied(engine)
+    if lines := list(_changes(known, named, run_uid)):
+        raise _refusal(url, "the run has another engine, or is another run, than you trust:", lines)
+    return engine
 
 
 def authorise(store: Store, state: State, first_use: bool) -> None:
@@ -125,7 +129,7 @@ def authorise(store: Store, state: State, first_use: bool) -> None:
         return
     if known.engine is None and first_use:
         log.warning("%s: used here for the first time; from now on a change of its commands is refused", url)
-        known.add(Access(type="local"), [sha])
+        known.add(Access(type="local"), state.run_uid, [sha])
         return
     what = "its configuration is none that you trust" if known.engine else "you have neither begun nor used this run"
     raise _refusal(url, f"{what}; its commands are not run here:", _differing(store, state, sha, known))
@@ -134,9 +138,7 @@ def authorise(store: Store, state: State, first_use: bool) -> None:
 def news(store: Store, state: State) -> Iterator[str]:
     """What `trust` would add: a line for each value that differs from what this user trusts."""
     known = trust_of(store.url)
-    named = _named(store, state)
-    if known.engine != named:
-        yield from differences(known.engine and known.engine.model_dump(), named.model_dump(), "engine")
+    yield from _changes(known, _named(store, state), state.run_uid)
     for sha in filter(None, (state.config_sha256, state.next_config_sha256)):
         if sha not in known.configurations:
             yield from _differing(store, state, sha, known)
@@ -153,7 +155,12 @@ def trust(store: Store, state: State) -> None:
     if policy():
         raise CommandRefused(f"{POLICY} decides here what is trusted: change {os.environ[POLICY]}")
     named, new = _named(store, state), (state.config_sha256, state.next_config_sha256)
-    trust_of(store.url).add(named, filter(None, new))
+    trust_of(store.url).add(named, state.run_uid, filter(None, new))
+
+
+def _changes(known: Trust, named: Access, run_uid: str) -> Iterator[str]:
+    before = {"engine": known.engine and known.engine.model_dump(), "run_uid": known.run_uid}
+    yield from differences(before, {"engine": named.model_dump(), "run_uid": run_uid})
 
 
 def _named(store: Store, state: State) -> Access:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -13,11 +13,11 @@ from conventions.errors import StoreError
 from conventions.space import StageSpace
 from conventions.state import State
 from statemachine.engine import Phase
-from statemachine.machine import rules, transitions
+from statemachine.machine import orders, rules, transitions
 from statemachine.machine.orders import Order
 from statemachine.machine.rules import Cursor
 from statemachine.machine.transitions import Action, Observation
-from statemachine.run import poller, record
+from statemachine.run import poller, prune, record
 from statemachine.run.poller import REVOKED, Poller
 from statemachine.run.record import Loaded, Record
 
@@ -65,8 +65,23 @@ def method(owner: Any, name: str, instead: Any) -> Switch:
     return lambda: mock.patch.object(owner, name, instead)
 
 
+_rewind_error, _needed_from = rules.rewind_error, prune.needed_from
 _commit, _put, _keep, _take = Record.commit, Line.put, Record.keep, Poller._commit
 _enter, _report, _act, _rewound = Cursor._enter, Poller._report, Poller._act, rules.rewound
+
+
+def _knows_of_no_prune(state: State, iteration: int, stage: str) -> str:
+    return _rewind_error(state.model_copy(update={"pruned": 0}), iteration, stage)
+
+
+@contextlib.contextmanager
+def _prunes_all() -> Iterator[None]:
+    with (
+        mock.patch.object(prune, "needed_from", lambda state: _needed_from(state) + 1),
+        mock.patch.object(rules, "prune_error", lambda state, iteration: ""),
+        mock.patch.object(orders, "prune_error", lambda state, iteration: ""),
+    ):
+        yield
 
 
 def _believes_any_report(self: Cursor) -> bool:
@@ -236,6 +251,17 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a row that is taken out of the state is in an object": Mutant(
         "rows of the table are lost", method(record, "shortened", _forgets_rows), stages=9,
+    ),
+    "nobody goes back to trajectories that were deleted": Mutant(
+        "is read, and was deleted", method(rules, "rewind_error", _knows_of_no_prune), {"prunes": True},
+        commands=2, stages=9, pollers=1,
+    ),
+    "a prune is in the state before it deletes": Mutant(
+        "is read, and was deleted", method(prune, "tell", lambda store, order: None), {"prunes": True},
+        commands=2, stages=9, pollers=1,
+    ),
+    "what the newest exploration left is kept": Mutant(
+        "is read, and was deleted", _prunes_all, {"prunes": True}, commands=1, stages=9, pollers=1,
     ),
     "outputs are looked at before liveness": Mutant(
         off=guard("unlooked", _looks_after_success_only), faults=1,

@@ -22,12 +22,13 @@ from conventions.state import Policy, State
 from statemachine.engine import Phase, Status
 from statemachine.machine.orders import Order
 from statemachine.run.poller import Poller
+from statemachine.run.prune import prunable, prune
 from statemachine.run.record import Loaded, Record
 from statemachine.run.restore import restore
 from statemachine.store import Blob, Entry
 from tests.doubles import APPS
 
-FIRST, PATCHED = b'{"first": 1}', b'{"patched": 1}'  # configurations
+FIRST, PATCHED = (b'{"is": "%s", "prefix": "memory://run"}' % name for name in (b"first", b"patched"))  # configurations
 RULES = Policy(apps=APPS, max_iterations=2, explore_stages=1, retries=dict.fromkeys(APPS, 2))
 Op = tuple[Any, ...]  # name of the call, and its arguments
 
@@ -100,6 +101,10 @@ class Line:
         found: Entry | None = self.ask("head", key)
         return found
 
+    def delete_all(self, keys: list[str]) -> None:
+        for key in keys:
+            self.ask("remove", key)
+
     def submit(self, manifest: Spec) -> bool:
         return bool(self.ask("submit", manifest, self.home))
 
@@ -127,7 +132,7 @@ def poller_on(line: Line) -> Poller:
 
 
 def run_program(program: str, line: Line) -> None:
-    """`poller`, `poller two` (at another home), `restore`, or a person's order: `pause`, `rewind 0 train`, ..."""
+    """`poller`, `poller two` (at another home), `restore`, `prune`, or an order: `pause`, `rewind 0 train`, ..."""
     trigger, *where = program.split()
     if trigger == "poller":
         poller_on(line).step()
@@ -135,6 +140,9 @@ def run_program(program: str, line: Line) -> None:
         poller_on(line).take_over("")
     elif trigger == "restore":
         restore(line)  # type: ignore[arg-type]
+    elif trigger == "prune":
+        until, _, keys = prunable(line, 0, False)  # type: ignore[arg-type]
+        prune(line, until, keys, lambda more: None)  # type: ignore[arg-type]
     elif trigger == "patch":
         poller_on(line).tell(Order("patch", config_sha256=sha256(PATCHED), keeps_sha256=sha256(FIRST), policy=RULES))
     else:

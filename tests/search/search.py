@@ -11,7 +11,8 @@ import numpy as np
 
 from conventions.errors import CommandRefused, EngineError, StateError, StoreError
 from conventions.names import STAGES, sha256
-from statemachine.machine.orders import rewind_error
+from conventions.state import State
+from statemachine.machine.orders import needed_from, rewind_error
 
 from .process import (
     ENGINE_TROUBLE,
@@ -64,7 +65,21 @@ class Search(Servers):
         objects[SPACE.state] = Sealed(self.scenario.first.seal())
         if self.scenario.damage:  # `init` came to its end
             objects[SPACE.event(1)] = objects[SPACE.state]
-        return self._with(world, **objects)
+        world = self._with(world, **objects)
+        return self._advanced(world) if self.scenario.prunes else world
+
+    def _advanced(self, world: World) -> World:
+        """A world later on, in which the second exploration has been done, without accidents and orders before it."""
+        ahead = [world._replace(commands=0)]
+        known = set(ahead)
+        for each in ahead:  # grows
+            run = view_of(self.objects(each))
+            if (run.state.iteration, run.at) == (1, "select.submitting"):
+                return each._replace(commands=world.commands)
+            later = [self.settled(then) for cost, _, then in self.moves(each) if not cost]
+            ahead += [then for then in dict.fromkeys(later) if then not in known]
+            known.update(later)
+        raise AssertionError("the run does not get that far")
 
     def moves(self, world: World) -> Iterator[Move]:
         for slot, number in enumerate(world.processes):
@@ -72,6 +87,12 @@ class Search(Servers):
                 yield from self._process(world, slot)
         if world.processes[PERSON] == IDLE:
             yield from self._person(world)
+        if self.scenario.prunes and world.processes[0] == IDLE and world.commands:
+            state = view_of(self.objects(world)).state
+            if needed_from(state) > state.pruned:
+                self.doing = "somebody begins to prune"
+                processes = (self.code.start("prune"), *world.processes[1:])
+                yield 1, self.doing, world._replace(processes=processes, commands=world.commands - 1)
         for flow in self.flows(world):
             if flow.moves:
                 yield from self._body(world, flow)
@@ -171,7 +192,9 @@ class Search(Servers):
                     answer, then = self._write(world, slot, op)
                     world = self._go_on(then, slot, answer)
         one, two, person = world.processes
-        if one <= two or self.scenario.homes:  # two pollers are alike: only one of two mirrored worlds is kept
+        if (
+            one <= two or self.scenario.homes or self.scenario.prunes
+        ):  # two pollers are alike: only one of two mirrored worlds is kept
             return world
         return self._authors(world._replace(processes=(two, one, person)), {0: 1, 1: 0})
 
@@ -197,6 +220,9 @@ class Search(Servers):
     def _orders(self, objects: Objects) -> Iterator[tuple[str, int]]:
         """What a person may order now, and what it costs."""
         state = view_of(objects).state
+        if self.scenario.prunes:
+            yield from ((order, 1) for order in self._rewinds(objects, state))
+            return
         if DAMAGED in objects or newest_of(objects) != objects[SPACE.state].data:
             yield "restore", 0
             return
@@ -207,13 +233,16 @@ class Search(Servers):
         if not state.ended:
             yield from (("pause", 1), ("cancel", 1), (f"rewind {state.iteration} {state.stage}", 1))
         elif self.scenario.commands:
-            state = whole(objects, state)
-            for row in state.trail or [state]:
-                for stage in STAGES:
-                    if not rewind_error(state, row.iteration, stage):
-                        yield f"rewind {row.iteration} {stage}", 1
+            yield from ((order, 1) for order in self._rewinds(objects, state))
         if not state.next_config_sha256 and state.config_sha256 == sha256(FIRST):
             yield "patch", 1
+
+    def _rewinds(self, objects: Objects, state: State) -> Iterator[str]:
+        state = whole(objects, state)
+        for row in state.trail or [state]:
+            for stage in STAGES:
+                if not rewind_error(state, row.iteration, stage):
+                    yield f"rewind {row.iteration} {stage}"
 
     # --- the search -----------------------------------------------------------------------------------------
 

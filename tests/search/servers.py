@@ -128,7 +128,7 @@ class Servers(Workflows):
     def _leave(self, world: World, slot: int) -> World:
         """A process has ended, or died; a poller begins anew."""
         processes = list(world.processes)
-        over = slot == PERSON or (slot == 0 and LOST in self.objects(world))
+        over = slot == PERSON or (slot == 0 and (self.scenario.prunes or LOST in self.objects(world)))
         processes[slot] = IDLE if over else self.code.start(self.code.nodes[processes[slot]].program)
         return self._authors(world._replace(processes=tuple(processes)), {slot: None})
 
@@ -155,6 +155,8 @@ class Servers(Workflows):
         name, subject = op[:2]
         objects = self.objects(world)
         run = view_of(objects)
+        if self.scenario.prunes and (name == "remove" or self.code.nodes[world.processes[slot]].program == "prune"):
+            return False
         if name in ("status", "delete", "terminate", "submit"):
             subject = subject.name if name == "submit" else subject
             if name == "status" and subject == run.workflow and not world.faults:

@@ -114,6 +114,17 @@ def test_what_works_elsewhere_is_left_alone(figure: Figures, stages: int, faults
     figure(f"search: moves between them ({what})", found.moves, exact=False)
 
 
+@pytest.mark.parametrize(
+    "commands", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.search)]
+)
+def test_nothing_that_is_needed_is_pruned(figure: Figures, commands: int) -> None:
+    found = searched(9, 0, commands, 1, prunes=True)
+    assert set(found.ends) >= {"select.running", "converged"}
+    what = f"the last stage of 9, commands {commands} (prune, rewind), pollers 1"
+    figure(f"search: worlds ({what})", found.worlds, exact=False)
+    figure(f"search: moves between them ({what})", found.moves, exact=False)
+
+
 @pytest.mark.parametrize("rule", [pytest.param(rule, marks=length(mutant)) for rule, mutant in MUTANTS.items()])
 def test_a_rule_that_is_off_is_missed(rule: str) -> None:
     mutant = MUTANTS[rule]

@@ -219,6 +219,9 @@ def check_input(objects: Objects, flow: Flow) -> None:
     key = "" if iteration is None else place_of(Spec("", before, iteration, 0)).product
     if objects.get(key) != objects.get(f"~used/{key}"):
         raise Violation(f"{key} is read, but is not what was recorded")
+    explored = place_of(Spec("", "explore", dict(flow.spec.newest).get("explore", 0), 0))
+    if flow.spec.stage == "select" and explored.out not in objects:
+        raise Violation(f"{explored.out} is read, and was deleted")
 
 
 def check_commit(objects: Objects, flows: tuple[Flow, ...], before: State, after: State) -> None:

@@ -31,7 +31,7 @@ def test_runs_below_a_prefix_are_taken_up_and_dropped(
     def vanish() -> None:
         raise NoRun("there is no run")
 
-    monkeypatch.setattr(module, "open_poller", lambda prefix, on_commit: found[prefix])
+    monkeypatch.setattr(module, "open_poller", lambda prefix, on_commit, named: found[prefix])
     first, second = begin("a"), begin("group/b")
     begin("a/inside")  # not looked for: a run's own folders are its own
     place = f"file://{tmp_path}"
@@ -69,7 +69,7 @@ def test_a_place_without_a_run_is_told_once(
 def test_a_store_that_is_down_is_looked_below_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(daemon_module, "DISCOVERY", 0.01)
     poller = FakePoller()
-    monkeypatch.setattr(module, "open_poller", lambda prefix, on_commit: poller)
+    monkeypatch.setattr(module, "open_poller", lambda prefix, on_commit, named: poller)
     answers: list[Any] = [StoreError("down"), ["file:///x"]]
 
     def below(store: Any, missed: Any, known: Any) -> list[str]:
@@ -104,7 +104,7 @@ def test_of_many_runs_each_is_taken_up_once_and_a_damaged_one_holds_up_nothing(
         (folder / "state.json").touch()
         found[f"file://{folder}"] = FakePoller()
 
-    def open_poller(prefix: str, on_commit: Any) -> FakePoller:
+    def open_poller(prefix: str, on_commit: Any, named: bool) -> FakePoller:
         if prefix.endswith("/007"):
             raise StateError("damaged")
         return found[prefix]

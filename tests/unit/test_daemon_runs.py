@@ -69,7 +69,7 @@ def fail(error: Exception) -> Callable[[], None]:
 def pollers(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakePoller]:
     found = {"a": FakePoller(), "b": FakePoller()}
 
-    def open_poller(prefix: str, on_commit: Any) -> FakePoller:
+    def open_poller(prefix: str, on_commit: Any, named: bool) -> FakePoller:
         found[prefix].opened += 1
         found[prefix].commit = on_commit
         return found[prefix]
@@ -208,7 +208,7 @@ def test_targets_that_are_wrong_are_refused_and_stores_that_are_away_are_not(
 ) -> None:
     errors: dict[str, Exception] = {"a": StoreError("connection refused"), "b": StateError("damaged")}
 
-    def open_poller(prefix: str, on_commit: Any) -> None:
+    def open_poller(prefix: str, on_commit: Any, named: bool) -> None:
         raise errors[prefix]
 
     monkeypatch.setattr(module, "open_poller", open_poller)
@@ -223,7 +223,7 @@ def test_targets_that_are_wrong_are_refused_and_stores_that_are_away_are_not(
 
 
 def test_a_daemon_that_stays_waits_for_a_run_to_be_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_poller(prefix: str, on_commit: Any) -> None:
+    def open_poller(prefix: str, on_commit: Any, named: bool) -> None:
         raise NoRun("there is no run")
 
     monkeypatch.setattr(module, "open_poller", open_poller)
@@ -296,7 +296,7 @@ def test_a_daemon_that_is_stopped_while_its_timer_fires_ends_without_a_traceback
 
 
 def many(monkeypatch: pytest.MonkeyPatch, prefixes: list[str], open_one: Callable[[str], FakePoller]) -> Daemon:
-    monkeypatch.setattr(module, "open_poller", lambda prefix, on_commit: open_one(prefix))
+    monkeypatch.setattr(module, "open_poller", lambda prefix, on_commit, named: open_one(prefix))
     return Daemon(prefixes, 3600, Redactor(), clock=lambda: 100.0)
 
 

@@ -27,6 +27,7 @@ from statemachine.store import open_store
 from tests.conftest import Cli
 
 URL = "s3://bucket/runs/cu"
+UID = "0" * 32
 EVIL = "https://evil.example.org:2746"
 
 
@@ -183,6 +184,16 @@ def test_another_engine_is_refused_and_shown(stub_run: Path, cli: Cli) -> None:
         assert cli(*words, out)[0] == 2
 
 
+def test_a_state_does_not_lead_to_the_workflows_of_another_run(stub_run: Path, cli: Cli) -> None:
+    cli("init", stub_run)
+    out = stub_run.parent / "out"
+    record = Record(open_store(out.as_uri()))
+    loaded = record.load()
+    assert record.commit(loaded, loaded.state.model_copy(update={"run_uid": "f" * 32}))
+    code, _, errors = cli("cancel", out)
+    assert code == 2 and f'run_uid: "{loaded.state.run_uid}" -> "{"f" * 32}"' in errors
+
+
 def test_a_living_poller_does_not_take_over_another_engine(stub_run: Path, cli: Cli) -> None:
     cli("init", stub_run)
     out = stub_run.parent / "out"
@@ -251,30 +262,30 @@ def test_a_token_file_of_the_environment_too(server: Server, monkeypatch: pytest
 def test_a_server_that_only_the_prefix_names_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARGO_TOKEN", "mine")
     with pytest.raises(NotTrusted, match=f"names the Argo server {EVIL}, to which nothing was sent"):
-        reached(URL, ArgoConfig(type="argo", server=EVIL))
+        reached(URL, ArgoConfig(type="argo", server=EVIL), UID)
 
 
 def test_the_environment_says_how_a_process_reaches_argo(monkeypatch: pytest.MonkeyPatch) -> None:
     run = ArgoConfig(type="argo", server=EVIL, ca_file="/laptop/ca.pem", token_file="/laptop/token", hours=3)
     monkeypatch.setenv("ARGO_SERVER", "https://argo.svc:2746")
-    found = reached(URL, run)
+    found = reached(URL, run, UID)
     assert isinstance(found, ArgoConfig) and found == ArgoConfig(type="argo", hours=3)
     elsewhere = run.model_copy(update={"namespace": "materials"})
     with pytest.raises(NotTrusted, match="names the namespace materials"):
-        reached(URL, elsewhere)
+        reached(URL, elsewhere, UID)
     monkeypatch.setenv("ARGO_NAMESPACE", "materials")
-    assert reached(URL, elsewhere) == ArgoConfig(type="argo", namespace="materials", hours=3)
+    assert reached(URL, elsewhere, UID) == ArgoConfig(type="argo", namespace="materials", hours=3)
 
 
 def test_what_a_person_began_is_reached_as_his_file_says(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = ArgoConfig(type="argo", server="https://argo.example.org", token_file="~/token")
-    remember(f"{URL}?region=eu", mine, "0" * 64)
+    remember(f"{URL}?region=eu", mine, UID, "0" * 64)
     monkeypatch.setenv("ARGO_SERVER", EVIL)
-    assert reached(URL, mine) is mine
+    assert reached(URL, mine, UID) is mine
     with pytest.raises(NotTrusted, match=r'engine\.token_file: "~/token" -> "~/\.ssh/id_rsa"'):
-        reached(URL, mine.model_copy(update={"token_file": "~/.ssh/id_rsa"}))
+        reached(URL, mine.model_copy(update={"token_file": "~/.ssh/id_rsa"}), UID)
     with pytest.raises(NotTrusted, match='"argo" -> "local"'):
-        reached(URL, LocalConfig())
+        reached(URL, LocalConfig(), UID)
 
 
 # --- the policy file of a daemon ----------------------------------------------------------------------------
@@ -300,25 +311,25 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_first_entry_that_covers_decides(rules: Path) -> None:
     run = ArgoConfig(type="argo", server=EVIL, token_file="/etc/passwd", hours=3)
-    found = reached(URL, run)
+    found = reached(URL, run, UID)
     assert found == ArgoConfig(type="argo", server="https://argo.svc:2746", namespace="dpgen2", hours=3)
-    assert reached("s3://bucket/team/cu?region=eu", run) == ArgoConfig(type="argo", hours=3)
+    assert reached("s3://bucket/team/cu?region=eu", run, UID) == ArgoConfig(type="argo", hours=3)
     for other in ("s3://bucket/team/cu", "s3://bucket/runsx/cu", "s3://elsewhere/runs/cu"):
         with pytest.raises(NotTrusted, match="no entry of"):
-            reached(other, run)
+            reached(other, run, UID)
     with pytest.raises(NotTrusted, match="its engine is local; DPGEN2_POLICY allows argo there"):
-        reached(URL, LocalConfig())
+        reached(URL, LocalConfig(), UID)
     local = (rules.parent / "data/cu").as_uri()
-    assert reached(local, LocalConfig(slots=2)) == LocalConfig(slots=2)
+    assert reached(local, LocalConfig(slots=2), UID) == LocalConfig(slots=2)
 
 
 def test_a_changed_policy_file_is_read_anew(rules: Path) -> None:
     rules.write_text("runs: []\n")
     os.utime(rules, ns=(1, 1))
     with pytest.raises(NotTrusted):
-        reached(URL, ArgoConfig(type="argo"))
+        reached(URL, ArgoConfig(type="argo"), UID)
     rules.write_text(RULES)
-    assert reached(URL, ArgoConfig(type="argo"))
+    assert reached(URL, ArgoConfig(type="argo"), UID)
 
 
 @pytest.mark.parametrize(
@@ -334,11 +345,11 @@ def test_a_changed_policy_file_is_read_anew(rules: Path) -> None:
 def test_a_policy_file_with_mistakes_is_refused(rules: Path, text: str, said: str) -> None:
     rules.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        reached(URL, LocalConfig())
+        reached(URL, LocalConfig(), UID)
     assert said in str(caught.value)
     rules.unlink()
     with pytest.raises(ConfigError, match="cannot be read"):
-        reached(URL, LocalConfig())
+        reached(URL, LocalConfig(), UID)
 
 
 def test_a_policy_file_lets_commands_be_run_and_trust_decides_nothing(stub_run: Path, cli: Cli, rules: Path) -> None:
