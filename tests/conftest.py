@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from statemachine.cli import main
+from statemachine.engine import local
 from tests import figures, servers
 from tests.figures import figure as figure
 from tests.leftovers import nothing_is_left
+from tests.warm import Warm, warm_workflows
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -97,18 +101,44 @@ def s3(ministack: servers.Server, aws: None) -> servers.Server:
     return ministack
 
 
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run a command line in this process; returns exit code, stdout and stderr. A traceback fails the test."""
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """A process that workflows are forked from, once for all tests of a process."""
+    with closing(Warm()) as server:
+        yield server
 
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dpgen2-sm", *map(str, arguments)])
-        code: object = 0
+
+def command(*arguments: str | Path) -> int:
+    """Run a command line in this process, and return its exit code."""
+    code: object = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["dpgen2-sm", *map(str, arguments)])
         try:
             main()
         except SystemExit as ending:
             code = ending.code
-        output, errors = capsys.readouterr()
-        return int(str(code or 0)), output, errors
+    return int(str(code or 0))
 
-    return run
+
+@pytest.fixture
+def cli(warm: Warm, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """Run a command line in this process; returns exit code, stdout and stderr. A traceback fails the test.
+
+    Its workflows begin with our code imported; where a test is about that, `started` starts each as the engine does.
+    """
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        code = command(*arguments)
+        output, errors = capsys.readouterr()
+        return code, output, errors
+
+    with warm_workflows(warm):
+        yield run
+
+
+@pytest.fixture
+def started(cli: Cli) -> Iterator[None]:
+    """Workflows are started as the engine does it, also by `cli`, and the apps of others as shipped code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "subprocess", subprocess)
+        yield

@@ -138,9 +138,10 @@ def test_json_is_json(cli: Cli, stub_run: Path, command: str) -> None:
 
 
 def test_nothing_is_imported_from_the_folder_it_is_called_in(
-    cli: Cli, stub_run: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, started: None, stub_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be somebody's data, with files of any name. The first operator imports ssl."""
+    stub_run.write_text(CONFIG.replace("accurate_after: 1", "accurate_after: 0"))  # each operator once
     monkeypatch.chdir(stub_run.parent)
     (stub_run.parent / "ssl.py").write_text("open('mark', 'w').close()\n")
     assert cli("run", stub_run)[0] == 0

@@ -9,14 +9,28 @@ from pathlib import Path
 import pytest
 
 from operators.sums import write_sums
-from tests.conftest import Cli
+from tests.conftest import CONFIG, STRUCTURE, Cli, command
+from tests.warm import Warm, warm_workflows
+
+
+@pytest.fixture(scope="module")
+def ended(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has ended, beside a copy of all that it has."""
+    folder = tmp_path_factory.mktemp("ended")
+    (folder / "cu.xyz").write_text(STRUCTURE)
+    (folder / "run.yaml").write_text(CONFIG)
+    with warm_workflows(warm):
+        assert command("run", folder / "run.yaml") == 0
+    shutil.copytree(folder / "out", folder / "saved")
+    return folder / "run.yaml"
 
 
 @pytest.fixture
-def run(cli: Cli, stub_run: Path) -> Path:
-    """A run that has ended."""
-    assert cli("run", stub_run)[0] == 0
-    return stub_run
+def run(ended: Path) -> Path:
+    """It, as it was at its end and where it ran: elsewhere it would be a copy."""
+    shutil.rmtree(ended.parent / "out")
+    shutil.copytree(ended.parent / "saved", ended.parent / "out")
+    return ended
 
 
 def flip(path: Path) -> bytes:
