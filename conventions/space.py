@@ -194,8 +194,17 @@ class StageSpace:
         """What all_reduce made for the next stage."""
         return f"{self.root}/product"
 
+    @property
+    def claims(self) -> str:
+        return f"{self.root}/claim"
+
     def claim(self, attempt: int) -> str:
-        return f"{self.root}/claim/{attempt}"
+        return f"{self.claims}/{attempt}"
+
+    def attempt_of(self, key: str) -> int | None:
+        """The attempt that a key below `claims` is for; None for other keys."""
+        name = key.removeprefix(f"{self.claims}/")
+        return int(name) if name.isascii() and name.isdecimal() else None
 
     def job(self, job_id: str) -> StageSpace:
         return replace(self, job_id=job_id)
@@ -203,6 +212,11 @@ class StageSpace:
     @property
     def job_in(self) -> str:
         return f"{self.jobs}/{self.job_id}/in"
+
+    @property
+    def job_digest(self) -> str:
+        """The hash of a job's inputs, which its marker repeats."""
+        return f"{self.job_in}/digest"
 
     @property
     def job_out(self) -> str:

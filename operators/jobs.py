@@ -175,9 +175,9 @@ def read_tasks(ctx: ReduceContext, n_jobs: int) -> Iterator[TaskOutput]:
         job_id = format_id(job)
         inputs, log = ctx.jobs / job_id / "in", ctx.jobs / job_id / "log"
         try:
-            marker = _read_marker(ctx.done / f"{job_id}.json")
-            _check_inputs(marker, inputs)
-            problem = _check_files(marker, ctx.jobs / job_id / "out")
+            marker = read_marker(ctx.done / f"{job_id}.json")
+            check_inputs(marker, inputs)
+            problem = check_outputs(marker, ctx.jobs / job_id / "out")
         except OSError:
             problem = f"it left no completion marker{_said(log / 'job.log')}"
         except DataError as error:
@@ -261,7 +261,8 @@ def telling_line(log: Path, longest: int = 300) -> str:
     return found[0][:longest]
 
 
-def _read_marker(path: Path) -> DoneMarker:
+def read_marker(path: Path) -> DoneMarker:
+    """A job's completion marker; raise `DataError` where the file is none."""
     if (size := path.stat().st_size) > _LARGEST_MARKER:
         raise DataError(f"done/{path.name}: {size} bytes: this is no completion marker")
     return DoneMarker.load(path.read_bytes(), f"done/{path.name}")
@@ -271,19 +272,20 @@ def _finished(marker: Path, digest: str) -> bool:
     if marker.is_dir():  # the job would run, and could never say that it has
         raise DataError(f"done/{marker.name} is a folder where a completion marker belongs: move it away")
     try:
-        found = _read_marker(marker)
+        found = read_marker(marker)
     except (OSError, DataError):
         return False
     return found.succeeded and found.inputs == digest
 
 
-def _check_inputs(marker: DoneMarker, inputs: Path) -> None:
+def check_inputs(marker: DoneMarker, inputs: Path) -> None:
+    """Raise `DataError` unless a marker tells of a job's present inputs, `OSError` where it has none."""
     if (inputs / "digest").read_text(errors="replace").strip() != marker.inputs:
         raise DataError("its completion marker belongs to other inputs")
 
 
-def _check_files(marker: DoneMarker, out: Path) -> str:
-    """What is wrong with the files that a marker names."""
+def check_outputs(marker: DoneMarker, out: Path) -> str:
+    """What is wrong with the files that a marker names; empty if nothing is."""
     for file in marker.files:
         if problem := check_file(out / file.name, file.sha256, file.size):
             return f"out/{file.name}: {problem}"

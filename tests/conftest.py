@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -134,6 +135,33 @@ def cli(warm: Warm, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
 
     with warm_workflows(warm):
         yield run
+
+
+class Kept:
+    """A run, and a copy of all that it has: tests share what it took to come so far.
+
+    Parameters
+    ----------
+    folder
+        An empty folder.
+    text
+        Its configuration.
+    code
+        With which exit code it ends.
+    """
+
+    def __init__(self, folder: Path, text: str = CONFIG, code: int = 0) -> None:
+        self.path = folder / "run.yaml"
+        self.path.write_text(text)
+        (folder / "cu.xyz").write_text(STRUCTURE)
+        assert command("run", self.path) == code
+        shutil.copytree(folder / "out", folder / "kept")
+
+    def again(self) -> Path:
+        """The run as it was then, and where it was: anywhere else it would be a copy."""
+        shutil.rmtree(self.path.parent / "out")
+        shutil.copytree(self.path.parent / "kept", self.path.parent / "out")
+        return self.path
 
 
 @pytest.fixture

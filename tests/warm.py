@@ -1,8 +1,8 @@
 """Workflows in a tenth of the time, for tests that are not about how one is started.
 
-The engine starts a fresh Python for each workflow, and that starts one for each operator of the stub apps: most of what a
-small campaign costs is imports. Here each workflow is a process of its own as ever, with its session, locks, files and
-environment, but forked from one that has imported what it needs, the stub apps too.
+The engine starts a fresh Python for each workflow, and that one starts another for each operator of the stub apps: most
+of what a small campaign costs is imports. Here each workflow is a process of its own as ever, with its session, locks,
+files and environment, but forked from one that has imported what it needs, the stub apps too.
 
     python -m tests.warm SOCKET
 
@@ -52,7 +52,7 @@ class Warm:
         umask = os.umask(0)
         os.umask(umask)
         request = {
-            "module": module, "arguments": arguments, "env": env, "cwd": os.getcwd(), "umask": umask,
+            "module": module, "arguments": arguments, "env": env, "cwd": str(Path.cwd()), "umask": umask,
             "fds": list(pass_fds),
         }  # fmt: skip
         connection = self._connection()

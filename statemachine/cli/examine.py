@@ -41,9 +41,10 @@ def doctor(
     steps, and one trajectory of ten steps is explored and judged. It takes a minute or two, needs the same rights
     as the run, and leaves nothing behind, also after Ctrl-C.
 
-    What RUN has is read: its history, configurations, files, code, training data and newest products. --repair mends
-    what needs no decision: damaged code is deleted, so that the next submission ships it again; a configuration is
-    written again from its copy; what a killed process left is removed.
+    What RUN has is read: its history, configurations, files, code, training data, newest products, and what the jobs
+    of its present stage left. --repair mends what needs no decision: damaged code is deleted, so that the next
+    submission ships it again; a configuration is written again from its copy; a completion marker that does not tell of
+    its job's inputs and outputs is removed, so that the job is run again; what a killed process left is removed.
 
     --restore is for a state.json that is damaged, missing or not the newest: it is replaced by the last good version
     under event/, and the damaged one is kept under event/damaged/. An intact state is not changed.

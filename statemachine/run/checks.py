@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -22,3 +23,22 @@ class Check:
     what: str
     good: bool | None
     detail: str
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something of a run that is not as it was written.
+
+    Attributes
+    ----------
+    key
+        Where.
+    what
+        What is wrong, what follows, and what to do.
+    repair
+        Mends it, and says how; None where only a person can.
+    """
+
+    key: str
+    what: str
+    repair: Callable[[], str] | None = None

@@ -1,7 +1,8 @@
 """What of a run is not as it was written: for `doctor RUN`, and what `doctor --repair` can do about it.
 
 Everything that is named by its hash is read, and everything that a later stage will use: the training data and the
-newest product of each stage, by their SHA256SUMS. Products that were used up are not read again.
+newest product of each stage, by their SHA256SUMS, and what the jobs of the present stage have left. Products that were
+used up are not read again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from conventions.documents import StageReport
@@ -18,32 +19,18 @@ from conventions.errors import DataError, NotFound, StateError
 from conventions.names import sha256
 from conventions.space import DataSpace, StageSpace
 from conventions.state import State
+from operators.pod.s3 import THREADS
 from operators.sums import SUMS, parse
 from statemachine.engine.opening import engine_root
 from statemachine.store import Store, local_folder
 
+from .checks import Damage
+from .unfinished import stage_damages
+
 _SPACE = DataSpace({})
 _NAMED = re.compile(r"/([0-9a-f]{64})(?:\.\w+|/[^/]+)$")
 _ABANDONED = 3600.0  # seconds after which what was begun is not gone on with
-
-
-@dataclass(frozen=True)
-class Damage:
-    """Something that is not as it was written.
-
-    Attributes
-    ----------
-    key
-        Where.
-    what
-        What is wrong, and what to do.
-    repair
-        Mends it, and says how; None where only a person can.
-    """
-
-    key: str
-    what: str
-    repair: Callable[[], str] | None = None
+_AT_ONCE = 500  # versions in memory, of at most 10 kB each
 
 
 def damages(store: Store, state: State, read: Callable[[int], None] = lambda size: None) -> Iterator[Damage]:
@@ -51,6 +38,7 @@ def damages(store: Store, state: State, read: Callable[[int], None] = lambda siz
     yield from _named(store, state, read)
     yield from _history(store, state)
     yield from _recorded(store, state, read)
+    yield from stage_damages(store, state, read)
     yield from _left(store, state)
 
 
@@ -103,18 +91,34 @@ def _put(store: Store, key: str, data: bytes) -> Callable[[], str]:
 def _history(store: Store, state: State) -> Iterator[Damage]:
     """Versions that are missing or damaged: nothing needs them but a restore."""
     before = ""
-    for number in range(1, state.version):
+    for number, data in _versions(store, state.version):
         key = _SPACE.event(number)
         try:
-            data = store.get(key).data
-            version = State.unseal(data)
-        except (NotFound, StateError) as error:
-            yield Damage(key, f"{'missing' if isinstance(error, NotFound) else error}; the run goes on without it")
+            version = State.unseal(data) if data is not None else None
+        except StateError as error:
+            yield Damage(key, f"{error}; the run goes on without it")
             before = ""
             continue
-        if version.version != number or (before and version.previous_sha256 != before):
+        if version is None:
+            yield Damage(key, "missing; the run goes on without it")
+        elif version.version != number or (before and version.previous_sha256 != before):
             yield Damage(key, "it is not made from the version before it; the run goes on without it")
-        before = sha256(data)
+        before = sha256(data) if data is not None else ""
+
+
+def _versions(store: Store, end: int) -> Iterator[tuple[int, bytes | None]]:
+    """The bytes of each version before one, many read at a time; None for one that is missing."""
+
+    def read(number: int) -> bytes | None:
+        try:
+            return store.get(_SPACE.event(number)).data
+        except NotFound:
+            return None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for first in range(1, end, _AT_ONCE):
+            numbers = range(first, min(end, first + _AT_ONCE))
+            yield from zip(numbers, pool.map(read, numbers), strict=True)
 
 
 def _recorded(store: Store, state: State, read: Callable[[int], None]) -> Iterator[Damage]:

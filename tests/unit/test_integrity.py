@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
+from conventions.space import DataSpace
+from conventions.state import State
 from operators.sums import write_sums
-from tests.conftest import CONFIG, STRUCTURE, Cli, command
+from statemachine.run import integrity
+from statemachine.store import Blob
+from tests.conftest import Cli, Kept
+from tests.doubles import MemoryStore
+from tests.unit.test_restore import paused
 from tests.warm import Warm, warm_workflows
 
 
 @pytest.fixture(scope="module")
-def ended(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has ended, beside a copy of all that it has."""
-    folder = tmp_path_factory.mktemp("ended")
-    (folder / "cu.xyz").write_text(STRUCTURE)
-    (folder / "run.yaml").write_text(CONFIG)
+def ended(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Kept:
     with warm_workflows(warm):
-        assert command("run", folder / "run.yaml") == 0
-    shutil.copytree(folder / "out", folder / "saved")
-    return folder / "run.yaml"
+        return Kept(tmp_path_factory.mktemp("ended"))
 
 
 @pytest.fixture
-def run(ended: Path) -> Path:
-    """It, as it was at its end and where it ran: elsewhere it would be a copy."""
-    shutil.rmtree(ended.parent / "out")
-    shutil.copytree(ended.parent / "saved", ended.parent / "out")
-    return ended
+def run(ended: Kept) -> Path:
+    """A run that has ended."""
+    return ended.again()
 
 
 def flip(path: Path) -> bytes:
@@ -135,6 +134,34 @@ def test_a_history_that_is_gone_is_begun_anew(cli: Cli, run: Path) -> None:
     assert "the run's history under event/ is gone: `dpgen2-sm doctor RUN --restore` begins it anew" in errors
     assert cli("doctor", run, "--restore")[0] == 0
     assert cli("status", run)[0] == 0 and cli("rewind", run, "--iter", "0", "--stage", "train", "--yes")[0] == 0
+
+
+class Slow(MemoryStore):
+    """Answers for the history only when many are asked for at once, as a store far away makes it worth."""
+
+    def __init__(self, inner: MemoryStore) -> None:
+        super().__init__()
+        self.objects, self.together = inner.objects, threading.Barrier(8)
+        self.asked: list[str] = []
+
+    def get(self, key: str) -> Blob:
+        if DataSpace({}).version(key) is not None:
+            self.together.wait(30)
+            self.asked.append(key)
+        return super().get(key)
+
+
+def test_the_history_is_read_many_at_once_and_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integrity, "_AT_ONCE", 16)
+    store = Slow(paused(versions=65))
+    state = State.unseal(store.objects[DataSpace.state])
+    store.objects[DataSpace({}).event(3)] = b"damaged"
+    del store.objects[DataSpace({}).event(40)]
+    store.objects[DataSpace({}).event(50)] = store.objects[DataSpace({}).event(48)]
+    found = integrity._history(store, state)
+    assert next(found).key.endswith("00000003.json") and len(store.asked) <= 16
+    assert [damage.key[-13:-5] for damage in found] == ["00000040", "00000050", "00000051"]
+    assert len(store.asked) == 64
 
 
 def test_a_damaged_state_and_no_configuration(cli: Cli, run: Path) -> None:
