@@ -57,7 +57,8 @@ class MemoryStore:
         return hashlib.sha256(data).hexdigest()
 
     def list(self, prefix: str) -> Iterator[Entry]:
-        return iter([Entry(key, len(data)) for key, data in sorted(self.objects.items()) if key.startswith(prefix)])
+        found = sorted(key for key in self.objects if key.startswith(prefix))
+        return iter([Entry(key, len(self.objects[key])) for key in found])
 
     def folders(self, prefix: str) -> Sequence[str]:
         below = {key[len(prefix) :].partition("/") for key in self.objects if key.startswith(prefix)}

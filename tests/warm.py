@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ from statemachine.engine import local
 ROOT = Path(__file__).parents[1]
 PATH = [str(ROOT), str(ROOT / "tests" / "stubapps"), *filter(None, sys.path)]
 ROOM = 1 << 16  # bytes for the environment of a workflow; one variable can have twice that
-NEEDED = ("statemachine.engine.interpreter", "operators.workflow.shipping", "stubapps")
+NEEDED = ("statemachine.store.s3", "boto3", "operators.workflow.shipping", "tests.argo_double.pods", "stubapps")
 
 
 class Warm:
@@ -43,6 +44,7 @@ class Warm:
 
     def __init__(self) -> None:
         self._server: tuple[subprocess.Popen[bytes], socket.socket] | None = None
+        self._lock = threading.Lock()
 
     def start(
         self, command: Sequence[str], *, stdout: Any, pass_fds: Sequence[int], env: dict[str, str], **_: Any
@@ -55,9 +57,10 @@ class Warm:
             "module": module, "arguments": arguments, "env": env, "cwd": str(Path.cwd()), "umask": umask,
             "fds": list(pass_fds),
         }  # fmt: skip
-        connection = self._connection()
-        socket.send_fds(connection, [json.dumps(request).encode()], [stdout.fileno(), *pass_fds])
-        assert connection.recv(100).isdigit()
+        with self._lock:
+            connection = self._connection()
+            socket.send_fds(connection, [json.dumps(request).encode()], [stdout.fileno(), *pass_fds])
+            assert connection.recv(100).isdigit()
 
     def close(self) -> None:
         if self._server is not None:

@@ -19,6 +19,7 @@ from statemachine.engine.argo import ArgoEngine
 from statemachine.store import Store, open_store
 from tests.argo_double.server import NAMESPACE, ArgoDouble
 from tests.servers import Server
+from tests.warm import Warm, warm_workflows
 
 from .engine_contract import WRITE, EngineContract, ended, manifest
 
@@ -31,8 +32,8 @@ def store(s3: Server, tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def double(store: Store, tmp_path: Path) -> Iterator[ArgoDouble]:
-    with ArgoDouble(tmp_path / "argo", store.url, token=TOKEN, key_prefix="") as double:
+def double(store: Store, tmp_path: Path, warm: Warm) -> Iterator[ArgoDouble]:
+    with warm_workflows(warm), ArgoDouble(tmp_path / "argo", store.url, token=TOKEN, key_prefix="") as double:
         yield double
 
 

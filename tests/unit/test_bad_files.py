@@ -5,11 +5,13 @@ Each case changes one file of a whole run with the real apps, and must be refuse
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,17 @@ METAD ...
   ARG=d # a comment ...
 ... METAD
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _arguments_once() -> Iterator[None]:
+    """DeePMD-kit makes its list of arguments anew for each check, which takes longer than all else here."""
+    with pytest.MonkeyPatch.context() as patch:
+        with contextlib.suppress(ImportError):
+            from deepmd.utils import argcheck
+
+            patch.setattr(argcheck, "gen_args", functools.cache(argcheck.gen_args))
+        yield
 
 
 def structure(cell: str = "4 0 0 0 4 0 0 0 4", *positions: str) -> str:

@@ -14,6 +14,7 @@ from conventions import documents, forms, state
 from conventions.cluster import ArgoConfig
 from operators import registry
 from statemachine.engine.argo_client import ArgoClient
+from statemachine.run import stage_checks
 from statemachine.run.config_file import read_config
 from tests.conftest import CONFIG, Cli
 from tests.explore_run import ExploreRun
@@ -84,13 +85,12 @@ def test_home_is_expanded_where_a_path_is(
     text = CONFIG.replace("cu.xyz", "~/cu.xyz").replace("prefix: out", "prefix: ~/out")
     text = text.replace(LABEL, f"label: {{app: stub, hpc: {{machine: {{{machine}}}}}}}")
     group = "{structures: [start], ensemble: nve, temps: [1], nsteps: 10}"
-    explore = f"explore: {{app: lammps, command: ~/tool, stages: [[{group}]]}}"
-    stub_run.write_text(
-        text.replace(EXPLORE, explore).replace("train: {app: stub}", "train: {app: deepmd, input: ~/i}")
-    )
+    text = text.replace(EXPLORE, f"explore: {{app: lammps, command: ~/tool, stages: [[{group}]]}}")
+    stub_run.write_text(text.replace("train: {app: stub}", "train: {app: deepmd, input: ~/i}"))
     (home / "i").write_text(json.dumps(INPUT))
     code, output, errors = cli("validate", stub_run)
     assert code == 0 and f"file://{home}/out" in output, errors
+    monkeypatch.setattr(stage_checks, "_path", lambda: "/usr/bin:/bin")  # dp takes long to say that it is there
     assert f"explore/lammps: {home}/tool" in cli("doctor", stub_run)[1]
 
 
