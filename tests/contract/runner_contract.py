@@ -85,7 +85,7 @@ class RunnerContract:
         assert runner.run(job.env) == 70
         assert job.executions() == [] and not job.done.exists()
 
-    @pytest.mark.parametrize("finisher", ["runner", "other"])
+    @pytest.mark.parametrize("finisher", ["runner", pytest.param("other", marks=pytest.mark.slow)])
     def test_killed_at_every_effect(self, runner: Runner, other: Runner, tmp_path: Path, finisher: str) -> None:
         whole = three_tasks(tmp_path / "whole")
         assert runner.run(whole.env) == 1

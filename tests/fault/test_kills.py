@@ -90,6 +90,7 @@ def test_kill_in_a_stage_then_resume(campaign: Campaign, stage: str, everything:
     assert campaign.executions() == expected
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_on_one_prefix(campaign: Campaign) -> None:
     processes = [campaign.start("run", str(campaign.config)) for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]

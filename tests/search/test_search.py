@@ -50,10 +50,10 @@ def searched(
 @pytest.mark.parametrize(
     ("stages", "faults", "commands", "pollers", "damage"),
     [
-        (1, 1, 0, 2, False),
         (1, 0, 1, 2, False),
         (1, 1, 0, 1, True),
         (9, 0, 0, 2, False),
+        pytest.param(1, 1, 0, 2, False, marks=pytest.mark.slow),
         pytest.param(1, 2, 0, 1, False, marks=pytest.mark.slow),
         pytest.param(1, 0, 2, 2, False, marks=pytest.mark.slow),
         pytest.param(1, 1, 0, 2, True, marks=pytest.mark.slow),

@@ -9,7 +9,6 @@ from datetime import date
 from typing import Any
 
 import pytest
-from hera.workflows.models import Workflow
 
 from conventions.cluster import ArgoConfig
 from conventions.config import StageConfig
@@ -80,6 +79,8 @@ def artifacts(value: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("engine", [ENGINE, {"type": "argo"}], ids=["all settings", "no settings"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_argos_types_know_every_field(stage: str, engine: dict[str, Any]) -> None:
+    from hera.workflows.models import Workflow  # takes more than a second
+
     manifest = dressed(stage, engine).manifest
     read = Workflow.model_validate(manifest)
     assert json.loads(read.model_dump_json(by_alias=True, exclude_unset=True)) == manifest
