@@ -85,7 +85,7 @@ def _problem(store: Store, at: StageSpace, path: Path, scratch: Path, read: Call
         check_inputs(marker, digest.parent)
     except TooNew:
         raise
-    except DataError as error:
+    except (DataError, IsADirectoryError) as error:
         return str(error)
     read(sum(file.size for file in marker.files))
     try:
