@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from conventions.documents import DoneMarker, TaskResult
 from conventions.errors import CommandRefused
 from conventions.state import IterationSummary, State
 from statemachine.machine.orders import Order
@@ -19,6 +20,9 @@ from tests.doubles import first_state
 ALL = ["label", "train", "explore", "select"]
 ROWS = [IterationSummary(iteration=number, stages=ALL) for number in range(4)]
 KEPT = ("product/x", "report.json", "done/000000.json", "claim/0", "job/000000/log/task.000000")
+MARKER = DoneMarker(
+    job_id="000000", inputs="0" * 64, tasks=[TaskResult(id="task.000000", code=1)], files=[]
+).dump()  # of a job that is to be repeated: the last stage here is not done
 GONE = ("job/000000/in/task.000000/x", "job/000000/out/task.000000/traj")
 
 
@@ -35,7 +39,7 @@ def run(cli: Cli, stub_run: Path, tmp_path: Path) -> Path:
             for name in (*KEPT, *GONE):
                 path = tmp_path / "out" / stage / "stub" / "iter" / f"{iteration:06d}" / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(b"x" * 1000)
+                path.write_bytes(MARKER if name.startswith("done/") else b"x" * 1000)
         (tmp_path / "out" / "dataset" / "deepmd" / "iter" / f"{iteration:06d}").mkdir(parents=True)
         (tmp_path / "out" / "dataset" / "deepmd" / "iter" / f"{iteration:06d}" / "type.raw").touch()
     return stub_run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -67,8 +69,23 @@ class Run:
         return [key for key in self.store.objects if key.startswith(SPACE.past("").removesuffix(".json"))]
 
 
+@functools.cache
+def _made(*numbers: int) -> Run:
+    """A run that has come to an iteration; with more numbers it went back to one, and came to the next, in turns."""
+    run = Run().reach(numbers[0])
+    for back, until in zip(numbers[1::2], numbers[2::2], strict=True):
+        assert run.rewind(back, "explore") == ""
+        run.reach(until)
+    return run
+
+
+def come_to(*numbers: int) -> Run:
+    """Each test gets one of its own."""
+    return copy.deepcopy(_made(*numbers))
+
+
 def test_state_and_history_stay_small() -> None:
-    run = Run().reach(100)
+    run = come_to(100)
     assert [row.iteration for row in run.rows] == [*range(100)]
     sizes = [len(data) for key, data in run.store.objects.items() if key == SPACE.state or SPACE.version(key)]
     assert max(sizes) < 10_000
@@ -104,12 +121,9 @@ def test_how_the_table_is_kept_changes_nothing(orders: list[tuple[str, int, str]
             )
             for version in range(1, state.version):  # any of them can be restored
                 kept = State.unseal(run.store.objects[SPACE.event(version)])
-                assert [row.iteration for row in trail.rows(run.store, kept)] == [*range(len(kept_rows(run, kept)))]
+                told = [row.iteration for row in trail.rows(run.store, kept)]
+                assert told == [*range(len(told))]
         assert seen[0] == seen[1]
-
-
-def kept_rows(run: Run, state: State) -> list[IterationSummary]:
-    return trail.lengthened(run.store, state).trail
 
 
 @pytest.mark.parametrize("left", [set(), {3}, {2, 3}, {0, 1, 2, 3}])
@@ -129,7 +143,7 @@ def test_the_level_of_the_last_iteration_that_counts(left: set[int]) -> None:
 
 
 def test_a_rewind_reads_only_as_far_back_as_it_goes() -> None:
-    run = Run().reach(100)
+    run = come_to(100)
     read: list[str] = []
     usual = run.store.get
     run.store.get = lambda key: (read.append(key), usual(key))[1]  # type: ignore[method-assign]
@@ -159,9 +173,7 @@ def test_a_rewind_to_an_iteration_whose_rows_are_lost() -> None:
 
 @pytest.mark.parametrize("damage", [None, b"", b"{}", b"[]", b"\xff", b'{"schema_version":1,"rows":[]}'])
 def test_lost_rows_are_restored_from_the_history(damage: bytes | None) -> None:
-    run = Run().reach(30)
-    run.rewind(11, "explore")
-    run.reach(45)
+    run = come_to(30, 11, 45)
     rows, before = run.rows, dict(run.store.objects)
     for key in run.past():
         if damage is None:
