@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import functools
 import importlib
 import json
 import os
@@ -91,6 +92,12 @@ def serve(connection: socket.socket) -> None:
     sys.path = PATH
     for module in NEEDED:
         importlib.import_module(module)
+    from operators.workflow import shipping
+
+    # Each operator asks whether its code is what is installed: nobody installs another one meanwhile.
+    shipping.read_package = functools.cache(shipping.read_package)
+    for package in ("conventions", "operators", "stubapps"):
+        shipping.read_package(package)
     signal.signal(signal.SIGCHLD, reap)
     while True:
         message, fds, _, _ = socket.recv_fds(connection, ROOM, 8)
