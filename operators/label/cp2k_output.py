@@ -12,13 +12,13 @@ end. Cell and positions are not read: the output rounds them.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .frames import Label
+from .outputs import Problem, number, unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,15 +31,6 @@ _STRESS = re.compile(
 )
 _ATOM = re.compile(r"^\s*(?:FORCES\|\s+\d+|\d+\s+\d+\s+[A-Z])")
 _NOT_CONVERGED = re.compile(r"SCF run NOT converged|outer SCF loop FAILED to converge", re.IGNORECASE)
-_MISSING_E = re.compile(r"(?<=\d)([+-]\d{3})$")
-
-
-class _Problem(Exception):
-    """A class of failure and what to say of it."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(kind, message)
-        self.label = Label(kind, message)
 
 
 def read_output(text: str, symbols: Sequence[str], volume: float) -> Label:
@@ -63,7 +54,7 @@ def read_output(text: str, symbols: Sequence[str], volume: float) -> Label:
         forces = _read_forces(text, symbols)
         stress = _read_stress(text)
         return Label("ok", "", _read_energy(text), forces, None if stress is None else stress * volume)
-    except _Problem as problem:
+    except Problem as problem:
         return problem.label
 
 
@@ -76,19 +67,19 @@ def abort_message(text: str) -> str:
 
 def _check_ended(text: str) -> None:
     if _NOT_CONVERGED.search(text):
-        raise _Problem("scf_not_converged", "SCF run NOT converged")
+        raise Problem("scf_not_converged", "SCF run NOT converged")
     if "[ABORT]" in text:
-        raise _Problem("aborted", abort_message(text))
+        raise Problem("aborted", abort_message(text))
     if "PROGRAM ENDED AT" not in text:
-        raise _Problem("truncated", "the output has no PROGRAM ENDED: CP2K was stopped")
+        raise Problem("truncated", "the output has no PROGRAM ENDED: CP2K was stopped")
 
 
 def _read_energy(text: str) -> float:
     found = _ENERGY.findall(text)
     if not found:
-        raise _Problem("unreadable", "the output has no total energy")
-    unit, word = found[-1]
-    return _number(word, "energy") * _unit(unit, "energy")
+        raise Problem("unreadable", "the output has no total energy")
+    named, word = found[-1]
+    return number(word, "energy") * unit(named, "energy")
 
 
 def _read_forces(text: str, symbols: Sequence[str]) -> NDArray[np.float64]:
@@ -96,22 +87,22 @@ def _read_forces(text: str, symbols: Sequence[str]) -> NDArray[np.float64]:
 
     blocks = list(_FORCES.finditer(text))
     if not blocks:
-        raise _Problem("no_forces", "the output has no forces: put &FORCES ON into &FORCE_EVAL / &PRINT")
+        raise Problem("no_forces", "the output has no forces: put &FORCES ON into &FORCE_EVAL / &PRINT")
     rows = list(_rows(text, blocks[-1].end()))
     if len(rows) != len(symbols):
-        raise _Problem("wrong_atoms", f"forces on {len(rows)} atoms for a frame of {len(symbols)}")
+        raise Problem("wrong_atoms", f"forces on {len(rows)} atoms for a frame of {len(symbols)}")
     forces = []
-    for number, (row, symbol) in enumerate(zip(rows, symbols, strict=True), 1):
+    for atom, (row, symbol) in enumerate(zip(rows, symbols, strict=True), 1):
         words = row.split()
         if "*" in row:
-            raise _Problem("unreadable", f"the forces have ***** for a number (atom {number}): do atoms overlap?")
+            raise Problem("unreadable", f"the forces have ***** for a number (atom {atom}): do atoms overlap?")
         old = words[0] != "FORCES|"
-        if len(words) != 6 or words[0 if old else 1] != str(number):
-            raise _Problem("unreadable", f"the forces have a broken row for atom {number}")
+        if len(words) != 6 or words[0 if old else 1] != str(atom):
+            raise Problem("unreadable", f"the forces have a broken row for atom {atom}")
         if old and words[2].capitalize() != symbol:
-            raise _Problem("wrong_atoms", f"atom {number} is {words[2]} in the output and {symbol} in the frame")
-        forces.append([_number(word, "force") for word in (words[3:] if old else words[2:5])])
-    return np.array(forces, dtype=np.float64).reshape(-1, 3) * _unit(blocks[-1][1], "force")
+            raise Problem("wrong_atoms", f"atom {atom} is {words[2]} in the output and {symbol} in the frame")
+        forces.append([number(word, "force") for word in (words[3:] if old else words[2:5])])
+    return np.array(forces, dtype=np.float64).reshape(-1, 3) * unit(blocks[-1][1], "force")
 
 
 def _rows(text: str, start: int) -> Iterator[str]:
@@ -135,35 +126,6 @@ def _read_stress(text: str) -> NDArray[np.float64] | None:
     lines = [line.replace("STRESS|", "", 1).split() for line in text[blocks[-1].end() :].splitlines()]
     rows = [words for words in lines[:10] if words][1:4]  # below the names of the columns
     if [(words[0].lower(), len(words)) for words in rows] != [("x", 4), ("y", 4), ("z", 4)]:
-        raise _Problem("unreadable", "the stress tensor is broken")
-    values = [[_number(word, "stress") for word in words[1:]] for words in rows]
-    return np.array(values, dtype=np.float64) * _unit(blocks[-1][1], "stress")
-
-
-def _number(word: str, what: str) -> float:
-    try:
-        return float(_MISSING_E.sub(r"e\1", word))  # Fortran leaves out the E of a long exponent
-    except ValueError:
-        raise _Problem("unreadable", f"{word!r} is not a number ({what})") from None
-
-
-def _unit(name: str, what: str) -> float:
-    factor = _units()[what].get(name.lower())
-    if factor is None:
-        raise _Problem("unreadable", f"the output's {what} is in {name!r}; remove the unit keyword from the input")
-    return factor
-
-
-@functools.cache
-def _units() -> dict[str, dict[str, float]]:
-    """Factors to eV, eV/Angstrom and eV/Angstrom^3, by dpdata's constants as for all other data."""
-    from dpdata.unit import EnergyConversion, LengthConversion, PressureConversion
-
-    hartree = float(EnergyConversion("hartree", "eV").value())
-    bohr = float(LengthConversion("bohr", "angstrom").value())
-    bar = float(PressureConversion("bar", "eV/angstrom^3").value())
-    return {
-        "energy": {"a.u.": hartree, "hartree": hartree, "ev": 1.0},
-        "force": {"a.u.": hartree / bohr, "hartree/bohr": hartree / bohr, "ev/angstrom": 1.0},
-        "stress": {"bar": bar, "kbar": 1e3 * bar, "gpa": 1e4 * bar, "mpa": 10 * bar, "pa": 1e-5 * bar},
-    }
+        raise Problem("unreadable", "the stress tensor is broken")
+    values = [[number(word, "stress") for word in words[1:]] for words in rows]
+    return np.array(values, dtype=np.float64) * unit(blocks[-1][1], "stress")

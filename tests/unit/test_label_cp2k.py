@@ -12,7 +12,7 @@ from ase import Atoms
 
 from conventions.config import UserFile
 from conventions.errors import ConfigError
-from operators.label.cp2k import APP, Cp2kConfig
+from operators.label.cp2k import APP, PROGRAM, Cp2kConfig
 from operators.registry import load_config
 from tests.label_run import LabelRun, add_file
 from tests.stage_harness import record, run_job
@@ -166,6 +166,16 @@ def test_the_program_that_doctor_looks_for() -> None:
     label = Cp2kConfig(input=UserFile("x.inp"))
     assert APP.executables(label) == ["cp2k.psmp"]
     assert APP.executables(label.model_copy(update={"command": "mpirun -np 4 cp2k.popt"})) == ["mpirun"]
+
+
+def test_only_the_default_command_is_told_that_it_is_alone(tmp_path: Path) -> None:
+    """Under mpirun, or with a command of the user's, Open MPI is left as it is."""
+    variable = "export OMPI_MCA_ess_singleton_isolated="
+    for command, told in ((None, True), ("mpirun -np 4 cp2k.psmp", False)):
+        label = Cp2kConfig(input=UserFile("x.inp"), command=command, setup=["module load cp2k"])
+        script = PROGRAM.run_script(label)
+        assert (variable in script) is told
+        assert f"{command or 'cp2k.psmp'} -i input.inp -o output.log\n" in script
 
 
 def test_what_an_earlier_attempt_left_does_not_hide_a_setup_line_that_fails(tmp_path: Path) -> None:

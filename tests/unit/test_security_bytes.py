@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from conventions.config import UserFile
 from conventions.documents import StageReport
 from conventions.errors import DataError
 from conventions.names import STAGES
 from conventions.space import DataSpace, StageSpace
 from operators import jobs, registry
 from operators.explore.lammps import CHECK_MODELS, LammpsConfig, run_script
-from operators.label import cp2k
+from operators.label.cp2k import PROGRAM, Cp2kConfig
 from operators.label.frames import LabelPlan, PlanParams, frames_to_label
+from operators.label.program import FETCH
 from operators.sums import SUMS, user_file, verify, write_sums
 from operators.train import dp_model
 from statemachine.run.submission import Submission
@@ -341,13 +343,14 @@ def test_cp2k_reads_the_users_files_as_they_were(tmp_path: Path) -> None:
     for spoil, code in ((nothing, 0), (other, 70)):
         spoil(tmp_path / DataSpace.files / name)
         job = Job(tmp_path / str(code))
-        (job.inputs / "user_files").write_text(f"{name}\n")
-        (job.inputs / "once.sh").write_text(cp2k.FETCH)
-        script = cp2k.RUN.replace("COMMAND", f"cp BASIS result; touch output.log {job.root}/ran; true")
+        (job.inputs / "user_files").write_text(f"{name} BASIS\n")
+        (job.inputs / "once.sh").write_text(FETCH)
+        command = f"cp BASIS result; touch output.log {job.root}/ran; true"
+        script = PROGRAM.run_script(Cp2kConfig(input=UserFile("x.inp"), command=command))
         (job.inputs / "run.sh").write_text(script)
         assert job.start(JOB_FILES=str(tmp_path / DataSpace.files)) == code
         assert (job.root / "ran").exists() == (code == 0)
-    assert job.said().startswith("error: a file of label.files is not the one")
+    assert job.said().startswith("error: a file that label names is not the one")
 
 
 def test_lists_of_sums(tmp_path: Path) -> None:
