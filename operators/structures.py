@@ -182,3 +182,11 @@ def _problem(frame: Atoms, scale: float) -> str:
     if distance < CLOSEST:
         return f"two of its atoms are {distance:.3f} Angstrom apart; {CLOSEST} is the least: correct the file"
     return ""
+
+
+def masses(config: RunConfig) -> dict[str, float]:
+    """Mass of each element in g/mol: the run's `mass_map`, or ASE's standard masses."""
+    from ase.data import atomic_masses, atomic_numbers
+
+    given = config.mass_map or [float(atomic_masses[atomic_numbers[element]]) for element in config.type_map]
+    return dict(zip(config.type_map, given, strict=True))

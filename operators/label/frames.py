@@ -330,6 +330,20 @@ def _messages(found: Sequence[Labelled], most: int = 5) -> list[str]:
     return messages
 
 
+def rows_of(vectors: NDArray[np.float64]) -> list[str]:
+    """Each vector as a line of an input, with every digit of its numbers."""
+    return [" ".join(map(repr, vector)) for vector in vectors.tolist()]
+
+
+def kpoints(atoms: Atoms, kspacing: float) -> tuple[int, int, int]:
+    """Numbers of a k-point grid, as VASP and DP-GEN have them of KSPACING (1/Angstrom, with the factor 2 pi)."""
+    import numpy as np
+
+    lengths = 2 * np.pi * np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
+    first, second, third = (max(1, math.ceil(length / kspacing)) for length in lengths.tolist())
+    return first, second, third
+
+
 def batches(frames: Sequence[Atoms], size: int) -> Iterator[Sequence[Atoms]]:
     """Frames in groups of `size`, the last perhaps smaller."""
     for start in range(0, len(frames), size):
