@@ -25,6 +25,7 @@ from .core import App
 APPS = {
     "label.ase": "operators.label.ase:APP",
     "label.cp2k": "operators.label.cp2k:APP",
+    "label.deepmd": "operators.label.deepmd:APP",
     "label.qe": "operators.label.qe:APP",
     "train.deepmd": "operators.train.deepmd:APP",
     "explore.lammps": "operators.explore.lammps:APP",

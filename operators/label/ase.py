@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 RESULTS = "labels.jsonl"
+JOB = f'"$JOB_JOB/ase_job.py" "$JOB_JOB/calculator.json" {FRAMES} {RESULTS}'
 _CALCULATOR = form(
     r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*$",
     "module:Class, as Python imports it: ase.calculators.emt:EMT, tblite.ase:TBLite",
@@ -52,25 +53,31 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
     """One task a batch of frames."""
     config = load_config(ctx.config.read_bytes())
     label: AseConfig = config.label
+    return write_batches(config, params, ctx, f"{label.command or 'python3'} {JOB}", programs(label))
+
+
+def write_batches(
+    config: RunConfig, params: PlanParams, ctx: LabelPlan, run: str, files: dict[str, bytes], once: str = ""
+) -> Planned:
+    """Jobs of one task each, a batch of frames that `run` labels: the Python of a job with `JOB`."""
     frames = frames_to_label(config, params, ctx)
-    tasks = [Task({FRAMES: dump_frames(batch)}) for batch in batches(frames, pack(len(frames), label.group_size))]
-    script = Script(
-        run=with_setup(
-            label,
-            f"[ ! -e {RESULTS} ] || rm -f {RESULTS}\n"
-            f'{label.command or "python3"} "$JOB_JOB/ase_job.py" "$JOB_JOB/calculator.json" {FRAMES} {RESULTS}\n',
-        ),
-        need=[RESULTS],
-        files=programs(label),
-    )
+    size = pack(len(frames), config.label.group_size)
+    tasks = [Task({FRAMES: dump_frames(batch)}) for batch in batches(frames, size)]
+    lines = f"[ ! -e {RESULTS} ] || rm -f {RESULTS}\n{run}\n"
+    script = Script(run=with_setup(config.label, lines), need=[RESULTS], files=files, once=once)
     return write_jobs(ctx.jobs, ctx.done, tasks, script, group_size=1)
 
 
 def programs(label: AseConfig) -> dict[str, bytes]:
     """What runs the calculator, and which one."""
+    return runs(label.calculator, label.kwargs)
+
+
+def runs(calculator: str, kwargs: dict[str, Any]) -> dict[str, bytes]:
+    """`ase_job.py`, and the calculator that it makes."""
     return {
         "ase_job.py": resources.files("operators.label").joinpath("ase_job.py").read_bytes(),
-        "calculator.json": canonical_json({"calculator": label.calculator, "kwargs": label.kwargs}),
+        "calculator.json": canonical_json({"calculator": calculator, "kwargs": kwargs}),
     }
 
 

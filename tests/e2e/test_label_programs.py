@@ -16,6 +16,7 @@ from operators.registry import load_config
 from tests.e2e.engines import need
 from tests.e2e.test_label import DISPLACEMENT, ONE_THREAD, STRAIN, moved, strained
 from tests.label_run import LabelRun, add_file
+from tests.train_run import TrainRun
 
 pytestmark = pytest.mark.engines
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden" / "label"
@@ -93,3 +94,25 @@ def test_what_qe_cannot_label_and_what_it_cannot_read(tmp_path: Path) -> None:
     report = run.stage()
     assert report.jobs.failed == 1 and "bad line in namelist &electrons" in report.messages[1]
     assert probed(run).startswith("PWSCF v")
+
+
+# A teacher of DeePMD-kit ----------------------------------------------------------------------------------------------
+
+
+def test_a_teachers_forces_and_virial_are_derivatives_of_its_energy(tmp_path: Path) -> None:
+    need("dp")
+    (tmp_path / "teacher").mkdir()
+    teacher = TrainRun(
+        tmp_path / "teacher", {"numb_models": 1, "numb_steps": 100, "skip_neighbor_stat": True}, tested=False
+    )
+    teacher.write_data()
+    assert teacher.stage().complete
+    atoms = bulk("Cu", a=3.5, cubic=True).repeat(2)
+    atoms.set_cell(atoms.cell.array @ [[1, 0.03, 0], [0.03, 1, 0.01], [0, 0.01, 1]], scale_atoms=True)
+    atoms.rattle(0.1, seed=1)
+    frames = [atoms, *moved(atoms, 1, 2), *strained(atoms, 0, 0), *strained(atoms, 0, 1)]
+    settings = {"app": "deepmd", "teacher_model_path": add_file(tmp_path, teacher.product() / "graph.000.pb")}
+    run = LabelRun(tmp_path, {**settings, "setup": ONE_THREAD}, frames, ["Cu"], iteration=1)
+    assert run.stage().classes == {"ok": 7}
+    compare(run, 1, 2, 0.01)
+    assert probed(run).startswith("DeePMD-kit ")
