@@ -24,7 +24,7 @@ test: $(VENV)/.dev ## the quick suite, below 2 minutes
 test-servers: $(VENV)/.dev ## Ceph, Slurm, the double of Argo, the image (Debian's packages; .ci/run installs them)
 	$(BIN)/pytest -n 2 --dist worksteal -m "servers or slow"
 
-test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k, pw.x
+test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k, pw.x, nwchem
 	$(BIN)/pytest -m engines
 
 soak: $(VENV)/.dev ## kills, orders and damages at random: make soak SECONDS=3600 SEED=7

@@ -9,6 +9,7 @@ from typing import Any
 
 from ase import Atoms
 
+from operators.label.nwchem import PROGRAM as NWCHEM
 from operators.label.program import Program
 from operators.label.qe import PROGRAM as QE
 from tests.label_run import add_file
@@ -57,5 +58,18 @@ SAMPLES = {
             "pseudo": {"O": given(root, "o.UPF", "pseudo O"), "Al": given(root, "al.upf", "pseudo Al")},
         },
         ["O", "Al"],
+    ),
+    "nwchem": Sample(
+        NWCHEM,
+        Atoms("OH2", [[0, 0, 0], [0.757, 0.586, 0.1], [-0.757, 0.590, 0]], cell=[9, 9, 9], pbc=True),
+        ["nwchem-7.0-dft.log", "nwchem-7.0-mp2.log"],
+        {
+            "nwchem-7.0-not-converged.log": (255, "scf_not_converged"),
+            "nwchem-7.0-overlap.log": (143, "aborted"),
+        },
+        {"nwchem-7.0-bad-keyword.log": "dft_input: unknown directive 0: input line 11: xcc pbe0"},
+        "Total times  cpu:",
+        lambda root: {"input": given(root, "water.nw", text_of("water.nw"))},
+        ["H", "O"],
     ),
 }  # fmt: skip

@@ -29,7 +29,13 @@ from .stage_checks import check_program, check_stages
 from .trail import rows
 from .trust import authorise, reached
 
-DEFAULT_PROGRAMS = {"dp": "train/deepmd", "lmp": "explore/lammps", "cp2k.psmp": "label/cp2k", "pw.x": "label/qe"}
+DEFAULT_PROGRAMS = {
+    "dp": "train/deepmd",
+    "lmp": "explore/lammps",
+    "cp2k.psmp": "label/cp2k",
+    "pw.x": "label/qe",
+    "nwchem": "label/nwchem",
+}
 
 SCARCE = 2**30  # bytes of free space
 

@@ -116,3 +116,46 @@ def test_a_teachers_forces_and_virial_are_derivatives_of_its_energy(tmp_path: Pa
     assert run.stage().classes == {"ok": 7}
     compare(run, 1, 2, 0.01)
     assert probed(run).startswith("DeePMD-kit ")
+
+
+# NWChem ---------------------------------------------------------------------------------------------------------------
+
+
+def water() -> Atoms:
+    return Atoms("OH2", [[0, 0, 0], [0.80, 0.586, 0.1], [-0.757, 0.590, 0]], cell=[9, 9, 9], pbc=True)
+
+
+def nwchem(root: Path, frames: list[Atoms], text: str) -> LabelRun:
+    need("nwchem")
+    (root / "water.nw").write_text(text)
+    settings = {"app": "nwchem", "input": add_file(root, root / "water.nw"), "setup": ONE_THREAD}
+    return LabelRun(root, settings, frames, ["O", "H"], iteration=1)
+
+
+def test_nwchem_forces_are_derivatives_of_its_energy(tmp_path: Path) -> None:
+    """With dispersion, so that it is seen to be in the energy as in the forces."""
+    run = nwchem(tmp_path, [water(), *moved(water(), 1, 0)], (GOLDEN / "water.nw").read_text())
+    assert run.stage().classes == {"ok": 3}
+    compare(run, 1, 0, 0.005, virial=False)
+    assert probed(run).startswith("NWChem ")
+
+
+@pytest.mark.parametrize("theory", ["scf", "mp2"])
+def test_other_theories_of_nwchem(tmp_path: Path, theory: str) -> None:
+    run = nwchem(tmp_path, [water(), *moved(water(), 1, 0)], f"basis\n* library 3-21g\nend\ntask {theory} gradient\n")
+    assert run.stage().classes == {"ok": 3}
+    compare(run, 1, 0, 0.005, virial=False)
+
+
+def test_what_nwchem_cannot_label_and_what_it_cannot_read(tmp_path: Path) -> None:
+    text = (GOLDEN / "water.nw").read_text().replace("grid xfine", "iterations 2")
+    near = water()
+    near.positions[1] = near.positions[0] + [0.001, 0, 0]
+    run = nwchem(tmp_path, [water(), near], text)
+    report = run.stage()
+    assert report.classes == {"scf_not_converged": 1, "aborted": 1} and report.jobs.failed == 0
+    assert any("geom_verify_coords failed" in message for message in report.messages)
+    (tmp_path / "bad").mkdir()
+    report = nwchem(tmp_path / "bad", [water()], text.replace("xc", "xcc")).stage()
+    assert report.jobs.failed == 1 and "dft_input: unknown directive" in report.messages[1]
+    assert "xcc pbe0" in report.messages[1]
