@@ -28,6 +28,7 @@ APPS = {
     "label.deepmd": "operators.label.deepmd:APP",
     "label.nwchem": "operators.label.nwchem:APP",
     "label.qe": "operators.label.qe:APP",
+    "label.vasp": "operators.label.vasp:APP",
     "train.deepmd": "operators.train.deepmd:APP",
     "explore.lammps": "operators.explore.lammps:APP",
     "select.model_devi": "operators.select.model_devi:APP",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from ase import Atoms
 from operators.label.nwchem import PROGRAM as NWCHEM
 from operators.label.program import Program
 from operators.label.qe import PROGRAM as QE
+from operators.label.vasp import PROGRAM as VASP
 from tests.label_run import add_file
 
 GOLDEN = Path(__file__).parent / "unit" / "golden" / "label"
@@ -21,17 +23,20 @@ GOLDEN = Path(__file__).parent / "unit" / "golden" / "label"
 class Sample:
     """A program, its good outputs of a frame, and its bad ones with exit code and class.
 
-    `lost`: outputs of tasks that are to be repeated, with a part of what is said of them.
+    `good` has the frame of each output; `lost` outputs of tasks that are to be repeated, and what is said of them.
     """
 
     program: Program
-    frame: Atoms
-    good: list[str]
+    good: dict[str, Atoms]
     bad: dict[str, tuple[int, str]]
     lost: dict[str, str]
     end: str  # what an output is not whole without
     settings: Callable[[Path], dict[str, Any]]
     type_map: list[str] = field(default_factory=list)
+
+    @property
+    def frame(self) -> Atoms:
+        return next(iter(self.good.values()))
 
 
 def text_of(name: str) -> str:
@@ -44,12 +49,29 @@ def given(root: Path, name: str, text: str) -> str:
     return add_file(root, root / name)
 
 
+AL3O = Atoms(
+    "AlOAl2",
+    [[0.1, 0, 0], [1.9, 2.1, 0.2], [1.8, 0.1, 1.9], [0.0, 2.2, 2.1]],
+    cell=[[4, 0, 0], [0.3, 4.2, 0], [0, 0.2, 3.9]],
+    pbc=True,
+)
+VDW_CELL = [[2.840235575, 0.0, 0.0], [-0.298112781, 4.308438439, 0.0], [0.359829438, -2.014875495, 13.998895935]]
+WATER = Atoms("OH2", [[0, 0, 0], [0.757, 0.586, 0.1], [-0.757, 0.590, 0]], cell=[9, 9, 9], pbc=True)
+
+
+def frame_of(outcar: str, symbols: str, cell: list[Any], order: list[int]) -> Atoms:
+    """The frame of an OUTCAR: atom i of it is atom `order[i]` of the frame."""
+    rows = re.split(r"TOTAL-FORCE .*\n.*\n", text_of(outcar))[-1].splitlines()
+    atoms = Atoms(symbols, cell=cell, pbc=True)
+    for row, atom in zip(rows, order, strict=False):
+        atoms.positions[atom] = [float(word) for word in row.split()[:3]]
+    return atoms
+
+
 SAMPLES = {
     "qe": Sample(
         QE,
-        Atoms("AlOAl2", [[0.1, 0, 0], [1.9, 2.1, 0.2], [1.8, 0.1, 1.9], [0.0, 2.2, 2.1]],
-              cell=[[4, 0, 0], [0.3, 4.2, 0], [0, 0.2, 3.9]], pbc=True),
-        ["qe-6.7-al3o.log"],
+        {"qe-6.7-al3o.log": AL3O},
         {"qe-6.7-not-converged.log": (2, "scf_not_converged"), "qe-6.7-overlap.log": (1, "aborted")},
         {"qe-6.7-bad-keyword.log": "bad line in namelist &electrons"},
         "JOB DONE",
@@ -59,10 +81,37 @@ SAMPLES = {
         },
         ["O", "Al"],
     ),
+    "vasp": Sample(
+        VASP,
+        {
+            "vasp-5.4.4-water.OUTCAR": frame_of(
+                "vasp-5.4.4-water.OUTCAR", "OHOH3", [30, 15, 15], [0, 2, 1, 3, 4, 5]
+            ),
+            "vasp-5.4.4-vdw.OUTCAR": frame_of("vasp-5.4.4-vdw.OUTCAR", "Ge8", VDW_CELL, list(range(8))),
+            "vasp-6.3.0-alloy.OUTCAR": frame_of(
+                "vasp-6.3.0-alloy.OUTCAR", "Cr3Mn5Fe3CoNi4Cu4Zn2Y5Zr4Nb5Mo2Rh2Pd2W2Ir2Pt2",
+                [8.03271705, 8.03271705, 12.049075575], list(range(48)),
+            ),
+        },
+        {
+            "vasp-5.4.4-nelm-1.OUTCAR": (0, "scf_not_converged"),
+            "vasp-5.4.4-unconverged.OUTCAR": (0, "scf_not_converged"),
+            "vasp-5.4.4-md.OUTCAR": (0, "unreadable"),
+        },
+        {},
+        "General timing and accounting",
+        lambda root: {
+            "incar": given(root, "INCAR", "ENCUT = 400\nKSPACING = 0.2\n"),
+            "potcar": {
+                "H": given(root, "POTCAR", "PAW_PBE H\n VRHFIN =H: ultrasoft test\n licensed-H\n"),
+                "O": given(root, "POTCAR", "PAW_PBE O\n VRHFIN =O: s2p4\n licensed-O\n"),
+            },
+        },
+        ["H", "O"],
+    ),
     "nwchem": Sample(
         NWCHEM,
-        Atoms("OH2", [[0, 0, 0], [0.757, 0.586, 0.1], [-0.757, 0.590, 0]], cell=[9, 9, 9], pbc=True),
-        ["nwchem-7.0-dft.log", "nwchem-7.0-mp2.log"],
+        {"nwchem-7.0-dft.log": WATER, "nwchem-7.0-mp2.log": WATER},
         {
             "nwchem-7.0-not-converged.log": (255, "scf_not_converged"),
             "nwchem-7.0-overlap.log": (143, "aborted"),

@@ -14,6 +14,7 @@ from .frames import Label
 
 if TYPE_CHECKING:
     import numpy as np
+    from ase import Atoms
     from numpy.typing import NDArray
 
 _MISSING_E = re.compile(r"(?<=\d)([+-]\d{3})$")
@@ -54,6 +55,16 @@ def same_atoms(found: Sequence[str], symbols: Sequence[str], what: str = "the ou
     for atom, (theirs, ours) in enumerate(zip(found, symbols, strict=True), 1):
         if theirs != ours:
             raise Problem("wrong_atoms", f"atom {atom} is {theirs} in {what} and {ours} in the frame")
+
+
+def same_positions(found: NDArray[np.float64], atoms: Atoms, within: float = 1e-3) -> None:
+    """Raise `Problem` unless the frame has its atoms there, or at a periodic image. Angstrom."""
+    import numpy as np
+
+    moved = (found - atoms.positions) @ np.linalg.inv(atoms.cell.array)
+    farthest = float(np.linalg.norm((moved - np.rint(moved)) @ atoms.cell.array, axis=1).max(initial=0))
+    if not farthest <= within:
+        raise Problem("wrong_atoms", f"an atom of the output is {farthest:.3g} Angstrom from where the frame has it")
 
 
 def unit(name: str, what: str) -> float:

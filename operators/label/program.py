@@ -51,7 +51,7 @@ done
 [ ! -s "$JOB_JOB/user_files" ] || cp -R ../files/. . || exit 70
 CALL
 code=$?
-[ ! -f OUTPUT ] || tail -n 40 OUTPUT # for the job's log; the whole output stays in out/
+[ ! -f OUTPUT ] || tail -n TAIL OUTPUT # for the job's log; the whole output stays in out/
 # Where the program itself gave up on this frame (no convergence, overlapping atoms), repeating would not help.
 if [ "$code" != 0 ] && [ -f OUTPUT ]; then
   awk 'GAVE_UP' OUTPUT && exit 0
@@ -118,6 +118,8 @@ class Program:
         What the program said when it stopped, by its output; empty where it said nothing.
     element_files
         Keys that hold a file for each element -> its name in a task's folder, of {element} and the file's {suffix}.
+    tail
+        How many lines of the output go to the job's log; the program's stdout does as a whole.
     probe
         run.sh of `doctor`, with `COMMAND`; and what else of its folder.
     """
@@ -133,6 +135,7 @@ class Program:
     read: Callable[[str, Atoms], Label]
     said: Callable[[str], str] = lambda text: ""
     element_files: Mapping[str, str] | None = None
+    tail: int = 40
     probe: str = ""
     probe_files: Callable[[Any, Path], dict[str, str | bytes]] = lambda config, files: {}
 
@@ -155,7 +158,7 @@ class Program:
     def run_script(self, label: ProgramConfig) -> str:
         """run.sh of every job."""
         script = _RUN.replace("INPUTS", " | ".join((*self.inputs, FRAMES))).replace("OUTPUT", self.output)
-        script = script.replace("GAVE_UP", self.gave_up).replace("CALL", self.call)
+        script = script.replace("GAVE_UP", self.gave_up).replace("CALL", self.call).replace("TAIL", str(self.tail))
         return self._started(label, script)
 
     def _started(self, label: StageConfig, script: str) -> str:

@@ -35,6 +35,7 @@ DEFAULT_PROGRAMS = {
     "cp2k.psmp": "label/cp2k",
     "pw.x": "label/qe",
     "nwchem": "label/nwchem",
+    "vasp_std": "label/vasp",
 }
 
 SCARCE = 2**30  # bytes of free space
