@@ -26,6 +26,7 @@ APPS = {
     "label.ase": "operators.label.ase:APP",
     "label.cp2k": "operators.label.cp2k:APP",
     "label.deepmd": "operators.label.deepmd:APP",
+    "label.gaussian": "operators.label.gaussian:APP",
     "label.nwchem": "operators.label.nwchem:APP",
     "label.qe": "operators.label.qe:APP",
     "label.vasp": "operators.label.vasp:APP",

@@ -10,6 +10,7 @@ from typing import Any
 
 from ase import Atoms
 
+from operators.label.gaussian import PROGRAM as GAUSSIAN
 from operators.label.nwchem import PROGRAM as NWCHEM
 from operators.label.program import Program
 from operators.label.qe import PROGRAM as QE
@@ -68,6 +69,16 @@ def frame_of(outcar: str, symbols: str, cell: list[Any], order: list[int]) -> At
     return atoms
 
 
+METHANE = Atoms(
+    "CH4",
+    [[1.07422, -0.06034, 0.02917], [2.16642, -0.06034, 0.02917], [0.71015, -0.92887, -0.52401],
+     [0.71015, 0.85299, -0.44641], [0.71015, -0.10514, 1.05793]],
+    cell=[9, 9, 9], pbc=True,
+)  # fmt: skip
+BENT = Atoms(
+    "OH2", [[0.259516, 0.103806, 0], [1.219516, 0.103806, 0], [-0.060939, 1.008742, 0]], cell=[9, 9, 9], pbc=True
+)
+
 SAMPLES = {
     "qe": Sample(
         QE,
@@ -108,6 +119,18 @@ SAMPLES = {
             },
         },
         ["H", "O"],
+    ),
+    "gaussian": Sample(
+        GAUSSIAN,
+        {"gaussian-16-a03-methane.log": METHANE, "gaussian-16-b01-water.log": BENT},
+        {
+            "gaussian-16-a03-not-converged.log": (1, "scf_not_converged"),
+            "gaussian-16-a03-no-orientation.log": (0, "unreadable"),
+        },
+        {},
+        "Normal termination of Gaussian",
+        lambda root: {"keywords": "b3lyp/6-31g**"},
+        ["H", "C"],
     ),
     "nwchem": Sample(
         NWCHEM,

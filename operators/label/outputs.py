@@ -61,8 +61,9 @@ def same_positions(found: NDArray[np.float64], atoms: Atoms, within: float = 1e-
     """Raise `Problem` unless the frame has its atoms there, or at a periodic image. Angstrom."""
     import numpy as np
 
-    moved = (found - atoms.positions) @ np.linalg.inv(atoms.cell.array)
-    farthest = float(np.linalg.norm((moved - np.rint(moved)) @ atoms.cell.array, axis=1).max(initial=0))
+    moved = found - atoms.positions
+    moved -= np.rint(moved @ np.linalg.pinv(atoms.cell.array)) @ atoms.cell.array
+    farthest = float(np.linalg.norm(moved, axis=1).max(initial=0))
     if not farthest <= within:
         raise Problem("wrong_atoms", f"an atom of the output is {farthest:.3g} Angstrom from where the frame has it")
 

@@ -36,6 +36,7 @@ DEFAULT_PROGRAMS = {
     "pw.x": "label/qe",
     "nwchem": "label/nwchem",
     "vasp_std": "label/vasp",
+    "g16": "label/gaussian",
 }
 
 SCARCE = 2**30  # bytes of free space
