@@ -19,7 +19,7 @@ from conventions.config import RunConfig
 from conventions.errors import ConfigError
 
 from .frames import Label, rows_of
-from .outputs import Problem, number, same_atoms, same_positions, unit, vectors
+from .outputs import Problem, count, number, same_atoms, same_positions, unit, vectors
 from .program import Fill, Program, ProgramConfig
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def molecules(atoms: Atoms) -> Iterator[list[int]]:
     radii = covalent_radii[atoms.numbers]
     distances = np.linalg.norm(atoms.positions[:, None] - atoms.positions, axis=-1)
     bonded = distances < 1.25 * (radii[:, None] + radii)
-    count, which = connected_components(bonded, directed=False)
-    return (atoms.numbers[which == molecule].tolist() for molecule in range(count))
+    total, which = connected_components(bonded, directed=False)
+    return (atoms.numbers[which == molecule].tolist() for molecule in range(total))
 
 
 def read(text: str, atoms: Atoms) -> Label:
@@ -148,7 +148,8 @@ def _table(text: str, head: re.Pattern[str], first: int) -> tuple[list[str], NDA
 def _symbol(word: str) -> str:
     from ase.data import chemical_symbols
 
-    return chemical_symbols[int(word)] if word.isdecimal() and int(word) < len(chemical_symbols) else word
+    element = count(word, "atomic numbers")
+    return chemical_symbols[element] if element < len(chemical_symbols) else word
 
 
 PROGRAM = Program(

@@ -36,6 +36,13 @@ def number(word: str, what: str) -> float:
         raise Problem("unreadable", f"{word!r} is not a number ({what})") from None
 
 
+def count(word: str, what: str) -> int:
+    """A number of things: of atoms, of steps."""
+    if not word.isdecimal() or len(word) > 9:
+        raise Problem("unreadable", f"{word[:30]!r} is no count ({what})")
+    return int(word)
+
+
 def vectors(rows: Sequence[Sequence[str]], what: str) -> NDArray[np.float64]:
     """Rows of three numbers, shape (rows, 3)."""
     import numpy as np

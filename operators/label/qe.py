@@ -115,7 +115,7 @@ def _forces(text: str, atoms: int) -> NDArray[np.float64]:
     rows: list[list[str]] = []
     for line in text[start:].splitlines()[1:]:
         if match := _FORCE.match(line):
-            if int(match[1]) != len(rows) + 1:
+            if match[1] != str(len(rows) + 1):
                 raise Problem("unreadable", f"the forces have a broken row for atom {len(rows) + 1}")
             rows.append(match[2].split())
         elif rows:

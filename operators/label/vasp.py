@@ -19,7 +19,7 @@ from conventions.errors import ConfigError, did_you_mean
 from operators.sums import user_file
 
 from .frames import Label, rows_of
-from .outputs import Problem, number, same_positions, unit, vectors
+from .outputs import Problem, count, number, same_positions, unit, vectors
 from .program import Fill, Program, ProgramConfig, name_of, read_text
 
 if TYPE_CHECKING:
@@ -155,9 +155,9 @@ def _check_converged(text: str) -> None:
     steps, nelm = _STEP.findall(text), _NELM.search(text)
     if not steps or not nelm:
         raise Problem("unreadable", "OUTCAR has no electronic steps, or no NELM")
-    if int(steps[-1][0]) != 1:
+    if steps[-1][0] != "1":
         raise Problem("unreadable", f"OUTCAR has {steps[-1][0]} ionic steps; write NSW = 0 into the INCAR")
-    if int(steps[-1][1]) >= int(nelm[1]) or "EDIFF was not reached" in text:
+    if count(steps[-1][1], "steps") >= count(nelm[1], "NELM") or "EDIFF was not reached" in text:
         raise Problem("scf_not_converged", f"{steps[-1][1]} electronic steps, and NELM = {nelm[1]}: not converged")
     if "aborting loop because EDIFF is reached" not in text:
         raise Problem("scf_not_converged", "OUTCAR does not say that EDIFF is reached")
@@ -168,12 +168,15 @@ def _check_atoms(text: str, expected: Counter[str]) -> None:
     named, total, counts = _ELEMENT.findall(text), _TOTAL.search(text), _COUNTS.search(text)
     if len(named) % 2 or not total or not counts:
         raise Problem("unreadable", "OUTCAR has no whole list of POTCARs, no NIONS, or no ions per type")
-    elements, numbers = named[: len(named) // 2], [int(word) for word in counts[1].split()]  # VASP lists POTCARs twice
+    elements, numbers = (
+        named[: len(named) // 2],
+        [count(word, "ions") for word in counts[1].split()],
+    )  # VASP lists POTCARs twice
     wanted = list(expected.values())
     told = wanted if len(numbers) > 10 else wanted[:10]
-    if elements != list(expected) or numbers != told or int(total[1]) != sum(wanted):
-        found = " ".join(f"{element}{count}" for element, count in zip(elements, numbers, strict=False))
-        frame = " ".join(f"{element}{count}" for element, count in expected.items())
+    if elements != list(expected) or numbers != told or count(total[1], "NIONS") != sum(wanted):
+        found = " ".join(f"{element}{atoms}" for element, atoms in zip(elements, numbers, strict=False))
+        frame = " ".join(f"{element}{atoms}" for element, atoms in expected.items())
         raise Problem("wrong_atoms", f"OUTCAR is of {found}, the frame of {frame}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from operators.sums import SUMS, verify, write_sums
 from operators.train.deepmd import judge as judge_model
 from operators.train.dp_input import read_input
 from tests.figures import Figures
+from tests.label_samples import SAMPLES, Sample, text_of
 from tests.mutations import LONG, Parser, check
 from tests.select_run import config as select_config
 from tests.select_run import deviations, dump
@@ -51,7 +53,7 @@ FRAMES = label_frames.dump_frames([bulk("Cu", cubic=True), bulk("Cu")])
 LABEL = canonical_json(
     {"energy": -1.5, "forces": [[0.1, 0.2, 0.3]] * 4, "virial": np.eye(3).tolist(), "index": 0, "message": ""}
 )
-OUTPUTS = [path.read_bytes() for path in sorted((GOLDEN / "label").glob("*.log"))]
+OUTPUTS = [path.read_bytes() for path in sorted((GOLDEN / "label").glob("cp2k-*.log"))]
 POSCAR = b"Cu O\n1.0\n4 0 0\n0 4 0\n0 0 4\nCu O\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
 
 
@@ -125,6 +127,14 @@ def cp2k(data: bytes, folder: Path) -> None:
     symbols = ["O", "H", "H", "O", "H", "H"]
     label = label_frames.judge(read_output(data.decode("utf-8", "replace"), symbols, 512.0), len(symbols))
     check_label(label, len(symbols))
+
+
+def output_of(sample: Sample) -> Callable[[bytes, Path], None]:
+    def read(data: bytes, folder: Path) -> None:
+        label = sample.program.label(data.decode("utf-8", "replace"), sample.frame)
+        check_label(label_frames.judge(label, len(sample.frame)), len(sample.frame))
+
+    return read
 
 
 def ase_line(data: bytes, folder: Path) -> None:
@@ -284,6 +294,13 @@ PARSERS: dict[str, Parser] = {
     "input.json of DeePMD-kit": Parser(
         dp_input, [], [json.loads((GOLDEN / "train_deepmd" / "input.json").read_bytes())], (ConfigError,)
     ),
+}
+
+PARSERS |= {
+    f"output of {app}": Parser(
+        output_of(sample), [text_of(name).encode() for name in (*sample.good, *sample.bad, *sample.lost)]
+    )
+    for app, sample in SAMPLES.items()
 }
 
 

@@ -45,7 +45,7 @@ def check(root: Path, app: str, count: int) -> int:
     output = root / run.place.job("000000").job_out / "task.000000" / name
     good = output.read_bytes()
     whole = systems(run, FRAMES)
-    samples: Sequence[bytes] = [good, *(path.read_bytes() for path in GOLDEN.glob("*.log") if app == "cp2k")]
+    samples: Sequence[bytes] = [good, *(path.read_bytes() for path in GOLDEN.glob("cp2k-*.log") if app == "cp2k")]
     tried = 0
 
     @examples(count)

@@ -27,6 +27,7 @@ from tests.conftest import CONFIG, STUBS
 from tests.explore_run import ExploreRun
 from tests.figures import Figures
 from tests.label_run import LabelRun, add_file
+from tests.label_samples import SAMPLES, given
 from tests.stage_harness import newest
 
 from .test_pods import ENGINE, POD
@@ -177,6 +178,17 @@ def scripts(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("run.sh"))}
 
 
+def spoilt(folder: Path, app: str, text: str) -> dict[str, Any]:
+    """What a user may write for a program, with that text in it."""
+    line = f"{text}\n".replace('"', "")
+    return {
+        "qe": {"input": given(folder, "x", f"! {line}&system\necutwfc=1, title='{line.strip()}'\n/\nK_POINTS gamma\n")},
+        "vasp": {"incar": given(folder, "x", f"SYSTEM = {line}KSPACING = 1\n")},
+        "gaussian": {"keywords": f"hf/3-21g {text}", "basis_set": text},
+        "nwchem": {"input": given(folder, "x", f"title x{line}task dft\n")},
+    }[app]
+
+
 def test_no_text_of_others_comes_into_a_script(tmp_path: Path) -> None:
     """run.sh of each real app is the same whatever is in the names, files, options and frames."""
     found: list[list[dict[str, bytes]]] = []
@@ -193,13 +205,21 @@ def test_no_text_of_others_comes_into_a_script(tmp_path: Path) -> None:
         stored = add_file(root / "cp2k", root / "x.inp")
         cp2k = LabelRun(root / "cp2k", {"app": "cp2k", "input": stored}, [atoms], ["Cu"])
         assert cp2k.plan().job_ids == ["000000"]
+        labelled = []
+        for name, sample in SAMPLES.items():
+            folder = root / name
+            folder.mkdir()
+            settings = {**sample.settings(folder), **spoilt(folder, name, text)}
+            run = LabelRun(folder, {"app": name, **settings}, [sample.frame], sample.type_map)
+            assert run.plan().job_ids == ["000000"]
+            labelled.append(scripts(folder))
         lines = f"# {text}\n"
         lines += "units metal\natom_style atomic\npair_style deepmd\npair_coeff * *\n"
         lines += "read_data conf.lmp\ndump dpgen_dump\nrun V_N\n"
         group = {"structures": ["s"], "template": "@in.lammps", "revisions": {"V_N": [10]}}
         explore = ExploreRun(root / "explore", {"s": [atoms]}, [[group]], ["Cu"], texts={"in.lammps": lines})
         assert explore.plan().job_ids == ["000000"]
-        found.append([scripts(root / name) for name in ("ase", "cp2k", "explore")])
+        found.append([*labelled, *(scripts(root / name) for name in ("ase", "cp2k", "explore"))])
     assert found[0] == found[1] and all(found[0])
 
 
