@@ -23,6 +23,7 @@ from conventions.names import STAGES
 from .core import App
 
 APPS = {
+    "label.abacus": "operators.label.abacus:APP",
     "label.ase": "operators.label.ase:APP",
     "label.cp2k": "operators.label.cp2k:APP",
     "label.deepmd": "operators.label.deepmd:APP",

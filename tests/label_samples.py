@@ -10,6 +10,7 @@ from typing import Any
 
 from ase import Atoms
 
+from operators.label.abacus import PROGRAM as ABACUS
 from operators.label.gaussian import PROGRAM as GAUSSIAN
 from operators.label.nwchem import PROGRAM as NWCHEM
 from operators.label.program import Program
@@ -119,6 +120,21 @@ SAMPLES = {
             },
         },
         ["H", "O"],
+    ),
+    "abacus": Sample(
+        ABACUS,
+        {
+            "abacus-2.1.0-methane.log": Atoms("CH4", METHANE.positions, cell=[5.29177] * 3, pbc=True),
+            "abacus-3.7.1-iron.log": Atoms("Fe2", [[0.1, 0.3, 0.4], [1.4, 1.4, 1.4]], cell=[2.8133] * 3, pbc=True),
+        },
+        {"abacus-2.1.0-not-converged.log": (0, "scf_not_converged")},
+        {},
+        "Total  Time",
+        lambda root: {
+            "input": given(root, "INPUT", "INPUT_PARAMETERS\necutwfc 50\nkspacing 0.14\n"),
+            "pseudo": {"H": given(root, "h.upf", "pseudo H"), "C": given(root, "c.upf", "pseudo C")},
+        },
+        ["H", "C"],
     ),
     "gaussian": Sample(
         GAUSSIAN,

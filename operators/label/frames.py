@@ -335,6 +335,12 @@ def rows_of(vectors: NDArray[np.float64]) -> list[str]:
     return [" ".join(map(repr, vector)) for vector in vectors.tolist()]
 
 
+def grouped(symbols: list[str]) -> list[int]:
+    """Atoms by element, in the order in which elements first appear: what POSCAR and STRU need."""
+    first = list(dict.fromkeys(symbols))
+    return sorted(range(len(symbols)), key=lambda atom: first.index(symbols[atom]))
+
+
 def kpoints(atoms: Atoms, kspacing: float) -> tuple[int, int, int]:
     """Numbers of a k-point grid, as VASP and DP-GEN have them of KSPACING (1/Angstrom, with the factor 2 pi)."""
     import numpy as np

@@ -18,7 +18,7 @@ from conventions.config import Element, Name, RunConfig, UserFile
 from conventions.errors import ConfigError, did_you_mean
 from operators.sums import user_file
 
-from .frames import Label, rows_of
+from .frames import Label, grouped, rows_of
 from .outputs import Problem, count, number, same_positions, unit, vectors
 from .program import Fill, Program, ProgramConfig, name_of, read_text
 
@@ -114,12 +114,6 @@ def poscar(atoms: Atoms) -> str:
     counts = Counter(atoms.get_chemical_symbols())
     lines = ["label", "1.0", *rows_of(atoms.cell.array), " ".join(counts), " ".join(map(str, counts.values()))]
     return "\n".join([*lines, "Cartesian", *rows_of(atoms.positions[order])]) + "\n"
-
-
-def grouped(symbols: list[str]) -> list[int]:
-    """Atoms in the order of POSCAR: by element, as elements appear first."""
-    first = list(dict.fromkeys(symbols))
-    return sorted(range(len(symbols)), key=lambda atom: first.index(symbols[atom]))
 
 
 def read(text: str, atoms: Atoms) -> Label:

@@ -36,6 +36,7 @@ DEFAULT_PROGRAMS = {
     "pw.x": "label/qe",
     "nwchem": "label/nwchem",
     "vasp_std": "label/vasp",
+    "abacus": "label/abacus",
     "g16": "label/gaussian",
 }
 

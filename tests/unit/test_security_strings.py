@@ -184,6 +184,7 @@ def spoilt(folder: Path, app: str, text: str) -> dict[str, Any]:
     return {
         "qe": {"input": given(folder, "x", f"! {line}&system\necutwfc=1, title='{line.strip()}'\n/\nK_POINTS gamma\n")},
         "vasp": {"incar": given(folder, "x", f"SYSTEM = {line}KSPACING = 1\n")},
+        "abacus": {"input": given(folder, "x", f"# {line}INPUT_PARAMETERS\nkspacing 1\nnote {line}")},
         "gaussian": {"keywords": f"hf/3-21g {text}", "basis_set": text},
         "nwchem": {"input": given(folder, "x", f"title x{line}task dft\n")},
     }[app]
