@@ -19,7 +19,7 @@ from conventions.errors import ConfigError
 from operators.structures import masses
 
 from .frames import Label, grouped, rows_of
-from .outputs import Problem, number, same_atoms, unit, units, vectors
+from .outputs import Problem, number, same_atoms, unit, vectors
 from .program import Fill, Program, ProgramConfig, name_of, read_text
 
 if TYPE_CHECKING:
@@ -95,9 +95,8 @@ def stru(atoms: Atoms, species: list[str], orbitals: list[str]) -> str:
     """The frame with every digit of its numbers, atoms grouped by element."""
     symbols = atoms.get_chemical_symbols()
     lines = ["ATOMIC_SPECIES", *species, *(["NUMERICAL_ORBITAL", *orbitals] if orbitals else [])]
-    angstrom = units()["force"]["hartree/bohr"] / units()["energy"]["hartree"]
     # In units of the lattice constant (Bohr), which is one Angstrom.
-    lines += ["LATTICE_CONSTANT", repr(angstrom), "LATTICE_VECTORS", *rows_of(atoms.cell.array)]
+    lines += ["LATTICE_CONSTANT", repr(1 / unit("bohr", "length")), "LATTICE_VECTORS", *rows_of(atoms.cell.array)]
     lines += ["ATOMIC_POSITIONS", "Cartesian"]
     for element, atoms_of in itertools.groupby(grouped(symbols), lambda atom: symbols[atom]):
         rows = rows_of(atoms.positions[list(atoms_of)])

@@ -16,7 +16,7 @@ from conventions.config import RunConfig, UserFile
 from conventions.errors import ConfigError
 
 from .frames import Label, rows_of
-from .outputs import Problem, number, same_atoms, unit, vectors
+from .outputs import Problem, number, same_atoms, same_positions, unit, vectors
 from .program import Fill, Program, ProgramConfig, name_of, read_text
 
 if TYPE_CHECKING:
@@ -126,8 +126,9 @@ def read(text: str, atoms: Atoms) -> Label:
     lines = text[tables[-1].end() :].lstrip().splitlines()[2:]  # below the names of the columns
     found = [match for line in lines[: len(atoms) + 1] if (match := _ATOM.match(line))]
     same_atoms([match[1].capitalize() for match in found], atoms.get_chemical_symbols(), "the gradient")
-    # In a row: three coordinates, then the gradient.
-    gradient = vectors([match[2].split()[3:] for match in found], "forces")
+    rows = [match[2].split() for match in found]
+    same_positions(vectors([words[:3] for words in rows], "positions") * unit("bohr", "length"), atoms)
+    gradient = vectors([words[3:] for words in rows], "forces")
     return Label(
         "ok", "", number(energies[-1], "energy") * unit("hartree", "energy"), -gradient * unit("hartree/bohr", "force")
     )

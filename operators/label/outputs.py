@@ -85,13 +85,14 @@ def unit(name: str, what: str) -> float:
 
 @functools.cache
 def units() -> dict[str, dict[str, float]]:
-    """Factors to eV, eV/Angstrom and eV/Angstrom^3, by dpdata's constants as for all other data."""
+    """Factors to Angstrom, eV, eV/Angstrom and eV/Angstrom^3, by dpdata's constants as for all other data."""
     from dpdata.unit import EnergyConversion, LengthConversion, PressureConversion
 
     hartree = float(EnergyConversion("hartree", "eV").value())
     bohr = float(LengthConversion("bohr", "angstrom").value())
     bar = float(PressureConversion("bar", "eV/angstrom^3").value())
     return {
+        "length": {"bohr": bohr},
         "energy": {"a.u.": hartree, "hartree": hartree, "ry": hartree / 2, "ev": 1.0},
         "force": {
             "a.u.": hartree / bohr,

@@ -6,8 +6,8 @@ electrons are smeared it holds -TS, and forces are its derivatives.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +17,7 @@ from conventions.config import Element, RunConfig, UserFile
 from operators.structures import masses
 
 from .frames import Label
-from .outputs import Problem, number, same_atoms, unit, vectors
+from .outputs import Problem, number, same_atoms, same_positions, unit, vectors
 from .program import Fill, Program, ProgramConfig, name_of, read_text
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ grep -q PWSCF version || { tail -n 3 version; exit 1; }
 sed -n 's/^ *Program \\(PWSCF v[^ ]*\\).*/\\1/p' version
 """
 
-_SITE = re.compile(r"^\s*\d+\s+(\S+)\s+tau\(\s*\d+\)\s*=")
+_SITE = re.compile(r"^\s*\d+\s+(\S+)\s+tau\(\s*\d+\)\s*=\s*\((.*)\)\s*$")
+_ALAT = re.compile(r"celldm\(1\)=\s*(\S+)")
 _ENERGY = re.compile(r"^!+\s+total energy\s+=\s*(\S+) Ry", re.MULTILINE)
 _FORCE = re.compile(r"^\s*atom\s+(\d+)\s+type\s+\d+\s+force =\s*(.*)$")
 _STRESS = re.compile(r"^\s*total\s+stress\s+\(Ry/bohr\*\*3\)", re.MULTILINE)
@@ -86,7 +87,7 @@ def read(text: str, atoms: Atoms) -> Label:
         raise Problem("truncated", "the output has no JOB DONE: pw.x was stopped")
     if "convergence has been achieved" not in text:
         raise Problem("scf_not_converged", "the output does not say that convergence has been achieved")
-    same_atoms(list(_species(text)), atoms.get_chemical_symbols())
+    _check_sites(text, atoms)
     energies = _ENERGY.findall(text)
     if not energies:
         raise Problem("unreadable", "the output has no total energy")
@@ -100,12 +101,16 @@ def said(text: str) -> str:
     return " ".join(found[1].split()) if found else ""
 
 
-def _species(text: str) -> Iterator[str]:
-    """Species of the sites in order, from their first table."""
-    for line in text[text.find("site n.") :].splitlines()[1:] if "site n." in text else []:
-        if not (match := _SITE.match(line)):
-            return
-        yield match[1]
+def _check_sites(text: str, atoms: Atoms) -> None:
+    """The first table of sites has the frame's atoms, at its places in units of alat."""
+    lines = text[text.find("site n.") :].splitlines()[1:] if "site n." in text else []
+    sites = [match for match in itertools.takewhile(bool, map(_SITE.match, lines)) if match]
+    same_atoms([site[1] for site in sites], atoms.get_chemical_symbols())
+    alat = _ALAT.search(text)
+    if not alat:
+        raise Problem("unreadable", "the output has no celldm(1)")
+    places = vectors([site[2].split() for site in sites], "positions")
+    same_positions(places * number(alat[1], "celldm(1)") * unit("bohr", "length"), atoms)
 
 
 def _forces(text: str, atoms: int) -> NDArray[np.float64]:

@@ -47,7 +47,7 @@ def test_input_and_stru(tmp_path: Path) -> None:
     }  # fmt: skip
     assert found["STRU"] == (
         "ATOMIC_SPECIES\nH 1.008 H.upf\nC 12.011 C.upf\nNUMERICAL_ORBITAL\nH.orb\nC.orb\n"
-        "LATTICE_CONSTANT\n1.8897261246257704\nLATTICE_VECTORS\n5.1 0.0 0.0\n0.1 6.0 0.0\n0.0 1e-09 7.0\n"
+        "LATTICE_CONSTANT\n1.8897261246257702\nLATTICE_VECTORS\n5.1 0.0 0.0\n0.1 6.0 0.0\n0.0 1e-09 7.0\n"
         "ATOMIC_POSITIONS\nCartesian\nH\n0.0\n2\n0.3333333333333333 0.0 -2.0 1 1 1\n2.0 2.0 2.0 1 1 1\n"
         "C\n0.0\n1\n1.0 0.5 0.25 1 1 1\n"
     )

@@ -80,3 +80,10 @@ def test_rows_that_ran_together_are_unreadable() -> None:
     assert PROGRAM.label(text.replace(row, joined), SAMPLES["nwchem"].frame).kind == "unreadable"
     stars = row[:-10] + "*" * 10
     assert "*****" in PROGRAM.label(text.replace(row, stars), SAMPLES["nwchem"].frame).message
+
+
+def test_two_atoms_of_an_element_that_change_places_are_seen() -> None:
+    moved = SAMPLES["nwchem"].frame.copy()
+    moved.positions[[1, 2]] = moved.positions[[2, 1]]
+    label = PROGRAM.label(text_of("nwchem-7.0-dft.log"), moved)
+    assert label.kind == "wrong_atoms" and "Angstrom from where the frame has it" in label.message

@@ -170,3 +170,10 @@ def test_damage_has_a_class(old: str, new: str, kind: str) -> None:
     text = text_of("qe-6.7-al3o.log")
     assert old in text
     assert judge(PROGRAM.label(text.replace(old, new), sample.frame), 4).kind == kind
+
+
+def test_two_atoms_of_an_element_that_change_places_are_seen() -> None:
+    moved = SAMPLES["qe"].frame.copy()
+    moved.positions[[0, 2]] = moved.positions[[2, 0]]
+    label = PROGRAM.label(text_of("qe-6.7-al3o.log"), moved)
+    assert label.kind == "wrong_atoms" and "Angstrom from where the frame has it" in label.message
