@@ -148,7 +148,7 @@ def test_other_theories_of_nwchem(tmp_path: Path, theory: str) -> None:
 
 
 def test_what_nwchem_cannot_label_and_what_it_cannot_read(tmp_path: Path) -> None:
-    text = (GOLDEN / "water.nw").read_text().replace("grid xfine", "iterations 2")
+    text = (GOLDEN / "water.nw").read_text().replace("grid fine", "iterations 2")
     near = water()
     near.positions[1] = near.positions[0] + [0.001, 0, 0]
     run = nwchem(tmp_path, [water(), near], text)
