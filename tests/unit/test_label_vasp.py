@@ -50,6 +50,16 @@ def test_potcars_come_in_poscars_order_and_nowhere_else(tmp_path: Path) -> None:
     assert places - work == {*expected, tmp_path / "POTCAR"}
 
 
+def test_a_vasp_that_dies_within_its_potcars_tells_nothing_of_them(tmp_path: Path) -> None:
+    """OUTCAR ends there: the log has what VASP said on stdout."""
+    (tmp_path / "dies.sh").write_text("cat POTCAR >OUTCAR; echo 'forrtl: severe: no memory'; exit 1\n")
+    stage = run(tmp_path, command=f"sh {tmp_path}/dies.sh")
+    report = stage.stage()
+    assert report.classes == {"lost": 1} and "forrtl: severe: no memory" in report.messages[1]
+    told = [tmp_path / stage.place.report, *(tmp_path / stage.place.jobs / "000000/log").iterdir()]
+    assert not any(b"licensed" in path.read_bytes() for path in told)
+
+
 def test_forces_are_put_back_in_the_frames_order() -> None:
     label = PROGRAM.label(text_of(WATER), SAMPLE.frame)  # O H O H H H
     assert label.energy == -28.34083468
