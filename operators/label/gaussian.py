@@ -103,7 +103,7 @@ def molecules(atoms: Atoms) -> Iterator[list[int]]:
 
 def read(text: str, atoms: Atoms) -> Label:
     """The label of the frame that an output is of."""
-    if "Convergence failure" in text or "Convergence criterion not met" in text:
+    if "Convergence failure" in text or _gave_up_last(text):
         raise Problem("scf_not_converged", "Convergence failure: see scf=xqc, or maxcycle")
     if message := said(text):
         raise Problem("aborted", message)
@@ -114,9 +114,9 @@ def read(text: str, atoms: Atoms) -> Label:
     energies = _ENERGY.findall(text)
     if not energies:
         raise Problem("unreadable", "the output has no SCF Done")
+    if (tables := len(_FORCES.findall(text))) != 1:
+        raise Problem("unreadable" if tables else "no_forces", f"the output has {tables} tables of forces")
     numbers, forces = _table(text, _FORCES, 2)
-    if not len(forces):
-        raise Problem("no_forces", "the output has no forces")
     same_atoms([_symbol(word) for word in numbers], atoms.get_chemical_symbols(), "the table of forces")
     numbers, positions = _table(text, _POSITIONS, 3)
     if not len(positions):
@@ -126,6 +126,12 @@ def read(text: str, atoms: Atoms) -> Label:
     return Label(
         "ok", "", number(energies[-1], "energy") * unit("hartree", "energy"), forces * unit("hartree/bohr", "force")
     )
+
+
+def _gave_up_last(text: str) -> bool:
+    """Before the last energy Gaussian says that it is not converged. One before that (scf=xqc) does not count."""
+    last = text.rfind("SCF Done")
+    return "Convergence criterion not met" in text[max(0, text.rfind("SCF Done", 0, max(last, 0))) : max(last, 0)]
 
 
 def said(text: str) -> str:

@@ -114,6 +114,22 @@ def test_damage_has_a_class(old: str, new: str, kind: str) -> None:
     assert judge(PROGRAM.label(text.replace(old, new), METHANE), 5).kind == kind
 
 
+def test_only_the_last_scf_must_converge() -> None:
+    """With scf=xqc a first one may end without; a single point may even end normally so."""
+    text, failed = text_of(METHANE_LOG), " >>>>>>>>>> Convergence criterion not met.\n"
+    done = next(line for line in text.splitlines(keepends=True) if "SCF Done" in line)
+    again = text.replace(done, failed + done.replace("-40.5", "-39.1") + done)
+    assert PROGRAM.label(again, METHANE).energy == PROGRAM.label(text, METHANE).energy
+    for bad in (text.replace(done, failed + done), text.replace(done, done + failed + done)):
+        assert PROGRAM.label(bad, METHANE).kind == "scf_not_converged"
+
+
+def test_an_output_of_several_steps_is_refused() -> None:
+    text = text_of(METHANE_LOG)
+    label = PROGRAM.label(text + text, METHANE)
+    assert (label.kind, label.message) == ("unreadable", "the output has 2 tables of forces")
+
+
 def test_what_gaussian_says_before_its_error() -> None:
     text = " Small interatomic distances encountered:\n Problem with the distance matrix.\n Error termination via x\n"
     label = PROGRAM.label(text, METHANE)
