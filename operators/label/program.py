@@ -38,7 +38,7 @@ from .outputs import Problem
 if TYPE_CHECKING:
     from ase import Atoms
 
-# A program of Debian's Open MPI that is started without mpirun looks for a daemon first, for 5 s.
+# A program of Debian's Open MPI that is started without mpirun looks for a daemon first, for up to 5 s.
 _ALONE = 'export OMPI_MCA_ess_singleton_isolated="${OMPI_MCA_ess_singleton_isolated:-1}"\n'
 
 _RUN = """\

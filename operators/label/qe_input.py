@@ -112,8 +112,8 @@ def _parse(text: str, where: str) -> tuple[dict[str, dict[str, str]], dict[str, 
     for number, raw in enumerate(text.splitlines(), 1):
         line = _CODE.match(raw)[0].strip()  # type: ignore[index]
         if not name and line.startswith("&"):
-            name, _, line = line[1:].strip().partition(" ")
-            name, body = name.lower(), ""
+            words = line[1:].split(None, 1)
+            name, line, body = (words[0].lower() if words else "?"), " ".join(words[1:]), ""
             if name in namelists:
                 raise ConfigError(f"{where}: line {number}: &{name} is given twice")
         if name:

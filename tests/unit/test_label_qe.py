@@ -101,6 +101,11 @@ def test_a_template_without_species_takes_those_of_type_map() -> None:
     assert text.index("&control") < text.index("&system") < text.index("&electrons")
 
 
+def test_a_namelist_on_one_line() -> None:
+    found = template("&system\tecutwfc=1 nbnd=8, title='a / b ! c'/\nK_POINTS gamma\n").namelists["system"]
+    assert found == {"ecutwfc": "1", "nbnd": "8", "title": "'a / b ! c'", "ibrav": "0", "ntyp": "2"}
+
+
 def test_a_grid_of_k_points_by_kspacing() -> None:
     text = fill(template("&system\necutwfc=1\n/\n", 0.5), frame(), 0.5)
     assert text.endswith("K_POINTS automatic\n3 3 2 0 0 0\n")
