@@ -111,6 +111,7 @@ def test_forces_are_put_back_in_the_frames_order() -> None:
         ("charge density convergence is achieved", "#SCF IS CONVERGED#", "ok"),
         ("charge density convergence is achieved", "the end", "scf_not_converged"),
         ("charge density convergence is achieved", "!! convergence has not been achieved", "scf_not_converged"),
+        ("Version:", "!!SCF IS NOT CONVERGED!!", "scf_not_converged"),  # also where an earlier one had converged
         ("TOTAL-FORCE (eV/Angstrom)", "#TOTAL-FORCE (eV/Angstrom)#", "ok"),
         ("TOTAL-FORCE (eV/Angstrom)", "TOTAL-FORCE", "no_forces"),
         ("!FINAL_ETOT_IS", "FINAL", "unreadable"),
