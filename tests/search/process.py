@@ -125,10 +125,14 @@ class Line:
         return SimpleNamespace(manifest=spec_of(state), systems=None)
 
 
-def poller_on(line: Line) -> Poller:
+def record_on(line: Line) -> Record:
     record = Record(line, nonce=lambda: "", clock=lambda: "")  # type: ignore[arg-type]
     record.writer = ""
-    return Poller(record, line, line)  # type: ignore[arg-type]
+    return record
+
+
+def poller_on(line: Line) -> Poller:
+    return Poller(record_on(line), line, line)  # type: ignore[arg-type]
 
 
 def run_program(program: str, line: Line) -> None:
@@ -218,7 +222,9 @@ def _stack(traceback: TracebackType | None) -> tuple[Any, ...]:
             known = tuple(_value(value, present) for value in values.values())
             lines.append((frame.f_code, traceback.tb_lasti, known))
         traceback = traceback.tb_next
-    return () if lines[-1][0] is Record.load.__code__ else tuple(lines)
+    if lines[-1][0] is Record.load.__code__:
+        return tuple(line for line in lines if line[0] is prune.__code__)  # it knows what it is about to delete
+    return tuple(lines)
 
 
 def _value(value: Any, present: bytes) -> Any:

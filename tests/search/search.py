@@ -221,7 +221,7 @@ class Search(Servers):
         """What a person may order now, and what it costs."""
         state = view_of(objects).state
         if self.scenario.prunes:
-            yield from ((order, 1) for order in self._rewinds(objects, state))
+            yield from ((order, 1) for order in self._rewinds(objects, state) if order.endswith(" select"))
             return
         if DAMAGED in objects or newest_of(objects) != objects[SPACE.state].data:
             yield "restore", 0

@@ -32,8 +32,8 @@ class Scenario:
         Is the second poller at another home? It is an accident, too, that the first one's home is lost for good, with
         all that works there. A person then lets the second one take over, which is free.
     prunes
-        May somebody prune, beside a person who rewinds? Each costs a command; there are no other orders then. It begins
-        at the last select stage of a run of two iterations: before it there is nothing to prune.
+        May somebody prune, beside a person who rewinds to a select stage? Each costs a command; there are no other
+        orders then. It begins at the last select stage of a run of two iterations: before it nothing can be pruned.
     claims, checksums, names
         Rules that the workflow's own steps and the engine keep; mutants switch them off.
     """

@@ -14,7 +14,7 @@ from tests.doubles import first_state
 from tests.figures import Figures
 
 from .mutants import MUTANTS, Mutant
-from .process import FIRST, RULES
+from .process import FIRST, RULES, record_on
 from .search import Found, Scenario, Search
 from .world import Violation
 
@@ -25,6 +25,7 @@ def alike() -> Iterator[None]:
     with (
         mock.patch("statemachine.run.record.sha256", lambda data: ""),
         mock.patch("statemachine.run.restore.sha256", lambda data: ""),
+        mock.patch("statemachine.run.prune.Record", record_on),
         mock.patch("statemachine.run.trail.ROWS", 1),  # so that each iteration moves one
     ):
         logging.disable()
@@ -114,9 +115,7 @@ def test_what_works_elsewhere_is_left_alone(figure: Figures, stages: int, faults
     figure(f"search: moves between them ({what})", found.moves, exact=False)
 
 
-@pytest.mark.parametrize(
-    "commands", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.search)]
-)
+@pytest.mark.parametrize("commands", [1, pytest.param(2, marks=pytest.mark.search)])
 def test_nothing_that_is_needed_is_pruned(figure: Figures, commands: int) -> None:
     found = searched(9, 0, commands, 1, prunes=True)
     assert set(found.ends) >= {"select.running", "converged"}
