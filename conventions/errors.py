@@ -49,6 +49,10 @@ class StoreError(Dpgen2Error):
     """The store did not do what it was asked."""
 
 
+class StoreAway(StoreError):
+    """The store does not answer now: what was asked can be asked again."""
+
+
 class NotFound(StoreError):
     """There is no object under that key."""
 
@@ -65,6 +69,10 @@ class Conflict(StoreError):
 
 class EngineError(Dpgen2Error):
     """The workflow engine did not do what it was asked."""
+
+
+class EngineAway(EngineError):
+    """The server does not answer now: what was asked can be asked again."""
 
 
 class NameTaken(EngineError):

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from conventions.errors import EngineAway, StoreAway
 from conventions.state import ENDED, IterationSummary, State
 from statemachine.run.opening import open_poller
 from statemachine.run.place import works_elsewhere
@@ -32,6 +33,7 @@ from .progress import Sight, counts, pace_words, pause_of, plain
 from .show import COLUMNS, LAST, headline, iteration_line, iteration_rows, iteration_table, status_of, table_line
 
 _LINES = 60.0  # seconds between two lines of progress where there is no terminal
+_FIRST, _LONGEST = 2.0, 300.0  # seconds before a store or a server that is away is asked again
 
 
 def follow(prefix: str, interval: float) -> State:
@@ -42,15 +44,25 @@ def follow(prefix: str, interval: float) -> State:
     with display.open():
         state = poller.record.load().state
         display.committed(state.model_copy(update={"trail": readable(poller.store, state, LAST)[0]}))
-        while not (state := poller.step()).ended:
-            display.progress(poller, state)
-            if poller.away != told:
-                told = poller.away
-                typer.echo(works_elsewhere(told, poller.engine.home) if told else "it works here again", err=True)
-            if state.hold or poller.away:
-                time.sleep(interval)
-            else:
-                poller.engine.wait(state.workflow, interval)
+        pause = 0.0
+        while True:
+            try:
+                state = poller.step()
+                if state.ended:
+                    break
+                display.progress(poller, state)
+                if poller.away != told:
+                    told = poller.away
+                    typer.echo(works_elsewhere(told, poller.engine.home) if told else "it works here again", err=True)
+                if state.hold or poller.away:
+                    time.sleep(interval)
+                else:
+                    poller.engine.wait(state.workflow, interval)
+                pause = 0.0
+            except (StoreAway, EngineAway) as error:
+                pause = min(2 * pause or _FIRST, _LONGEST)
+                typer.echo(f"{error}; asked again in {pause:.0f} s (Ctrl-C leaves the run as it is)", err=True)
+                time.sleep(pause)
     typer.echo(headline(status_of(prefix, last=1)))
     return state
 

@@ -19,7 +19,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor as Workers
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from conventions.errors import Dpgen2Error, NoRun, StoreError
+from conventions.errors import Dpgen2Error, NoRun, NotTrusted, StoreError
 from statemachine import logs
 from statemachine.run.discover import runs_below
 from statemachine.store import open_store
@@ -94,7 +94,8 @@ class Daemon:
             if future.cancelled():  # its turn did not come: its first step opens it
                 continue
             error = future.exception() if future.done() else StoreError(f"no answer in {OPENING:.0f} s")
-            awaited = self.stay and isinstance(error, NoRun)  # it may be begun later
+            # It may be begun later; and trusted.
+            awaited = (self.stay and isinstance(error, NoRun)) or isinstance(error, NotTrusted)
             if isinstance(error, Dpgen2Error) and error.exit_code == 2 and not awaited:
                 raise error
             if error is not None:

@@ -20,7 +20,7 @@ import httpx
 
 from conventions.cluster import ArgoConfig
 from conventions.endpoint import check_endpoint
-from conventions.errors import ConfigError, EngineError, NotFound
+from conventions.errors import ConfigError, EngineAway, EngineError, NotFound
 from statemachine.logs import known
 
 _sharing = threading.Lock()
@@ -34,6 +34,7 @@ _ADVICE = {
     404: "this 404 does not come from an Argo server: is engine.server right?",
 }
 _NOT_FOUND = 5  # gRPC's code
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 
 
 class AlreadyExists(EngineError):
@@ -94,7 +95,7 @@ class ArgoClient:
                 response = self._http.request(method, path, json=body, params=query, headers=self._headers())
             except httpx.RequestError as error:
                 if last:
-                    raise EngineError(f"the Argo server {self.url} does not answer: {_plain(error)}") from None
+                    raise self._away(error) from None
             else:
                 if last or response.status_code not in _AGAIN:
                     return self._answer(response)
@@ -115,7 +116,13 @@ class ArgoClient:
                             raise self._refusal(response.status_code, found)
                         yield found
         except httpx.RequestError as error:
-            raise EngineError(f"the Argo server {self.url} does not answer: {_plain(error)}") from None
+            raise self._away(error) from None
+
+    def _away(self, error: httpx.RequestError) -> EngineError:
+        """It does not answer. Where its certificate is not trusted, asking again would not help."""
+        said = _plain(error)
+        kind = EngineError if _UNTRUSTED in said else EngineAway
+        return kind(f"the Argo server {self.url} does not answer: {said}")
 
     def _headers(self) -> dict[str, str]:
         token = self.token()
@@ -144,7 +151,8 @@ class ArgoClient:
         if code == 409:
             return AlreadyExists(message)
         advice = _ADVICE.get(code, "")
-        return EngineError(
+        kind = EngineAway if code in _AGAIN else EngineError
+        return kind(
             f"the Argo server {self.url} answered {code}: {known.redact(message[:500])}{'; ' if advice else ''}{advice}"
         )
 
@@ -200,6 +208,6 @@ def _parse(data: bytes, server: str) -> Any:
 
 def _plain(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    if "CERTIFICATE_VERIFY_FAILED" in text:
+    if _UNTRUSTED in text:
         return f"{text}; engine.ca_file names the certificates to trust"
     return text

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, SSLError
 from botocore.handlers import add_expect_header
 
-from conventions.errors import Conflict, NotFound, StoreError
+from conventions.errors import Conflict, NotFound, StoreAway, StoreError
 from operators.pod.s3 import Place, credentials, explain, md5, put_if, status_of
 from statemachine.logs import known
 
@@ -193,9 +193,12 @@ class S3Store:
                 raise NotFound(f"{self.at(key)}: there is no such object") from None
             if status in (409, 412):
                 raise Conflict(f"{self.at(key)}: exists already, or has changed") from None
-            raise StoreError(f"cannot {doing} {self.at(key)}: {explain(error)}") from None
+            kind = StoreAway if status >= 500 or status == 429 else StoreError
+            raise kind(f"cannot {doing} {self.at(key)}: {explain(error)}") from None
         except BotoCoreError as error:
-            raise StoreError(f"cannot {doing} {self.at(key)}: {explain(error)}") from None
+            silent = isinstance(error, ConnectionError | HTTPClientError) and not isinstance(error, SSLError)
+            kind = StoreAway if silent else StoreError
+            raise kind(f"cannot {doing} {self.at(key)}: {explain(error)}") from None
         except OSError as error:
             raise StoreError(f"cannot {doing} {self.at(key)}: {error.strerror}: {error.filename}") from None
 

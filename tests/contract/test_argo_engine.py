@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from conventions.cluster import ArgoConfig
-from conventions.errors import ConfigError, EngineError
+from conventions.errors import ConfigError, EngineAway, EngineError
 from statemachine.engine import Phase
 from statemachine.engine.argo import ArgoEngine
 from statemachine.store import Store, open_store
@@ -79,21 +79,21 @@ def test_a_busy_server_is_asked_again(engine: ArgoEngine, double: ArgoDouble) ->
 
 def test_a_server_that_stays_away_is_an_error_that_names_it(engine: ArgoEngine, double: ArgoDouble) -> None:
     double.faults += [503] * 4
-    with pytest.raises(EngineError, match=rf"{double.url} answered 503"):
+    with pytest.raises(EngineAway, match=rf"{double.url} answered 503"):
         engine.status("w-a0")
 
 
 def test_a_server_that_is_not_there_is_an_error(engine: ArgoEngine, double: ArgoDouble) -> None:
     double.server.shutdown()
     double.server.server_close()
-    with pytest.raises(EngineError, match="does not answer"):
+    with pytest.raises(EngineAway, match="does not answer"):
         engine.status("w-a0")
 
 
 def test_a_server_that_hangs_is_left(double: ArgoDouble) -> None:
     over = threading.Event()
     double.faults += [lambda: over.wait(30) and None] * 4
-    with pytest.raises(EngineError, match="does not answer"):
+    with pytest.raises(EngineAway, match="does not answer"):
         engine_at(double, timeout=0.2).status("w-a0")
     over.set()
 
@@ -171,8 +171,9 @@ def test_tls_is_verified(store: Store, tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with ArgoDouble(tmp_path / "argo", store.url, tls=tls, key_prefix="") as double:
         assert engine_at(double, ca_file=str(tmp_path / "ca.pem")).status("w-a0").phase is Phase.gone
-        with pytest.raises(EngineError, match=r"CERTIFICATE_VERIFY_FAILED.*engine\.ca_file"):
+        with pytest.raises(EngineError, match=r"CERTIFICATE_VERIFY_FAILED.*engine\.ca_file") as caught:
             engine_at(double).status("w-a0")
+        assert not isinstance(caught.value, EngineAway), "waiting would not help"
         trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))  # renewed: the next one to be opened reads it
         with pytest.raises(EngineError, match="CERTIFICATE_VERIFY_FAILED"):
             engine_at(double, ca_file=str(tmp_path / "ca.pem")).status("w-a0")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conventions.errors import ConfigError, Conflict, StoreError
+from conventions.errors import ConfigError, Conflict, StoreAway, StoreError
 from statemachine.store import Mirror, Store, open_store, s3, transfer
 from statemachine.store.probe import prove
 from statemachine.store.s3 import new_client
@@ -195,21 +195,23 @@ def test_a_key_that_is_also_a_folder_is_an_error(store: Store, tmp_path: Path) -
 def test_what_is_wrong_is_said_in_a_line(
     ministack: servers.Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(StoreError, match="no such bucket"):
+    with pytest.raises(StoreError, match="no such bucket") as caught:
         open_store(ministack.prefix("run").replace("s3://runs/", "s3://nothing/")).get("state")
+    assert not isinstance(caught.value, StoreAway)
     closed = f"s3://runs/run?endpoint=http://127.0.0.1:{servers.free_port()}"
-    with pytest.raises(StoreError, match=r"cannot write s3://runs/run/state: .*127\.0\.0\.1"):
+    with pytest.raises(StoreAway, match=r"cannot write s3://runs/run/state: .*127\.0\.0\.1"):
         open_store(closed).put("state", b"1", if_absent=True)
     with servers.rclone(tmp_path) as server:  # checks signatures
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-wrong-wrong")
         with pytest.raises(StoreError, match=r"cannot read s3://runs/run/state: (access denied|the secret)") as caught:
             open_store(server.prefix("run")).get("state")
-        assert "wrong-wrong" not in str(caught.value)
+        assert "wrong-wrong" not in str(caught.value) and not isinstance(caught.value, StoreAway)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(StoreError, match="there are no credentials"):
+    with pytest.raises(StoreError, match="there are no credentials") as caught:
         open_store(ministack.prefix("run")).get("state")
+    assert not isinstance(caught.value, StoreAway)
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(ConfigError, match="nobody"):
         open_store(ministack.prefix("run")).get("state")

@@ -17,7 +17,7 @@ import pytest
 from apscheduler.events import EVENT_JOB_SUBMITTED
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from conventions.errors import ConfigError, NoRun, StateError, StoreError
+from conventions.errors import ConfigError, NoRun, NotTrusted, StateError, StoreError
 from conventions.state import State
 from statemachine.daemon import daemon as daemon_module
 from statemachine.daemon import run as module
@@ -217,6 +217,8 @@ def test_targets_that_are_wrong_are_refused_and_stores_that_are_away_are_not(
     errors["b"] = ConfigError("unknown")
     with pytest.raises(ConfigError, match="unknown"):
         Daemon(["a", "b"], 1, Redactor()).open()
+    errors["b"] = NotTrusted("another engine")  # a person may trust it meanwhile; the others go on
+    Daemon(["a", "b"], 1, Redactor()).open()
     daemon = Daemon(["a"], 1, Redactor())
     daemon.open()
     assert daemon.not_ready() == "a: connection refused"
