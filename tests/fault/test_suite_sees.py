@@ -224,14 +224,18 @@ def test_two_pollers_on_a_server_without_its_lock_never_both_win(aws: None) -> N
     """The very interleaving: both swaps are checked before one of them is written. The history has one of them only."""
     from moto.s3.models import S3Backend
 
-    both = threading.Barrier(2)
+    both, kept = threading.Barrier(2), threading.Event()
     usual = S3Backend.put_object
 
     def late(self: Any, *args: Any, **kwargs: Any) -> Any:
         if "state.json" in str(args):
             with contextlib.suppress(threading.BrokenBarrierError):
-                both.wait(5)
-        return usual(self, *args, **kwargs)
+                if both.wait(5):
+                    kept.wait(5)  # its own version comes second: also that write would be checked too early
+        done = usual(self, *args, **kwargs)
+        if "event/00000002" in str(args):
+            kept.set()
+        return done
 
     def winners(atomic: bool) -> int:
         with servers.moto(atomic=atomic) as server, pytest.MonkeyPatch.context() as patch:
