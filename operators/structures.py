@@ -131,13 +131,18 @@ def read_file(path: Path, format: str | None) -> list[Atoms]:
 
 
 def _check_counts(path: Path) -> None:
-    """Numbers of atoms that the file cannot hold: ASE would count on behind its end, perhaps for ever."""
-    size = path.stat().st_size
+    """Numbers of atoms that the file cannot hold: ASE would count on behind its end, perhaps for ever.
+
+    A first structure that is too large to be used is not read: that would take seconds.
+    """
+    size, most = path.stat().st_size, MOST["atoms in one structure"]
     with open(path, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
+        for number, line in enumerate(lines):
             word = line.strip().replace("_", "").lstrip("+")
             if word.isdecimal() and (len(word) > 18 or int(word) > size):
                 raise ValueError(f"it says {word[:30]} atoms, and has {size} bytes")
+            if number == 0 and word.isdecimal() and int(word) > most:
+                raise ValueError(f"{int(word):,} atoms in one structure; at most {most:,} can be used")
 
 
 def _read(path: Path, format: str | None, where: str) -> list[Atoms]:

@@ -234,6 +234,10 @@ BAD: dict[str, tuple[dict[str, str | bytes], str]] = {
         put("run.yaml", "pert_numb: 2", "super_cell: [100, 100, 50]"),
         r"structures\.start: 1,000,000 atoms in one structure, with super_cell, .*at most 100,000 .*lower these",
     ),
+    "a file of a million atoms": (
+        {"cu.extxyz": "1000000\nPbc\n" + 10**6 * "\n"},
+        r"cu\.extxyz: 1,000,000 atoms in one structure; at most 100,000 can be used",
+    ),
     "a million copies": (
         put("run.yaml", "pert_numb: 2", f"pert_numb: 100000, scale: [{', '.join(['1.0'] * 10)}]"),
         "1,000,000 structures, .*at most 100,000",
