@@ -7,6 +7,7 @@ The four stages are `StageConfig`s here; each software extends it in `operators/
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, RootModel, model_validator
@@ -115,11 +116,22 @@ class Init(Strict):
 HOW = ("command", "setup", "shell", "retries", "ratio_failed", "image", "pod", "hpc")
 
 
+def _whole(command: str) -> str:
+    """A command whose quotes are all closed: an open one would take the rest of the script."""
+    try:
+        shlex.split(command)
+    except ValueError as error:
+        raise ValueError(f"{command!r} is no command: {error}") from None
+    return command
+
+
 class StageConfig(Strict):
     """What all stages have in common."""
 
     app: str
-    command: Text | None = Field(None, description="Command that starts the software; each app has its default.")
+    command: Annotated[Text, AfterValidator(_whole)] | None = Field(
+        None, description="Command that starts the software; each app has its default."
+    )
     setup: list[Text] = Field(
         [], description="Shell lines before the command: `export ...`, `. FILE`. One that fails ends the task."
     )

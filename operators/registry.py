@@ -53,7 +53,10 @@ def app(stage: str, name: str) -> App:
     if where is None:
         raise ConfigError(f"{stage}.app: there is no {name!r}; this installation has {', '.join(_names(stage))}")
     module, _, attribute = where.partition(":")
-    found = getattr(importlib.import_module(module), attribute)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{stage}.app: {name!r} is installed as {where}, which cannot be used: {error}") from None
     if not isinstance(found, App) or (found.stage, found.name) != (stage, name):
         raise ConfigError(f"{where} is not the app {stage}.{name}")
     return found

@@ -5,6 +5,7 @@ A file of this folder says of its program what `Program` asks, and has `APP = PR
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -89,6 +90,9 @@ class ProgramJob(JobContext):
     files: Annotated[Path, Input(lambda at: at.space.files)]
 
 
+# Names that files have in a store, too; or a pattern, which stands for such names.
+_KEPT = re.compile(r"[A-Za-z0-9*?\[][A-Za-z0-9._*?!\[\]-]*")
+
 # The input files of a frame's task, by name.
 Fill = Callable[["Atoms"], dict[str, str]]
 
@@ -102,13 +106,16 @@ class Program:
     command
         The default one: a single rank, without mpirun.
     call
-        The lines of run.sh that run it; `COMMAND` stands for the command.
+        The lines of run.sh that run it; `COMMAND` stands for the command. The exit code of the last one counts: where a
+        program ends with 0 also after an error, add `&& grep -q END-OF-A-GOOD-OUTPUT`. With another exit code the task
+        is run again, unless the program gave up.
     inputs
-        Names of the files that `fill` may write into a task's folder.
+        Names of the files that `fill` may write into a task's folder. run.sh removes all others before the call.
     output
-        The file to read and to keep.
+        The one file to read and to keep. Results in a second one: let `call` append that to it.
     gave_up
-        An awk program that ends well where the output says that the program itself gave up on the frame.
+        An awk program, without single quotes, that ends well where the output says that the program itself gave up on
+        the frame: repeating would not help.
     fill
         (configuration, folder of the user's files) -> what writes the inputs of a frame. Reads what the user gave, and
         raises `ConfigError` where that gives no labels.
@@ -157,13 +164,21 @@ class Program:
 
     def run_script(self, label: ProgramConfig) -> str:
         """run.sh of every job."""
-        script = _RUN.replace("INPUTS", " | ".join((*self.inputs, FRAMES))).replace("OUTPUT", self.output)
-        script = script.replace("GAVE_UP", self.gave_up).replace("CALL", self.call).replace("TAIL", str(self.tail))
+        parts = {
+            "INPUTS": " | ".join((*self.inputs, FRAMES)),
+            "CALL": self._with_command(label, self.call),
+            "OUTPUT": self.output,
+            "TAIL": str(self.tail),
+            "GAVE_UP": self.gave_up,
+        }
+        script = re.sub("|".join(parts), lambda found: parts[found[0]], _RUN)  # at once: a part may hold such words
         return self._started(label, script)
 
+    def _with_command(self, label: StageConfig, lines: str) -> str:
+        return lines.replace("COMMAND", label.command or self.command)
+
     def _started(self, label: StageConfig, script: str) -> str:
-        alone = "" if label.command else _ALONE
-        return with_setup(label, alone + script.replace("COMMAND", label.command or self.command))
+        return with_setup(label, script if label.command else _ALONE + script)
 
     def brought(self, label: Any) -> list[tuple[str, UserFile]]:
         """The user's files that a task needs beside its inputs, each with its name in the task's folder."""
@@ -175,10 +190,12 @@ class Program:
 
     def check(self, config: RunConfig) -> list[str]:
         """Files that would take each other's place in a task's folder, and elements without a file."""
-        label = config.label
+        label: Any = config.label
         names = Counter(name for name, _ in self.brought(label))
         problems = [f"label.files: {name} is given {count} times" for name, count in names.items() if count > 1]
         taken = [name for name in names if name in (*self.inputs, self.output, FRAMES)]
+        strange = [file.root for file in label.files if not _KEPT.fullmatch(name_of(file))]
+        problems += [f"label.files: {name}: use letters, digits, '.', '_', '-' in its name" for name in strange]
         problems += [f"label.files: {name} is a name that the run itself uses; rename the file" for name in taken]
         for key in self.element_files or {}:
             given = getattr(label, key)
@@ -191,8 +208,8 @@ class Program:
         self.fill(config, files)
 
     def probe_folder(self, config: RunConfig, files: Path) -> dict[str, str | bytes]:
-        found = self.probe_files(config, files)
-        return {"run.sh": self._started(config.label, self.probe), **found} if self.probe else {}
+        found, label = self.probe_files(config, files), config.label
+        return {"run.sh": self._started(label, self._with_command(label, self.probe)), **found} if self.probe else {}
 
     def label(self, text: str, atoms: Atoms) -> Label:
         """The label that an output gives a frame, or the class of its failure."""

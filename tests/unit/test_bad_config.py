@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from conventions.errors import ConfigError
+from operators import registry
 from statemachine.run import paths
 from tests.conftest import CONFIG, Cli
 
@@ -104,6 +106,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "accuracy above 1": (add("convergence: {accuracy: 1.5}\n"), r"convergence\.accuracy: .*1\.5"),
     "newer schema": (add("schema_version: 99\n"), "newer dpgen2-sm .*upgrade"),
     "schema 0": (add("schema_version: 0\n"), "schema_version: .*0"),
+    "open quote in a command": (
+        put(STUB, "train: {app: stub, command: \"dp 'x\"}"),
+        r"train\.command: .*is no command: No closing quotation",
+    ),
     "template in a command": (put(STUB, 'train: {app: stub, command: "{{x}}"}'), r"train\.command: .*\{\{"),
     "image with a space": (put(STUB, 'train: {app: stub, image: "a b"}'), r"train\.image: .*'a b'"),
     "unknown app": (put(STUB, "train: {app: deepmdd}"), r"train\.app: there is no 'deepmdd'; .*stub"),
@@ -305,3 +311,10 @@ def test_a_run_inside_another_one(cli: Cli, stub_run: Path, prefix: str, command
 def test_a_state_of_another_program_is_no_run_around_it(cli: Cli, stub_run: Path) -> None:
     (stub_run.parent / "state.json").write_text('{"version": 4}')
     assert cli("init", stub_run)[0] == 0
+
+
+@pytest.mark.parametrize("where", ["conventions.names:NOPE", "nowhere_at_all:APP"])
+def test_an_app_that_is_installed_wrongly_is_named(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setattr(registry, "known", lambda: {"label.orca": where})
+    with pytest.raises(ConfigError, match=rf"label\.app: 'orca' is installed as {where}, which cannot be used"):
+        registry.app("label", "orca")

@@ -6,6 +6,7 @@ The outputs are of real programs, cut to the lines that matter; `golden/label/SO
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ase import Atoms
 from conventions.config import UserFile
 from operators.label.frames import Label, judge
 from operators.registry import load_config
+from statemachine.run.doctor import DEFAULT_PROGRAMS
 from tests.label_run import LabelRun
 from tests.label_samples import GOLDEN, SAMPLES, Sample, text_of
 
@@ -154,3 +156,25 @@ def test_files_that_would_collide_and_elements_without_one(tmp_path: Path, app: 
         label = config.label.model_copy(update={key: some})
         (problem,) = run.app.check(config.model_copy(update={"label": label}))
         assert problem == f"label.{key}: it has no file for {sample.type_map[1]} of type_map; add one"
+
+
+def test_parts_of_a_script_may_hold_the_words_for_the_others() -> None:
+    program = replace(SAMPLES["nwchem"].program, gave_up="/SEE DETAILS|UNKNOWN COMMAND|CALL/ { exit 0 }")
+    script = program.run_script(program.config.model_construct(command=None, setup=[], shell="sh"))
+    assert "awk '/SEE DETAILS|UNKNOWN COMMAND|CALL/ { exit 0 }' label.out" in script
+
+
+@pytest.mark.parametrize("name", ["my basis.txt", "a/b,c.inp", ".nwchemrc", "h\u00e9"])
+def test_names_that_a_store_does_not_keep_are_refused(tmp_path: Path, name: str) -> None:
+    run = LabelRun(tmp_path, {"app": "nwchem", **SAMPLES["nwchem"].settings(tmp_path)}, [], ["O", "H"])
+    config = load_config((tmp_path / run.place.config).read_bytes())
+    label = config.label.model_copy(update={"files": [UserFile(name), UserFile("basis*.txt")]})
+    (problem,) = run.app.check(config.model_copy(update={"label": label}))
+    assert problem.startswith(f"label.files: {name}: use letters, digits")
+
+
+def test_the_documents_and_doctor_know_each_code() -> None:
+    text = (Path(__file__).parents[2] / "docs/labels.md").read_text("utf-8")
+    for app, sample in SAMPLES.items():
+        assert f"\n## {app}\n" in text and f"\n| `{app}` | " in text
+        assert DEFAULT_PROGRAMS[sample.program.command] == f"label/{app}"
