@@ -39,7 +39,7 @@ def doctor(
 
     --try runs a campaign of tiny jobs beside the run, one of each stage: a structure is labelled, two models learn ten
     steps, and one trajectory of ten steps is explored and judged. It takes a minute or two, needs the same rights
-    as the run, and leaves nothing behind, also after Ctrl-C.
+    as the run, and leaves nothing behind, also after Ctrl-C. RUN must be its configuration file.
 
     What RUN has is read: its history, configurations, files, code, training data, newest products, and what the jobs
     of its present stage left. --repair mends what needs no decision: damaged code is deleted, so that the next

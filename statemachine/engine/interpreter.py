@@ -68,7 +68,7 @@ class Interpreter:
         self.work = Path(settings["work"])
         self.mirror = Mirror(self.work.parent / "mirror")
         self.store: Store = open_store(settings["store"], self.mirror)
-        self.given = None if local_folder(self.store.url) else Given()
+        self.given = None if local_folder(self.store.url) else Given(self.work.parent / "unfinished.jsonl")
         self.templates = {template["name"]: template for template in self.manifest["spec"]["templates"]}
         self.gpus: list[str] = settings["gpus"] if self.uses_gpus() else []
         self.slots: int = min(settings["slots"], len(self.gpus) or settings["slots"])
@@ -135,7 +135,9 @@ class Interpreter:
                 path, key = Path(artifact["path"]), expand(artifact["s3"]["key"], variables)
                 if path.exists():
                     if self.given and step["name"] == "plan":
-                        self.given.note(key, path)
+                        self.given.planned(key, path)
+                    elif self.given and artifact["name"] == "out" and not passed:
+                        self.given.unfinished(key, path)
                     self.store.publish(path, key)
                 elif passed and not artifact.get("optional"):
                     raise FileNotFoundError(f"the step left no {artifact['name']}")
@@ -165,7 +167,10 @@ class Interpreter:
             if path is None and not artifact.get("optional"):
                 raise FileNotFoundError(f"there is nothing at {key}")
             if path and self.given:
-                self.given.check(key, path)
+                if artifact["name"] == "previous":
+                    self.given.sift(key, path)
+                else:
+                    self.given.check(key, path)
             if path and not path.is_relative_to(place):  # it stays: the step's other jobs need not ask for it
                 self.fetched[key] = path
             found[f"inputs.artifacts.{artifact['name']}.path"] = str(path or place / "none")

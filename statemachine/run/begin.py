@@ -195,13 +195,14 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
         config_sha256=sha256(document),
         policy=stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore)),
     )
-    remember(stored.prefix, stored.engine, first.run_uid, first.config_sha256)
     try:
-        return record.create(first)
+        state = record.create(first)
     except CommandRefused:  # another process created it meanwhile
         if (there := _begun(record, stored)) is None:
             raise
         return there
+    remember(stored.prefix, stored.engine, state, state.config_sha256, begun=True)
+    return state
 
 
 def _begun(record: Record, stored: RunConfig) -> State | None:
@@ -219,7 +220,7 @@ def _begun(record: Record, stored: RunConfig) -> State | None:
             f"{stored.prefix} holds a run with another configuration (differs in: {', '.join(changed)}); apply the "
             "new one with `dpgen2-sm patch`, continue with the old one by `dpgen2-sm resume`, or choose another prefix"
         )
-    remember(stored.prefix, stored.engine, state.run_uid, state.next_config_sha256 or state.config_sha256)
+    remember(stored.prefix, stored.engine, state, state.next_config_sha256 or state.config_sha256)
     return state
 
 

@@ -63,12 +63,12 @@ def examine(
             yield check_program(program, what, needed=False)
         return
     with tempfile.TemporaryDirectory() as folder:
-        config, store, files = _run(target, Path(folder))
+        config, store, files, state = _run(target, Path(folder))
         yield from _installation()
         distrust = ""
-        if config_file(target) is None:
+        if state is not None:
             try:
-                config = _trusted(config, store)
+                config = _trusted(config, store, state)
             except NotTrusted as error:
                 distrust = str(error)
         if not distrust:
@@ -80,7 +80,11 @@ def examine(
         yield _tried("engine", lambda: open_engine(config.engine, store, "doctor").check())
         if config.engine.type == "local":
             yield _space(store.url)
-        if trial:
+        if trial and state is not None:
+            yield Check(
+                "try", None, "not tried: name the configuration file; what only the prefix has is not begun anew"
+            )
+        elif trial:
             from .trial import attempt
 
             yield from attempt(config, files, said)
@@ -91,9 +95,8 @@ def _installation() -> Iterator[Check]:
     yield Check("apps", True, ", ".join(sorted(known())))
 
 
-def _trusted(config: Any, store: Store) -> Any:
+def _trusted(config: Any, store: Store, state: State) -> Any:
     """A configuration that only the prefix has, with the engine as this process may reach it, or `NotTrusted`."""
-    state = Record(store).load().state
     engine = reached(store.url, config.engine, state.run_uid)
     if engine.type == "local":
         authorise(store, state, first_use=False)
@@ -128,19 +131,23 @@ def _contents(store: Store, state: State, repair: bool, said: Callable[[str], No
         yield Check("contents", True, f"{amount / 1e6:,.1f} MB are as they were written")
 
 
-def _run(target: str, scratch: Path) -> tuple[Any, Store, Path]:
-    """Configuration and store of a run, which need not exist yet, and the folder of the user's files."""
+def _run(target: str, scratch: Path) -> tuple[Any, Store, Path, State | None]:
+    """Configuration and store of a run, which need not exist yet, and the folder of the user's files.
+
+    With the state that has them where the run was named by its prefix.
+    """
     store = open_store(find_prefix(target))
     path = config_file(target)
     if path is None:
-        config = load_config(configuration(store, Record(store).load().state))
-        return config, store, store.fetch(DataSpace.files, scratch / "file") or scratch
+        state = Record(store).load().state
+        config = load_config(configuration(store, state))
+        return config, store, store.fetch(DataSpace.files, scratch / "file") or scratch, state
     from .begin import prepare, unpack
     from .config_file import read_config
 
     config, objects = prepare(read_config(path), path.parent)
     unpack(objects, scratch)
-    return config, store, scratch
+    return config, store, scratch, None
 
 
 def _space(url: str) -> Check:

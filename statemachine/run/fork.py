@@ -43,5 +43,5 @@ def fork(store: Store, reason: str) -> State:
         document = config.model_copy(update={"prefix": store.url}).dump()
         renamed[before] = sha256(document)
         store.put(state.place.space.configuration(renamed[before]), document)
-        inherit(store.url, run_uid, before, renamed[before], begun)
+        inherit(store.url, state, before, renamed[before], forked=(begun, run_uid))
     return tell(record, Order("fork", reason, run_uid=run_uid, renamed=renamed))[1]

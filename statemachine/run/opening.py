@@ -79,6 +79,8 @@ def open_poller(prefix: str, on_commit: Listener | None = None, named: bool = Tr
     record = Record(store)
     loaded = record.load(verify=False)
     settings = _settings(store, loaded.state)
+    if settings.type == "local" and not named and not loaded.state.ended:
+        authorise(store, loaded.state, first_use=False)  # before anything is stopped in its name
     engine = open_engine(settings, store, loaded.state.run_uid)
 
     def trusted(state: State) -> None:

@@ -87,10 +87,10 @@ def adopt(record: Record, state: State, stored: RunConfig, objects: dict[str, by
     if why := patch_error(state, policy):  # before anything is written for it
         raise CommandRefused(f"cannot patch: {why}")
     if objects is None:
-        inherit(store.url, state.run_uid, state.next_config_sha256 or state.config_sha256, digest)
+        inherit(store.url, state, state.next_config_sha256 or state.config_sha256, digest)
     else:
         check_files(stored, objects)
-        remember(store.url, stored.engine, state.run_uid, digest)
+        remember(store.url, stored.engine, state, digest)
     for key, data in {**(objects or {}), state.place.space.configuration(digest): document}.items():
         store.put(key, data)
     keeps = state.config_sha256 if stored.work() == before.work() else ""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from conventions.documents import StageReport
-from conventions.errors import Conflict, DataError, EngineError, NotFound
+from conventions.errors import Conflict, DataError, EngineError, NotFound, NotTrusted
 from conventions.space import DoneKey
 from conventions.state import State
 from statemachine.engine.base import Engine, Status
@@ -68,6 +68,7 @@ class Poller:
         self.record, self.engine, self.submission, self._loaded = record, engine, submission, loaded
         self.store = record.store
         self.on_commit = on_commit or (lambda state: None)
+        self.run_uid = loaded.state.run_uid if loaded else ""
         self.status: Status | None = None
         self.away = ""  # where the run works, when that is elsewhere
 
@@ -93,9 +94,16 @@ class Poller:
 
     def _fresh(self, state: State) -> Observation:
         """Nothing is seen yet but where this process is, and whether the attempt is to be seen from here."""
+        self._same_run(state)
         home = self.engine.home
         self.away = elsewhere(state, home, self.engine)
         return Observation(home=home, found=not self.away)
+
+    def _same_run(self, state: State) -> None:
+        """Raise `NotTrusted` for the state of another run in this one's place: its workflows are not this poller's."""
+        self.run_uid = self.run_uid or state.run_uid
+        if state.run_uid != self.run_uid:
+            raise NotTrusted(f"{self.store.url}: the state is that of another run now; nothing was done for it")
 
     def take_over(self, reason: str) -> State:
         """A person's word that the attempt's home is lost for good: this process goes on in its place."""
@@ -109,6 +117,7 @@ class Poller:
         """Carry out a user's command; raise `CommandRefused` when it does not fit."""
         self._loaded = None
         before, after = tell(self.record, order)
+        self._same_run(before)
         self._forget(before, after)
         self.on_commit(after)
         return after

@@ -139,7 +139,7 @@ def remove(poller: Poller) -> None:
         poller.engine.wait(state.workflow, INTERVAL)
     with contextlib.suppress(EngineError):
         poller.engine.delete(state.workflow)
-    shutil.rmtree(engine_root(poller.store.url, state.run_uid), ignore_errors=True)
+    shutil.rmtree(engine_root(poller.store.url, poller.run_uid), ignore_errors=True)
     _delete(poller.store)
 
 

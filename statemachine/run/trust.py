@@ -19,7 +19,7 @@ from typing import Any
 from conventions.cluster import ArgoConfig, EngineConfig, LocalConfig, engine_config
 from conventions.documents import parse_json
 from conventions.errors import CommandRefused, ConfigError, NotTrusted, StateError
-from conventions.names import STAGES, sha256
+from conventions.names import sha256
 from conventions.state import State
 from statemachine.store import Store, local_folder
 
@@ -31,64 +31,94 @@ log = logging.getLogger("dpgen2-sm")
 
 @dataclass(frozen=True)
 class Trust:
-    """What this user has said of a run: nothing where `engine` is None.
+    """What this user has said of the run at a prefix, the newest last; nothing where `engines` is empty.
 
-    `run_uid` names the run: with another one's, workflows of that one would be stopped. `configurations` are SHA-256,
-    the newest last.
+    `run_uids` name the run: with another one's, workflows of that one would be stopped. `configurations` are SHA-256.
     """
 
     path: Path
-    engine: Access | None
-    run_uid: str
-    configurations: tuple[str, ...]
+    engines: tuple[Access, ...] = ()
+    run_uids: tuple[str, ...] = ()
+    configurations: tuple[str, ...] = ()
 
-    def add(self, engine: Access, run_uid: str, configurations: Iterable[str]) -> None:
-        """Remember what is new. Where it cannot be written, that is said, and the question comes again."""
+    def add(self, engine: Access, run_uid: str, configurations: Iterable[str]) -> bool:
+        """Remember what is new. False where it cannot be written; that is said, too."""
         lines: list[dict[str, Any]] = []
-        if (engine, run_uid) != (self.engine, self.run_uid):
+        if engine not in self.engines or run_uid not in self.run_uids:
             lines.append({"engine": engine.model_dump(), "run_uid": run_uid})
         lines += [{"configuration": sha} for sha in configurations if sha not in self.configurations]
-        if not lines:
-            return
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with open(self.path, "a") as stream:
-                stream.write("".join(json.dumps(line) + "\n" for line in lines))
+            if lines:
+                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                with open(self.path, "a") as stream:
+                    stream.write("".join(json.dumps(line) + "\n" for line in lines))
         except OSError as error:
             log.warning("%s cannot be written (%s): what you trust is not remembered", self.path, error.strerror)
+            return False
+        return True
 
 
 def trust_of(url: str) -> Trust:
     """What this user has said of the run at a prefix. Of a bucket the path counts, not the address of its server."""
     folder = local_folder(url)
     name = str(folder.resolve()) if folder else url.partition("?")[0].rstrip("/")
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    path = Path(home) / "dpgen2-sm" / "trust" / f"{sha256(name.encode())[:32]}.jsonl"
-    engine, run_uid, configurations = None, "", []
+    path = _home() / "dpgen2-sm" / "trust" / f"{sha256(name.encode())[:32]}.jsonl"
+    engines, run_uids, configurations = [], [], []
     try:
         for line in path.read_text("utf-8").splitlines():
             found = json.loads(line)
             if "engine" in found:
-                engine, run_uid = Access.model_validate(found["engine"]), str(found["run_uid"])
+                engines.append(Access.model_validate(found["engine"]))
+                run_uids.append(str(found["run_uid"]))
             else:
                 configurations.append(str(found["configuration"]))
     except (FileNotFoundError, NotADirectoryError):
         pass
+    except PermissionError:
+        raise ConfigError(f"{path}: you may not read it; set XDG_CONFIG_HOME to a folder of your own") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be used ({error}); delete it, then `dpgen2-sm trust {url}`") from None
-    return Trust(path, engine, run_uid, tuple(configurations))
+    return Trust(path, tuple(engines), tuple(run_uids), tuple(configurations))
 
 
-def remember(url: str, engine: EngineConfig, run_uid: str, configuration: str) -> None:
-    """A person's own configuration file is his word."""
-    trust_of(url).add(Access.of(engine), run_uid, [configuration])
+def _home() -> Path:
+    """The user's folder for configurations; a relative one does not count, as the XDG specification says."""
+    named = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    try:
+        return named if named.is_absolute() else Path.home() / ".config"
+    except RuntimeError:
+        raise ConfigError("there is no home folder: set HOME, or XDG_CONFIG_HOME") from None
 
 
-def inherit(url: str, run_uid: str, before: str, after: str, begun: str = "") -> None:
-    """A configuration that a command made of another one is trusted as far as that one is, at the prefix it had."""
-    known = trust_of(begun or url)
-    if known.engine is not None and before in known.configurations:
-        trust_of(url).add(known.engine, run_uid, [after])
+def remember(url: str, engine: EngineConfig, state: State, configuration: str, begun: bool = False) -> None:
+    """A person's own configuration file is his word; of a run that is not `begun` just now, for that run.
+
+    Where this user has said nothing yet, its current configuration is used for the first time now.
+
+    Raises
+    ------
+    NotTrusted
+        When the state is that of another run than this user knows there.
+    """
+    known = trust_of(url)
+    if known.run_uids and state.run_uid not in known.run_uids and not begun:
+        raise _refusal(url, "there is another run than the one that you trust:", _changes(known, None, state.run_uid))
+    current = [] if known.engines else [state.config_sha256]
+    known.add(Access.of(engine), state.run_uid, dict.fromkeys([*current, configuration]))
+
+
+def inherit(url: str, state: State, before: str, after: str, forked: tuple[str, str] | None = None) -> None:
+    """A configuration that a command made of another one is trusted as far as that one is.
+
+    Parameters
+    ----------
+    forked
+        Of a fork: the prefix of the first run, and the uid of the new one.
+    """
+    begun, run_uid = forked or (url, state.run_uid)
+    known = trust_of(begun)
+    if state.run_uid in known.run_uids and before in known.configurations:
+        trust_of(url).add(known.engines[-1], run_uid, [after])
 
 
 def reached(url: str, engine: EngineConfig, run_uid: str) -> LocalConfig | ArgoConfig:
@@ -103,7 +133,7 @@ def reached(url: str, engine: EngineConfig, run_uid: str) -> LocalConfig | ArgoC
     if rules := policy():
         return rules.access(url, named).applied(engine)
     known = trust_of(url)
-    if known.engine is None:
+    if not known.engines:
         # The local engine runs nothing yet that only a prefix says: see `authorise`.
         return engine if named.type == "local" else by_environment(url, named).applied(engine)
     if lines := list(_changes(known, named, run_uid)):
@@ -127,11 +157,12 @@ def authorise(store: Store, state: State, first_use: bool) -> None:
     known, url, sha = trust_of(store.url), store.url, state.config_sha256
     if policy() or sha in known.configurations:
         return
-    if known.engine is None and first_use:
+    if not known.engines and first_use:
         log.warning("%s: used here for the first time; from now on a change of its commands is refused", url)
-        known.add(Access(type="local"), state.run_uid, [sha])
-        return
-    what = "its configuration is none that you trust" if known.engine else "you have neither begun nor used this run"
+        if known.add(Access(type="local"), state.run_uid, [sha]) or local_folder(url):
+            return  # who writes to a folder can write to the engine's files there as well
+        raise NotTrusted(f"{url}: set XDG_CONFIG_HOME to a folder where it can be remembered that you trust this run")
+    what = "its configuration is none that you trust" if known.engines else "you have neither begun nor used this run"
     raise _refusal(url, f"{what}; its commands are not run here:", _differing(store, state, sha, known))
 
 
@@ -158,9 +189,11 @@ def trust(store: Store, state: State) -> None:
     trust_of(store.url).add(named, state.run_uid, filter(None, new))
 
 
-def _changes(known: Trust, named: Access, run_uid: str) -> Iterator[str]:
-    before = {"engine": known.engine and known.engine.model_dump(), "run_uid": known.run_uid}
-    yield from differences(before, {"engine": named.model_dump(), "run_uid": run_uid})
+def _changes(known: Trust, named: Access | None, run_uid: str) -> Iterator[str]:
+    if named is not None and named not in known.engines:
+        yield from differences(known.engines[-1].model_dump() if known.engines else None, named.model_dump(), "engine")
+    if run_uid not in known.run_uids:
+        yield from differences(known.run_uids[-1] if known.run_uids else None, run_uid, "run_uid")
 
 
 def _named(store: Store, state: State) -> Access:
@@ -168,15 +201,13 @@ def _named(store: Store, state: State) -> Access:
 
 
 def _differing(store: Store, state: State, sha: str, known: Trust) -> Iterator[str]:
-    """What a configuration says otherwise than the newest trusted one that is there; without one, its commands."""
+    """What a configuration says otherwise than the newest trusted one that is there; without one, all of it."""
     after = parse_json(_read(store, state, sha), sha)
     for trusted in reversed(known.configurations):
         with contextlib.suppress(StateError):
             yield from differences(parse_json(_read(store, state, trusted), trusted), after)
             return
-    for stage in STAGES:
-        commands = {name: after[stage].get(name) for name in ("app", "command", "setup", "hpc")}
-        yield f"{stage}: {json.dumps({name: value for name, value in commands.items() if value})}"
+    yield from differences({}, after)
 
 
 def _read(store: Store, state: State, sha: str) -> bytes:

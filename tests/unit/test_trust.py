@@ -8,7 +8,9 @@ import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -22,9 +24,10 @@ from statemachine.logs import Redactor
 from statemachine.run.access import Access
 from statemachine.run.opening import engine_of, open_poller
 from statemachine.run.record import Record
-from statemachine.run.trust import reached, remember, trust_of
+from statemachine.run.trust import authorise, reached, remember, trust_of
 from statemachine.store import open_store
 from tests.conftest import Cli
+from tests.doubles import first_state
 
 URL = "s3://bucket/runs/cu"
 UID = "0" * 32
@@ -92,6 +95,26 @@ def test_who_patches_trusts(stub_run: Path, cli: Cli) -> None:
     assert cli("run", stub_run)[0] == 0, "one after the other, each of them is used"
 
 
+def test_who_patches_a_run_that_he_has_not_used_can_use_it(stub_run: Path, cli: Cli) -> None:
+    cli("init", stub_run)
+    out = stub_run.parent / "out"
+    trust_of(out.as_uri()).path.unlink()
+    stub_run.write_text(stub_run.read_text().replace("label: {app: stub}", "label: {app: stub, retries: 1}"))
+    assert cli("patch", stub_run)[0] == cli("step", out)[0] == cli("cancel", out)[0] == 0
+
+
+def test_all_of_a_configuration_is_shown_where_none_is_left_to_compare(stub_run: Path, cli: Cli) -> None:
+    cli("init", stub_run)
+    out = stub_run.parent / "out"
+    first = state_of(out).config_sha256
+    forge(out, command("true"))
+    for path in out.glob(f"config/**/*{first}*"):
+        path.unlink()
+    (out / "config/iter/000000/config.json").unlink()
+    _, output, _ = cli("trust", out, "--yes")
+    assert '"command": "true"' in output and "  structures: null -> " in output and "  seed: null -> 1" in output
+
+
 def test_a_patch_that_is_refused_trusts_nothing(stub_run: Path, cli: Cli) -> None:
     cli("init", stub_run)
     stub_run.write_text(stub_run.read_text().replace("type_map: [Cu]", "type_map: [Cu, Al]"))
@@ -116,7 +139,7 @@ def test_looking_is_no_use(stub_run: Path, cli: Cli) -> None:
     out = stub_run.parent / "out"
     trust_of(out.as_uri()).path.unlink()
     assert cli("status", out)[0] == cli("plan", out)[0] == 0
-    assert trust_of(out.as_uri()).engine is None
+    assert not trust_of(out.as_uri()).engines
     code, output, _ = cli("doctor", out)
     assert code == 0 and "not tried: " in output and "neither begun nor used" in output
 
@@ -139,6 +162,26 @@ def test_what_cannot_be_remembered_is_said(stub_run: Path, cli: Cli, caplog: pyt
     with caplog.at_level(logging.WARNING):
         assert cli("run", stub_run)[0] == 0
     assert "what you trust is not remembered" in caplog.text
+
+
+def test_a_first_use_in_a_bucket_must_be_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(os.environ["XDG_CONFIG_HOME"]).write_text("a file")
+    with pytest.raises(NotTrusted, match="set XDG_CONFIG_HOME"):
+        authorise(SimpleNamespace(url=URL), first_state(), first_use=True)  # type: ignore[arg-type]
+
+
+def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for named in ("", "relative/folder"):
+        monkeypatch.setenv("XDG_CONFIG_HOME", named)
+        assert trust_of(URL).path.parent == tmp_path / ".config/dpgen2-sm/trust"
+    monkeypatch.setattr(Path, "home", mock.Mock(side_effect=RuntimeError))
+    with pytest.raises(ConfigError, match="set HOME, or XDG_CONFIG_HOME"):
+        trust_of(URL)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(Path, "read_text", mock.Mock(side_effect=PermissionError))
+    with pytest.raises(ConfigError, match="you may not read it; set XDG_CONFIG_HOME"):
+        trust_of(URL)
 
 
 def test_a_damaged_record_trusts_nobody(stub_run: Path, cli: Cli) -> None:
@@ -192,6 +235,41 @@ def test_a_state_does_not_lead_to_the_workflows_of_another_run(stub_run: Path, c
     assert record.commit(loaded, loaded.state.model_copy(update={"run_uid": "f" * 32}))
     code, _, errors = cli("cancel", out)
     assert code == 2 and f'run_uid: "{loaded.state.run_uid}" -> "{"f" * 32}"' in errors
+
+
+def test_a_persons_file_does_not_make_another_run_his(stub_run: Path, cli: Cli) -> None:
+    """Its uid names workflows elsewhere, which `cancel` would stop."""
+    cli("init", stub_run)
+    record = Record(open_store((stub_run.parent / "out").as_uri()))
+    loaded = record.load()
+    assert record.commit(loaded, loaded.state.model_copy(update={"run_uid": "f" * 32}))
+    changed = stub_run.parent / "changed.yaml"
+    changed.write_text(stub_run.read_text().replace("label: {app: stub}", "label: {app: stub, retries: 1}"))
+    for words in (("init", stub_run), ("run", stub_run), ("patch", changed), ("step", stub_run)):
+        code, _, errors = cli(*words)
+        assert code == 2 and "another run" in errors, words
+
+
+def test_a_living_poller_keeps_to_its_run(stub_run: Path, cli: Cli) -> None:
+    cli("init", stub_run)
+    prefix = (stub_run.parent / "out").as_uri()
+    poller, record = open_poller(prefix), Record(open_store(prefix))
+    loaded = record.load()
+    assert record.commit(loaded, loaded.state.model_copy(update={"run_uid": "f" * 32, "at": "cancelling"}))
+    poller._loaded = None
+    terminated: list[str] = []
+    poller.engine.terminate = terminated.append  # type: ignore[method-assign]
+    with pytest.raises(NotTrusted, match="the state is that of another run now"):
+        poller.step()
+    assert terminated == []
+
+
+def test_what_only_a_prefix_has_is_not_tried(stub_run: Path, cli: Cli) -> None:
+    """A trial begins a run: it would read the paths that the configuration names, and trust what they hold."""
+    cli("init", stub_run)
+    code, output, _ = cli("doctor", "--try", stub_run.parent / "out")
+    assert code == 0 and "try  not tried: name the configuration file" in output
+    assert list(stub_run.parent.glob("out-trial-*")) == []
 
 
 def test_a_living_poller_does_not_take_over_another_engine(stub_run: Path, cli: Cli) -> None:
@@ -279,93 +357,20 @@ def test_the_environment_says_how_a_process_reaches_argo(monkeypatch: pytest.Mon
 
 def test_what_a_person_began_is_reached_as_his_file_says(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = ArgoConfig(type="argo", server="https://argo.example.org", token_file="~/token")
-    remember(f"{URL}?region=eu", mine, UID, "0" * 64)
+    remember(f"{URL}?region=eu", mine, first_state(), "0" * 64, begun=True)
     monkeypatch.setenv("ARGO_SERVER", EVIL)
     assert reached(URL, mine, UID) is mine
     with pytest.raises(NotTrusted, match=r'engine\.token_file: "~/token" -> "~/\.ssh/id_rsa"'):
         reached(URL, mine.model_copy(update={"token_file": "~/.ssh/id_rsa"}), UID)
+    renewed = mine.model_copy(update={"token_file": "~/new"})
+    remember(URL, renewed, first_state(), "1" * 64)  # by a patch, which takes effect with the next iteration
+    assert reached(URL, mine, UID) is mine and reached(URL, renewed, UID) is renewed
     with pytest.raises(NotTrusted, match='"argo" -> "local"'):
         reached(URL, LocalConfig(), UID)
-
-
-# --- the policy file of a daemon ----------------------------------------------------------------------------
-
-RULES = """\
-runs:
-  - prefix: s3://bucket/runs
-    engine: {type: argo, server: "https://argo.svc:2746", namespace: dpgen2}
-  - prefix: s3://bucket/team?region=eu
-    engine: {type: argo}
-  - prefix: data
-    engine: {type: local}
-"""
-
-
-@pytest.fixture
-def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "policy.yaml"
-    path.write_text(RULES)
-    monkeypatch.setenv("DPGEN2_POLICY", str(path))
-    return path
-
-
-def test_the_first_entry_that_covers_decides(rules: Path) -> None:
-    run = ArgoConfig(type="argo", server=EVIL, token_file="/etc/passwd", hours=3)
-    found = reached(URL, run, UID)
-    assert found == ArgoConfig(type="argo", server="https://argo.svc:2746", namespace="dpgen2", hours=3)
-    assert reached("s3://bucket/team/cu?region=eu", run, UID) == ArgoConfig(type="argo", hours=3)
-    for other in ("s3://bucket/team/cu", "s3://bucket/runsx/cu", "s3://elsewhere/runs/cu"):
-        with pytest.raises(NotTrusted, match="no entry of"):
-            reached(other, run, UID)
-    with pytest.raises(NotTrusted, match="its engine is local; DPGEN2_POLICY allows argo there"):
-        reached(URL, LocalConfig(), UID)
-    local = (rules.parent / "data/cu").as_uri()
-    assert reached(local, LocalConfig(slots=2), UID) == LocalConfig(slots=2)
-
-
-def test_a_changed_policy_file_is_read_anew(rules: Path) -> None:
-    rules.write_text("runs: []\n")
-    os.utime(rules, ns=(1, 1))
-    with pytest.raises(NotTrusted):
-        reached(URL, ArgoConfig(type="argo"), UID)
-    rules.write_text(RULES)
-    assert reached(URL, ArgoConfig(type="argo"), UID)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("runs: [{prefix: a, engin: {type: local}}]", "did you mean 'engine'?"),
-        ("runs: [{prefix: a, engine: {type: slurm}}]", "'local' or 'argo'"),
-        ("runs: {}", "a list is expected"),
-        ("[]", "a mapping of keys is expected"),
-        ("runs: [{prefix: 'ftp://a', engine: {type: local}}]", "use file:///absolute/path"),
-    ],
-)
-def test_a_policy_file_with_mistakes_is_refused(rules: Path, text: str, said: str) -> None:
-    rules.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        reached(URL, LocalConfig(), UID)
-    assert said in str(caught.value)
-    rules.unlink()
-    with pytest.raises(ConfigError, match="cannot be read"):
-        reached(URL, LocalConfig(), UID)
-
-
-def test_a_policy_file_lets_commands_be_run_and_trust_decides_nothing(stub_run: Path, cli: Cli, rules: Path) -> None:
-    rules.write_text("runs: [{prefix: out, engine: {type: local}}]\n")
-    rules.replace(stub_run.parent / "policy.yaml")
-    cli("init", stub_run)
-    out = stub_run.parent / "out"
-    forge(out, command("true"))
-    assert cli("step", out)[0] == 0
-    code, _, errors = cli("trust", out, "--yes")
-    assert code == 2 and "DPGEN2_POLICY decides" in errors
-    assert cli("cancel", out)[0] == 0
 
 
 def test_an_engine_of_a_run_is_opened_in_that_way(stub_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     cli("init", stub_run)
     store = open_store((stub_run.parent / "out").as_uri())
     assert engine_of(store, Record(store).load().state).home
-    assert trust_of(store.url).engine == Access(type="local")
+    assert trust_of(store.url).engines == (Access(type="local"),)
