@@ -295,7 +295,7 @@ def test_it_works_for_a_run_that_has_begun_and_touches_nothing_of_it(stub_run: P
         return {path: path.read_bytes() for path in files}
 
     before = contents()
-    code, output, _ = cli("doctor", "--try", "--json", run)
+    code, output, _ = cli("doctor", "--try", "--json", stub_run)
     assert code == 0 and {"what": "try select", "good": True} in [
         {key: check[key] for key in ("what", "good")} for check in json.loads(output)
     ]
