@@ -195,14 +195,13 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
         config_sha256=sha256(document),
         policy=stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore)),
     )
+    remember(stored.prefix, stored.engine, first, first.config_sha256, begun=True)
     try:
-        state = record.create(first)
+        return record.create(first)
     except CommandRefused:  # another process created it meanwhile
         if (there := _begun(record, stored)) is None:
             raise
         return there
-    remember(stored.prefix, stored.engine, state, state.config_sha256, begun=True)
-    return state
 
 
 def _begun(record: Record, stored: RunConfig) -> State | None:

@@ -95,6 +95,7 @@ class Scene:
     def environment(self, **more: str) -> dict[str, str]:
         own = {
             "HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.home / ".config"),
             "TMPDIR": str(self.home / "tmp"),
             "PYTHONPATH": os.pathsep.join((str(INJECT), str(STUBS), str(INJECT.parents[2]))),
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -199,7 +200,7 @@ class Scene:
 
 def _essence(name: str, read: Callable[[], bytes], tag: str = "") -> str:
     """What counts of a file."""
-    if _RANDOM.search(name) or name.endswith(("settings.json", "lock")) or "/claim/" in name:
+    if _RANDOM.search(name) or name.endswith(("settings.json", "lock")) or "/claim/" in name or "/trust/" in name:
         return ""
     if name.endswith("state.json") or DataSpace({}).version(name.removeprefix("out/")) is not None:
         return repr(sorted(_lasting(State.unseal(read())).items()))
