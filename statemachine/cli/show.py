@@ -57,9 +57,9 @@ def status_of(prefix: str, last: int | None = None) -> dict[str, Any]:
         "explore_stage": state.explore_stage,
         "version": state.version,
         "updated_at": state.updated_at,
-        "reason": state.reason,
+        "reason": printable(state.reason),
         "home": state.home,
-        "why_repeated": why_repeated(store, state),
+        "why_repeated": printable(why_repeated(store, state)),
         "patched": waiting(state),
         "iterations": iteration_rows(trail),
         "damage": damage,
@@ -79,7 +79,7 @@ def _workflow_of(store: Store, state: State) -> dict[str, Any]:
         if not state.at.endswith(".running"):
             return {}
         status = engine.status(state.workflow)
-        phase, message = status.phase.value, status.message or engine.explain(state.workflow)
+        phase, message = status.phase.value, printable(status.message or engine.explain(state.workflow))
     except (EngineError, ConfigError, CommandRefused) as error:
         status, phase, message = Status(Phase.running), "unknown", str(error)
     workflow = {"name": state.workflow, "phase": phase, "step": status.step, "message": message}
@@ -249,8 +249,14 @@ def print_checks(checks: Iterable[Check], as_json: bool) -> bool:
     return good
 
 
+def printable(text: str) -> str:
+    """A text of a store or an engine, without what would command a terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
+
+
 def print_state(state: State, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps({"run": state.run, "at": state.at, "iteration": state.iteration, "reason": state.reason}))
     else:
-        print(f"{state.run}: iteration {state.iteration}, {state.at}" + (f" ({state.reason})" if state.reason else ""))
+        reason = f" ({printable(state.reason)})" if state.reason else ""
+        print(f"{state.run}: iteration {state.iteration}, {state.at}{reason}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from statemachine.cli.show import COLUMNS, iteration_cells, iteration_line, table_line
+from tests.conftest import Cli
 
 ROW = {"iteration": 3, "explore_stage": 1, "labelled": 18.0, "discarded": 2.0}
 TESTED = {"rmse_e": 0.00324, "rmse_f": 0.0518}
@@ -31,3 +33,12 @@ def test_the_table_fits_80_columns() -> None:
     assert len(table_line(list(COLUMNS))) == 80
     for figures in (TESTED, TRAINED):
         assert len(iteration_line(wide | figures | {"selected": 99999.0}, {})) == 80
+
+
+def test_a_reason_commands_no_terminal(stub_run: Path, cli: Cli) -> None:
+    assert cli("init", stub_run)[0] == 0
+    out = (stub_run.parent / "out").as_uri()
+    assert cli("pause", stub_run, "--reason", "\x1b]0;owned\x07 and \x1b[2J é")[0] == 0
+    for words in (("status", out), ("status", "--json", out), ("step", out)):
+        _, output, _ = cli(*words)
+        assert "\x1b" not in output and "\\u001b" not in output and "owned" in output, words
