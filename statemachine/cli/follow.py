@@ -30,7 +30,17 @@ from statemachine.run.trail import readable
 
 from .ending import EXIT_CODES, Terminated, exit_code
 from .progress import Sight, counts, pace_words, pause_of, plain
-from .show import COLUMNS, LAST, headline, iteration_line, iteration_rows, iteration_table, status_of, table_line
+from .show import (
+    COLUMNS,
+    LAST,
+    headline,
+    iteration_line,
+    iteration_rows,
+    iteration_table,
+    printable,
+    status_of,
+    table_line,
+)
 
 _LINES = 60.0  # seconds between two lines of progress where there is no terminal
 _FIRST, _LONGEST = 2.0, 300.0  # seconds before a store or a server that is away is asked again
@@ -138,7 +148,7 @@ class _Lines:
                 self.shown = row["iteration"]
         line = f"iteration {state.iteration}  {state.at}" + (f"  attempt {state.attempt}" if state.attempt else "")
         if is_repeated(state):
-            print(state.reason, flush=True)
+            print(printable(state.reason), flush=True)
         if state.at.endswith(".running") and line != self.last:
             print(line, flush=True)
         self.last = line
@@ -182,7 +192,7 @@ class _Terminal:
             self.task = self.bar.add_task("", total=None, words="")
             self.name = state.workflow
         if is_repeated(state):
-            self.live.console.print(state.reason, style="yellow", markup=False, highlight=False)
+            self.live.console.print(printable(state.reason), style="yellow", markup=False, highlight=False)
         paused = " (paused)" if state.hold else ""
         attempt = f", attempt {state.attempt}" if state.attempt else ""
         self.bar.update(self.task, description=f"iteration {state.iteration} {state.stage}{attempt}{paused}")
