@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,9 +189,9 @@ def _problem(frame: Atoms, scale: float) -> str:
     return ""
 
 
-def masses(config: RunConfig) -> dict[str, float]:
-    """Mass of each element in g/mol: the run's `mass_map`, or ASE's standard masses."""
+def masses(type_map: Sequence[str], mass_map: Sequence[float] | None) -> dict[str, float]:
+    """Mass of each element of type_map in g/mol: those of mass_map in its order, or ASE's standard masses."""
     from ase.data import atomic_masses, atomic_numbers
 
-    given = config.mass_map or [float(atomic_masses[atomic_numbers[element]]) for element in config.type_map]
-    return dict(zip(config.type_map, given, strict=True))
+    given = mass_map or [float(atomic_masses[atomic_numbers[element]]) for element in type_map]
+    return dict(zip(type_map, given, strict=True))

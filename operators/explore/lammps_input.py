@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from conventions.errors import ConfigError
+from operators.structures import masses
 
 from .trajectory import MODEL_DEVI, TRAJECTORY
 
@@ -42,16 +43,14 @@ def write_conf(atoms: Atoms, type_map: Sequence[str], mass_map: Sequence[float] 
         Masses in g/mol, one for each element of type_map; None takes ASE's standard masses.
     """
     from ase import Atoms
-    from ase.data import atomic_masses, atomic_numbers
     from ase.io.lammpsdata import write_lammps_data
 
     # A fresh object: an array "type" that came with the file would silently win over type_map.
     clean = Atoms(atoms.get_chemical_symbols(), positions=atoms.positions, cell=atoms.cell, pbc=True)
     text = io.StringIO()
     write_lammps_data(text, clean, specorder=list(type_map), atom_style="atomic")
-    masses = mass_map or [float(atomic_masses[atomic_numbers[element]]) for element in type_map]
     rows = [
-        f"{number} {mass!r} # {name}\n" for number, (mass, name) in enumerate(zip(masses, type_map, strict=True), 1)
+        f"{number} {mass!r} # {name}\n" for number, (name, mass) in enumerate(masses(type_map, mass_map).items(), 1)
     ]
     head, _, body = text.getvalue().partition("Atoms # atomic")
     return f"{head}Masses\n\n{''.join(rows)}\nAtoms # atomic{body}"

@@ -20,7 +20,7 @@ from operators.structures import masses
 
 from .frames import Label, grouped, rows_of
 from .outputs import Problem, number, same_atoms, unit, vectors
-from .program import Fill, Program, ProgramConfig, name_of, read_text
+from .program import Fill, Program, ProgramConfig, name_of, names_by_element, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,8 +62,8 @@ def fill_input(config: RunConfig, files: Path) -> Fill:
     assert isinstance(label, AbacusConfig)
     where = f"label.input ({name_of(label.input)})"
     keys = read_input(read_text(label.input, files, where), label.kpt is not None, bool(label.orbital), where)
-    weights = masses(config)
-    pseudo = {name: PSEUDO.format(element=name, suffix=Path(file.root).suffix) for name, file in label.pseudo.items()}
+    weights = masses(config.type_map, config.mass_map)
+    pseudo = names_by_element(PSEUDO, label.pseudo)
     common = {"KPT": read_text(label.kpt, files, "label.kpt")} if label.kpt else {}
 
     def fill(atoms: Atoms) -> dict[str, str]:
@@ -157,7 +157,6 @@ PROGRAM = Program(
     call=CALL,
     inputs=("INPUT", "STRU", "KPT"),
     output=OUTPUT,
-    gave_up="END { exit 1 }",  # it ends well where it does not converge; what else stops it may not stop it again
     fill=fill_input,
     read=read,
     element_files={"pseudo": PSEUDO, "orbital": ORBITAL},

@@ -115,7 +115,7 @@ class Program:
         The one file to read and to keep. Results in a second one: let `call` append that to it.
     gave_up
         An awk program, without single quotes, that ends well where the output says that the program itself gave up on
-        the frame: repeating would not help.
+        the frame: repeating would not help. None is needed for one that ends with 0 where it does not converge.
     fill
         (configuration, folder of the user's files) -> what writes the inputs of a frame. Reads what the user gave, and
         raises `ConfigError` where that gives no labels.
@@ -137,9 +137,9 @@ class Program:
     call: str
     inputs: tuple[str, ...]
     output: str
-    gave_up: str
     fill: Callable[[Any, Path], Fill]
     read: Callable[[str, Atoms], Label]
+    gave_up: str = "END { exit 1 }"
     said: Callable[[str], str] = lambda text: ""
     element_files: Mapping[str, str] | None = None
     tail: int = 40
@@ -184,8 +184,8 @@ class Program:
         """The user's files that a task needs beside its inputs, each with its name in the task's folder."""
         found = [(name_of(file), file) for file in label.files]
         for key, pattern in (self.element_files or {}).items():
-            for element, file in getattr(label, key).items():
-                found.append((pattern.format(element=element, suffix=Path(file.root).suffix), file))
+            files = getattr(label, key)
+            found += [(name, files[element]) for element, name in names_by_element(pattern, files).items()]
         return found
 
     def check(self, config: RunConfig) -> list[str]:
@@ -268,6 +268,11 @@ def read_text(file: UserFile, files: Path, where: str) -> str:
         return user_file(files, file.root).read_text("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{where}: cannot be read as text: {error}; save it as UTF-8") from None
+
+
+def names_by_element(pattern: str, files: Mapping[str, UserFile]) -> dict[str, str]:
+    """The name in a task's folder of each element's file: see `Program.element_files`."""
+    return {name: pattern.format(element=name, suffix=Path(file.root).suffix) for name, file in files.items()}
 
 
 def name_of(file: UserFile) -> str:

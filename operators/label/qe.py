@@ -18,7 +18,7 @@ from operators.structures import masses
 
 from .frames import Label
 from .outputs import Problem, number, same_atoms, same_positions, unit, vectors
-from .program import Fill, Program, ProgramConfig, name_of, read_text
+from .program import Fill, Program, ProgramConfig, name_of, names_by_element, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,9 +71,11 @@ def fill_input(config: RunConfig, files: Path) -> Fill:
     label = config.label
     assert isinstance(label, QeConfig)
     where = f"label.input ({name_of(label.input)})"
-    pseudo = {name: PSEUDO.format(element=name, suffix=Path(file.root).suffix) for name, file in label.pseudo.items()}
+    pseudo = names_by_element(PSEUDO, label.pseudo)
     text = read_text(label.input, files, where)
-    template = read_template(text, config.type_map, masses(config), pseudo, label.kspacing, where)
+    template = read_template(
+        text, config.type_map, masses(config.type_map, config.mass_map), pseudo, label.kspacing, where
+    )
     return lambda atoms: {INPUT: fill(template, atoms, label.kspacing)}
 
 

@@ -111,7 +111,6 @@ PROGRAM = Program(
     call=CALL,
     inputs=("INCAR", "POSCAR", "KPOINTS"),
     output=OUTPUT,
-    gave_up="END { exit 1 }",  # it ends well where it does not converge; what else stops it may not stop it again
     fill=fill_input,
     read=read,
     said=said,

@@ -76,10 +76,8 @@ def _check_atoms(text: str, expected: Counter[str]) -> None:
     named, total, counts = _ELEMENT.findall(text), _TOTAL.search(text), _COUNTS.search(text)
     if len(named) % 2 or not total or not counts:
         raise Problem("unreadable", "OUTCAR has no whole list of POTCARs, no NIONS, or no ions per type")
-    elements, numbers = (
-        named[: len(named) // 2],
-        [count(word, "ions") for word in counts[1].split()],
-    )  # VASP lists POTCARs twice
+    elements = named[: len(named) // 2]  # VASP lists POTCARs twice
+    numbers = [count(word, "ions") for word in counts[1].split()]
     wanted = list(expected.values())
     told = wanted if len(numbers) > 10 else wanted[:10]
     if elements != list(expected) or numbers != told or count(total[1], "NIONS") != sum(wanted):
