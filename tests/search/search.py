@@ -192,9 +192,8 @@ class Search(Servers):
                     answer, then = self._write(world, slot, op)
                     world = self._go_on(then, slot, answer)
         one, two, person = world.processes
-        if (
-            one <= two or self.scenario.homes or self.scenario.prunes
-        ):  # two pollers are alike: only one of two mirrored worlds is kept
+        # Two pollers are alike: only one of two mirrored worlds is kept.
+        if one <= two or self.scenario.homes or self.scenario.prunes:
             return world
         return self._authors(world._replace(processes=(two, one, person)), {0: 1, 1: 0})
 
