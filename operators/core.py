@@ -176,6 +176,17 @@ class JobContext:
 Model = Callable[[list[str], Any, Any], tuple[Any, Any, Any]]
 
 
+@dataclass(frozen=True)
+class Committee:
+    """The models that a trainer leaves in its product.
+
+    `kind` is what an explorer says that it drives (`deepmd`, `mace`); `files` are their names, that of model 0 first.
+    """
+
+    kind: str
+    files: list[str]
+
+
 TRIAL = "trial"  # the structure set of the campaign that `doctor --try` runs
 
 
@@ -201,7 +212,12 @@ class App:
     notes: Callable[[RunConfig], list[str]] = lambda config: []  # what a person should know of a good one
     executables: Callable[[Any], list[str]] = lambda stage: []
     explore_stages: Callable[[Any], int] = lambda stage: 1
-    models: Callable[[Path], dict[str, Model]] | None = None  # of a trainer: those in its product, by file name
+    # Of a trainer: what it will leave, from its settings.
+    committee: Callable[[Any], Committee] | None = None
+    # Of a trainer: the models in its product, by file name. Its module imports nothing of ours at run time, since
+    # explore/ase takes it along into jobs; RuntimeError says why a model cannot be used.
+    models: Callable[[Path], dict[str, Model]] | None = None
+    drives: frozenset[str] = frozenset()  # of an explorer: the kinds of models; empty: it does not say
     live: Callable[[Read], str] = lambda read: ""  # how far a task is that runs now, for the line that `run` shows
     probe: Callable[[RunConfig, Path], Mapping[str, str | bytes]] = lambda config, files: {}
     misfits: Callable[[RunConfig, Path], list[str]] = lambda config, files: []

@@ -51,7 +51,7 @@ def app(stage: str, name: str) -> App:
     """The software `name` of a stage; its module is imported now and not before."""
     where = known().get(f"{stage}.{name}")
     if where is None:
-        raise ConfigError(f"{stage}.app: there is no {name!r}; this installation has {', '.join(_names(stage))}")
+        raise ConfigError(f"{stage}.app: there is no {name!r}; this installation has {', '.join(names(stage))}")
     module, _, attribute = where.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -69,8 +69,8 @@ def config_model(document: Any) -> type[RunConfig]:
         part = document.get(stage) if isinstance(document, dict) else None
         name = part.get("app") if isinstance(part, dict) else None
         if not isinstance(name, str):
-            names = ", ".join(_names(stage))
-            raise ConfigError(f"{stage}.app: this key is required: which software does this stage? One of {names}")
+            software = ", ".join(names(stage))
+            raise ConfigError(f"{stage}.app: this key is required: which software does this stage? One of {software}")
         chosen.append((stage, name))
     return _model(tuple(chosen))
 
@@ -79,7 +79,7 @@ def full_model() -> type[RunConfig]:
     """`RunConfig` with the options of every known software, chosen by each stage's `app`: for the JSON Schema."""
     fields: dict[str, Any] = {}
     for stage in STAGES:
-        choices = tuple(app(stage, name).config for name in _names(stage))
+        choices = tuple(app(stage, name).config for name in names(stage))
         annotation = Annotated[Union[choices], Field(discriminator="app")] if len(choices) > 1 else choices[0]  # noqa: UP007
         fields[stage] = (annotation, ...)
     return create_model("RunConfig", __base__=RunConfig, **fields)
@@ -101,5 +101,6 @@ def _model(chosen: tuple[tuple[str, str], ...]) -> type[RunConfig]:
     return create_model("RunConfig", __base__=RunConfig, **fields)
 
 
-def _names(stage: str) -> list[str]:
+def names(stage: str) -> list[str]:
+    """The software that there is for a stage."""
     return sorted(key.split(".", 1)[1] for key in known() if key.startswith(f"{stage}."))

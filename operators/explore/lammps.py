@@ -21,6 +21,7 @@ from conventions.config import RunConfig, StageConfig, Text
 from conventions.documents import StageReport, parse_json
 from conventions.errors import ConfigError
 from conventions.names import canonical_json, derive_seed, format_id
+from operators.committee import committee_of
 from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import (
     Content,
@@ -105,7 +106,7 @@ def plan(params: PlanParams, ctx: ExplorePlan) -> Planned:
     config = load_config(ctx.config.read_bytes())
     explore: LammpsConfig = config.explore
     script = Script(
-        run=run_script(explore),
+        run=run_script(explore, committee_of(config).files),
         need=[MODEL_DEVI, TRAJECTORY],
         keep=[LOG, "output.plumed"],
         files={"physical": "".join(f"{pattern}\n" for pattern in PHYSICAL.values())},
@@ -167,7 +168,7 @@ def md_inputs(config: Any, group: TaskGroup, variant: dict[str, Any], seed: int)
         tau_t=group.tau_t,
         tau_p=group.tau_p,
         seed=seed,
-        numb_models=config.train.numb_models,
+        models=committee_of(config).files,
         type_map=config.type_map,
     )
     return {INPUT: text}
@@ -196,7 +197,7 @@ def read_template(config: Any, group: TaskGroup, files: Path, where: str) -> dic
     texts[INPUT] = fit_template(
         texts[INPUT],
         f"{where}.template",
-        numb_models=config.train.numb_models,
+        models=committee_of(config).files,
         trj_freq=group.trj_freq,
         type_map=config.type_map,
         plumed=PLUMED in texts,
@@ -210,14 +211,15 @@ def template_inputs(texts: dict[str, str], variant: dict[str, Any], seed: int, w
     return {name: revise(text, values, f"{where}.template") for name, text in texts.items()}
 
 
-def run_script(explore: LammpsConfig) -> str:
+def run_script(explore: LammpsConfig, models: list[str]) -> str:
     """run.sh of a task. A physical failure is a result; anything else is to be repeated."""
+    graphs = f"graph.*{Path(models[0]).suffix}"
     lines = "\n".join(
         [
-            f"for old in graph.*.pb {MODEL_DEVI} {TRAJECTORY} {LOG} output.plumed; do",
+            f"for old in {graphs} {MODEL_DEVI} {TRAJECTORY} {LOG} output.plumed; do",
             '  if [ -e "$old" ] || [ -h "$old" ]; then rm -rf "$old"; fi',
             "done",
-            'ln -s "$JOB_MODELS"/graph.*.pb . || exit 70',
+            f'ln -s "$JOB_MODELS"/{graphs} . || exit 70',
             f"{explore.command or 'lmp'} -in {INPUT} -log {LOG}",
             "code=$?",
             f'[ "$code" != 0 ] && grep -E -f "$JOB_JOB/physical" {LOG} || exit "$code"',
@@ -351,6 +353,7 @@ APP = App(
     check=check,
     check_files=check_files,
     notes=notes,
+    drives=frozenset({"deepmd"}),
     executables=executables,
     probe=probe,
     tiny=tiny,

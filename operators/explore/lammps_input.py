@@ -56,10 +56,9 @@ def write_conf(atoms: Atoms, type_map: Sequence[str], mass_map: Sequence[float] 
     return f"{head}Masses\n\n{''.join(rows)}\nAtoms # atomic{body}"
 
 
-def pair_style(numb_models: int, trj_freq: int, options: str = "") -> str:
+def pair_style(models: Sequence[str], trj_freq: int, options: str = "") -> str:
     """The line that names the committee and asks for the model deviation."""
-    models = " ".join(f"graph.{index:03d}.pb" for index in range(numb_models))
-    return f"pair_style deepmd {models} out_freq {trj_freq} out_file {MODEL_DEVI}{options}"
+    return f"pair_style deepmd {' '.join(models)} out_freq {trj_freq} out_file {MODEL_DEVI}{options}"
 
 
 def pair_coeff(type_map: Sequence[str]) -> str:
@@ -85,7 +84,7 @@ def make_input(
     tau_t: float,
     tau_p: float,
     seed: int,
-    numb_models: int,
+    models: Sequence[str],
     type_map: Sequence[str],
 ) -> str:
     """in.lammps of a plain MD run: temperature in K, pressure in bar, times in ps."""
@@ -102,7 +101,7 @@ def make_input(
         "box tilt large",
         f"read_data {CONF}",
         "change_box all triclinic",
-        pair_style(numb_models, trj_freq),
+        pair_style(models, trj_freq),
         pair_coeff(type_map),
         "thermo_style custom step temp pe ke etotal press vol lx ly lz xy xz yz",
         f"thermo {trj_freq}",
@@ -126,7 +125,7 @@ def revise(text: str, revisions: Mapping[str, object], where: str) -> str:
 
 
 def fit_template(
-    text: str, where: str, *, numb_models: int, trj_freq: int, type_map: Sequence[str], plumed: bool
+    text: str, where: str, *, models: Sequence[str], trj_freq: int, type_map: Sequence[str], plumed: bool
 ) -> str:
     """The user's in.lammps with our files and committee in it, as DP-GEN does it.
 
@@ -154,7 +153,7 @@ def fit_template(
                         f"{where}: pair_style {style}: only a plain 'pair_style deepmd' gives a deviation"
                     )
                 first("pair_style deepmd")
-                line = pair_style(numb_models, trj_freq, _other_options(options))
+                line = pair_style(models, trj_freq, _other_options(options))
             case ["pair_coeff", *_]:
                 line = pair_coeff(type_map) if first("pair_coeff") else ""
             case ["dump", "dpgen_dump", *_]:

@@ -23,14 +23,14 @@ from conventions.documents import StageReport, parse_json
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json, derive_seed
 from conventions.space import DataSpace
-from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
+from operators.core import App, Committee, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, TaskOutput, job_counts, read_tasks, write_jobs, write_report
 from operators.registry import load_config
 from operators.setup import with_setup
 from operators.sums import user_file
 
 from .dp_command import FIND_PYTHON, probe
-from .dp_infer import committee
+from .dp_infer import models
 from .dp_input import EPOCHS, STEPS, check_arguments, read_input, with_seeds
 from .live import live
 from .neighbours import short_sel
@@ -321,6 +321,10 @@ def tiny(train: DeepmdConfig) -> dict[str, Any]:
     return {"numb_models": 2, "numb_steps": 10, **begin, **dict.fromkeys(reuse)}
 
 
+def committee(train: DeepmdConfig) -> Committee:
+    return Committee("deepmd", [f"graph.{index:03d}.pb" for index in range(train.numb_models)])
+
+
 def executables(train: DeepmdConfig) -> list[str]:
     return shlex.split(train.command or "dp")[:1]
 
@@ -338,6 +342,7 @@ APP = App(
     probe=probe,
     misfits=misfits,
     tiny=tiny,
-    models=committee,
+    committee=committee,
+    models=models,
     live=live,
 )

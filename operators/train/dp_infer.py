@@ -1,21 +1,21 @@
-"""The models that train/deepmd made, for use in this process."""
+"""The models that train/deepmd made, for use in this process. Runs beside DeePMD-kit, without this package."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from conventions.errors import ConfigError
-from operators.core import Model
+if TYPE_CHECKING:
+    from operators.core import Model
 
 
-def committee(product: Path) -> dict[str, Model]:
+def models(product: Path) -> dict[str, Model]:
     """The frozen models of a committee, by file name.
 
     Raises
     ------
-    ConfigError
+    RuntimeError
         When DeePMD-kit is not installed here, or cannot load a model.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,7 +24,7 @@ def committee(product: Path) -> dict[str, Model]:
     try:
         from deepmd.infer import DeepPot
     except ImportError as error:
-        raise ConfigError(
+        raise RuntimeError(
             f'the models need DeePMD-kit, which is not installed here ({error}): pip install "dpgen2-sm[local]"'
         ) from None
     found: dict[str, Model] = {}
@@ -32,7 +32,7 @@ def committee(product: Path) -> dict[str, Model]:
         try:
             found[path.name] = _model(DeepPot(str(path)))
         except Exception as error:  # TensorFlow's and DeePMD-kit's own
-            raise ConfigError(f"DeePMD-kit cannot load {path.name}: {str(error) or type(error).__name__}") from None
+            raise RuntimeError(f"DeePMD-kit cannot load {path.name}: {str(error) or type(error).__name__}") from None
     return found
 
 

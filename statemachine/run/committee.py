@@ -50,7 +50,10 @@ def measure(prefix: str, data: Sequence[str], format: str, iteration: int | None
         if folder is None:
             raise CommandRefused(f"{store.at(product)} is missing; choose another iteration with --iter")
         verify(folder, *(path.name for path in folder.iterdir() if path.name != SUMS), what=store.at(product))
-        models = trainer.models(folder)
+        try:
+            models = trainer.models(folder)
+        except RuntimeError as error:
+            raise ConfigError(str(error)) from None
         errors = {
             name: committee_errors(list(models.values()), systems.values(), lambda frames: progress(total, frames))
             for name, systems in sets.items()

@@ -144,6 +144,7 @@ def read_prefix(path: Path) -> str:
 
 def read_config(path: Path) -> Any:
     """The checked configuration, with the options of its apps."""
+    from operators.committee import check_drives
     from operators.registry import app, config_model
     from operators.setup import check_setup
 
@@ -155,7 +156,7 @@ def read_config(path: Path) -> Any:
     config, problems = validated(model, document)
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
-    found = check_setup(config)
+    found = check_setup(config) + check_drives(config)
     found += [problem for stage, name in config.apps.items() for problem in app(stage, name).check(config)]
     if found:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in found))

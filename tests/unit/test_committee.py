@@ -12,12 +12,11 @@ import dpdata
 import numpy as np
 import pytest
 
-from conventions.errors import ConfigError
 from conventions.state import IterationSummary
 from operators.core import Model
 from operators.sums import write_sums
 from operators.train import errors as module
-from operators.train.dp_infer import committee
+from operators.train.dp_infer import models
 from operators.train.errors import committee_errors
 from statemachine.run.begin import begin
 from statemachine.run.config_file import read_config
@@ -105,8 +104,8 @@ def test_figures_that_are_not_finite_are_null() -> None:
 
 def test_deepmd_kit_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepmd.infer", None)
-    with pytest.raises(ConfigError, match=r'not installed here.*pip install "dpgen2-sm\[local\]"'):
-        committee(tmp_path)
+    with pytest.raises(RuntimeError, match=r'not installed here.*pip install "dpgen2-sm\[local\]"'):
+        models(tmp_path)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ fix 1 all nvt temp V_TEMP V_TEMP 0.1
 fix dpgen_plm
 run V_NSTEPS
 """
-FIT: dict[str, Any] = {"numb_models": 2, "trj_freq": 5, "type_map": ["O", "H"]}
+FIT: dict[str, Any] = {"models": ["graph.000.pb", "graph.001.pb"], "trj_freq": 5, "type_map": ["O", "H"]}
 
 
 def same_distances(one: Atoms, other: Atoms) -> None:
@@ -99,7 +99,7 @@ def test_generated_input(ensemble: str) -> None:
         tau_t=0.1,
         tau_p=0.5,
         seed=17,
-        numb_models=3,
+        models=[f"graph.{index:03d}.pb" for index in range(3)],
         type_map=["O", "H"],
     )
     golden(f"{ensemble}.lammps", text)

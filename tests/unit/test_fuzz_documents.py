@@ -169,7 +169,7 @@ def cp2k_input(data: bytes, folder: Path) -> None:
 
 def lammps_template(data: bytes, folder: Path) -> None:
     text = fit_template(
-        data.decode("utf-8", "replace"), "template", numb_models=2, trj_freq=10, type_map=["Cu"], plumed=False
+        data.decode("utf-8", "replace"), "template", models=["graph.000.pb"], trj_freq=10, type_map=["Cu"], plumed=False
     )
     revise(text, {"V_TEMP": 300, "V_SEED": 1}, "template")
 
