@@ -65,12 +65,9 @@ def parse(data: bytes) -> dict[str, str]:
 
 
 def verify(folder: Path, *names: str, what: str) -> None:
-    """Raise `DataError` unless the named files of a folder are the recorded ones.
-
-    A folder without a list was written by an earlier version. That the list arrived, the stage's report makes sure.
-    """
+    """Raise `DataError` unless the named files of a folder are the recorded ones."""
     if not (folder / SUMS).exists():
-        return
+        raise DataError(f"{what}: {SUMS} is missing; put it back, or rewind to the stage that wrote it")
     recorded = parse((folder / SUMS).read_bytes())
     for name in names:
         problem = check_file(folder / name, recorded[name]) if name in recorded else f"{SUMS} does not list it"

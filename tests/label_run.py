@@ -17,6 +17,7 @@ from conventions.documents import StageReport
 from conventions.space import DataSpace, StageSpace
 from operators import registry
 from operators.core import Planned
+from operators.sums import write_sums
 from tests.stage_harness import call, newest, run_stage
 
 STUBS = str(Path(__file__).parent / "stubapps")
@@ -44,6 +45,7 @@ class LabelRun:
             assert selected is not None
             (root / selected.product).mkdir(parents=True)
             (root / selected.product / "frames.extxyz").write_bytes(source.read_bytes())
+            write_sums(root / selected.product)
         config = {
             "run": "test",
             "prefix": "file:///nowhere",

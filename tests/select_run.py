@@ -17,7 +17,7 @@ from conventions.documents import StageReport
 from conventions.space import DataSpace
 from operators import registry
 from operators.core import Planned
-from operators.sums import sha256_of
+from operators.sums import sha256_of, write_sums
 from tests.stage_harness import call, newest, run_job, run_stage
 
 STUBS = str(Path(__file__).parent / "stubapps")
@@ -85,6 +85,7 @@ class SelectRun:
         path = self.root / self.explore.product / "trajectories.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"schema_version": 1, "trajectories": trajectories}))
+        write_sums(path.parent)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from conventions.documents import StageReport
 from conventions.space import DataSpace, StageSpace
 from operators import registry
 from operators.core import Planned
+from operators.sums import write_sums
 from operators.train.deepmd import APP
 from tests.stage_harness import call, newest, run_stage
 
@@ -80,6 +81,7 @@ class TrainRun:
             path = root / self.place(iteration).config
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(self.document))
+        self.list_data()
 
     @property
     def config(self) -> RunConfig:
@@ -128,6 +130,14 @@ class TrainRun:
         write_system(dataset / SYSTEMS[0], copper(3, 1, 0.1))
         for name, frames in hot_frames().items():
             write_system(dataset / "test/hot" / name, frames)
+        self.list_data()
+
+    def list_data(self) -> None:
+        """Record the training data that are there."""
+        for system in SYSTEMS:
+            folder = (self.root / DataSpace({}).dataset / system).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            write_sums(folder)
 
 
 def hot_frames() -> dict[str, list[Atoms]]:

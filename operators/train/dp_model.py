@@ -41,7 +41,7 @@ def main() -> None:
         if place := os.environ.get(f"JOB_{name.upper()}"):  # there are no models before the first training
             Path(name).symlink_to(place)
     sums = {Path(system).parent / "SHA256SUMS" for system in training_systems()}
-    check_once(sorted(path for path in sums if path.exists()))
+    check_once(sorted(sums))
     for name in ("graph.pb", "original.pb", "test.json", str(DIVERGED)):
         Path(name).unlink(missing_ok=True)  # of an earlier attempt
     start = start_arguments(job)
@@ -87,6 +87,8 @@ def check_once(lists: list[Path]) -> None:
 def check_recorded(lists: list[Path]) -> None:
     """Refuse files that are not what the stage that wrote them has listed, and others among them."""
     for path in lists:
+        if not path.exists():
+            raise SystemExit(f"error: {path} is missing; put it back, or rewind to the stage that wrote it")
         lines = [line.split("  ", 1) for line in path.read_text().splitlines()]
         names = {name: sha256 for sha256, name in lines}
         for folder in sorted({path.parent / Path(name).parent for name in names}):
@@ -115,7 +117,7 @@ def start_arguments(job: dict[str, Any]) -> list[str]:
         return [job["start"], "start.pb"] if job["start"] else []
     # A compressed model has no embedding net to go on with; reduce keeps the one before compression.
     index = job["reuse"]
-    check_once([path for path in [Path("models/SHA256SUMS")] if path.exists()])
+    check_once([Path("models/SHA256SUMS")])
     for path in (f"models/original.{index:03d}.pb", f"models/graph.{index:03d}.pb"):
         if Path(path).exists():
             return ["--init-frz-model", path]

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from conventions.documents import StageReport
-from conventions.errors import DataError, NotFound, StateError
+from conventions.errors import NotFound, StateError
 from conventions.names import sha256
-from conventions.space import DataSpace, StageSpace
+from conventions.space import DataSpace
 from conventions.state import State
 from operators.pod.s3 import THREADS
 from operators.sums import SUMS, parse
@@ -25,6 +24,7 @@ from statemachine.engine.opening import engine_root
 from statemachine.store import Store, local_folder
 
 from .checks import Damage
+from .systems import was_complete
 from .unfinished import stage_damages
 
 _SPACE = DataSpace({})
@@ -124,14 +124,13 @@ def _versions(store: Store, end: int) -> Iterator[tuple[int, bytes | None]]:
 def _recorded(store: Store, state: State, read: Callable[[int], None]) -> Iterator[Damage]:
     """The training data, and the newest products, against their lists."""
     places = [found for stage in state.newest if (found := state.place.of(stage))]
-    lists = [entry.key for entry in store.list(_SPACE.dataset + "/") if entry.key.endswith(f"/{SUMS}")]
-    for key in [*lists, *(f"{place.product}/{SUMS}" for place in places)]:
+    products = [f"{place.product}/{SUMS}" for place in places]
+    for key in [*_lists(store, state), *products]:
         folder = key.removesuffix(SUMS)
         try:
             recorded = parse(store.get(key).data)
         except NotFound:
-            if any(folder == f"{place.product}/" and _has_list(store, place) for place in places):
-                yield Damage(key, f"missing; {_advice(folder)}")
+            yield Damage(key, f"missing; {_advice(folder)}")
             continue
         for name, digest in recorded.items():
             try:
@@ -144,13 +143,14 @@ def _recorded(store: Store, state: State, read: Callable[[int], None]) -> Iterat
                 yield Damage(f"{folder}{name}", f"its content is not what {SUMS} recorded; {_advice(folder)}")
 
 
-def _has_list(store: Store, place: StageSpace) -> bool:
-    """Did the stage write a list for its product? Earlier versions wrote none."""
-    try:
-        report = StageReport.load(store.get(place.report).data, place.report)
-    except (NotFound, DataError):
-        return False
-    return SUMS in report.files.get("product", {})
+def _lists(store: Store, state: State) -> list[str]:
+    """The lists of all folders of the dataset, also of those that have lost theirs."""
+    keys = {entry.key for entry in store.list(_SPACE.dataset + "/")}
+    systems = {key.rpartition("/")[0] for key in keys if key.endswith("/type.raw")}
+    folders = {system.removeprefix(f"{_SPACE.dataset}/").rpartition("/")[0] for system in systems}
+    without = [folder for folder in folders if _SPACE.sums(folder) not in keys]
+    lost = [_SPACE.sums(folder) for folder in without if was_complete(store, state, folder)]
+    return sorted([*lost, *(key for key in keys if key.endswith(f"/{SUMS}"))])
 
 
 def _advice(folder: str) -> str:

@@ -6,7 +6,7 @@ from conventions.documents import StageReport, parse_json
 from conventions.errors import DataError, NotFound
 from conventions.names import canonical_json, parse_id, sha256
 from conventions.state import State
-from operators.sums import SUMS, parse
+from operators.sums import parse
 from statemachine.store import Store
 
 from .trail import rows
@@ -55,24 +55,24 @@ def _complete(store: Store, state: State, folder: str, left: tuple[str, ...] = (
     systems = sorted(system for system in found if not system.startswith(left))
     sums = {folder: space.sums(folder) for folder in {system.rpartition("/")[0] for system in systems}}
     for folder, key in sums.items():
-        if key not in keys and _was_written(store, state, folder):
-            raise DataError(f"{store.at(key)} is missing, but the report of these labels lists it; put it back")
+        if key not in keys and was_complete(store, state, folder):
+            raise DataError(f"{store.at(key)} is missing, but these labels were complete; put it back")
     listed = {folder: parse(store.get(key).data) for folder, key in sums.items() if key in keys}
 
     def recorded(system: str) -> bool:
         folder, _, name = system.rpartition("/")
-        return folder not in listed or f"{name}/type.raw" in listed[folder]
+        return f"{name}/type.raw" in listed.get(folder, {})
 
     return [system for system in systems if recorded(system)]
 
 
-def _was_written(store: Store, state: State, folder: str) -> bool:
-    """Does the report of the labels in a folder list their SHA256SUMS? Earlier versions wrote none."""
+def was_complete(store: Store, state: State, folder: str) -> bool:
+    """Were all systems of a folder of the dataset written? Imported ones were; a report lists the files of labels."""
     part, _, iteration = folder.partition("/")
     if part != "iter":
-        return False
+        return True
     key = state.place.space.stage("label", parse_id(iteration)).report
     try:
-        return SUMS in StageReport.load(store.get(key).data, key).files.get("labels", {})
+        return bool(StageReport.load(store.get(key).data, key).files.get("labels"))
     except (NotFound, DataError):
         return False

@@ -15,6 +15,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 
+from operators.sums import write_sums
 from tests.explore_run import ExploreRun
 
 pytestmark = pytest.mark.engines
@@ -95,6 +96,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs.append(subprocess.Popen(["sh", "-c", script], cwd=folder, env={**os.environ, **THREADS}))
     (root / "committee").mkdir()
     assert [job.wait() for job in jobs] == [0, 0]
+    write_sums(root / "committee")
     return root / "committee"
 
 

@@ -56,7 +56,9 @@ def _plan(stage: str, params: PlanParams, ctx: PlanContext) -> Planned:
     return write_jobs(ctx.jobs, ctx.done, tasks, script, config.group_size)
 
 
-def _reduce(stage: str, params: ReduceParams, ctx: ReduceContext, summary: dict[str, float], more: bool) -> Reduced:
+def _reduce(
+    stage: str, params: ReduceParams, ctx: ReduceContext, summary: dict[str, float], more: bool, **written: Path
+) -> Reduced:
     tasks = list(read_tasks(ctx, params.n_jobs))
     counts = job_counts(params.n_jobs, tasks)
     complete = counts.failed == 0
@@ -76,7 +78,7 @@ def _reduce(stage: str, params: ReduceParams, ctx: ReduceContext, summary: dict[
         summary=summary,
         messages=messages,
     )
-    return write_report(ctx.report, report, product=ctx.product)
+    return write_report(ctx.report, report, product=ctx.product, **written)
 
 
 def plan_label(params: PlanParams, ctx: PlanContext) -> Planned:
@@ -100,7 +102,7 @@ def reduce_label(params: ReduceParams, ctx: LabelReduceContext) -> Reduced:
     system = ctx.labels / "Cu1"
     system.mkdir(parents=True)
     (system / "type.raw").write_text("0\n")
-    return _reduce("label", params, ctx, {"labelled": float(params.n_jobs)}, True)
+    return _reduce("label", params, ctx, {"labelled": float(params.n_jobs)}, True, labels=ctx.labels)
 
 
 def reduce_train(params: ReduceParams, ctx: ReduceContext) -> Reduced:

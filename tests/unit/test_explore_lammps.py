@@ -20,6 +20,7 @@ from operators.explore import wheel
 from operators.explore.lammps import TaskGroup
 from operators.explore.lammps_input import fit_template, make_input, revise, write_conf
 from operators.explore.trajectory import PHYSICAL, judge
+from operators.sums import write_sums
 from tests.explore_run import ExploreRun
 
 GOLDEN = Path(__file__).parent / "golden" / "explore_lammps"
@@ -399,6 +400,7 @@ def fake_run(tmp_path: Path, modes: list[str], monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / product).mkdir(parents=True)
     for number in range(4):
         (tmp_path / product / f"graph.{number:03d}.pb").write_text("model")
+    write_sums(tmp_path / product)
     run.plan()
     size = run.config["explore"].get("group_size", 1)
     for number, mode in enumerate(modes):

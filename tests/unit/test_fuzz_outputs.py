@@ -161,6 +161,7 @@ def frames_json(data: bytes, folder: Path) -> None:
 
 def selected(data: bytes, folder: Path) -> None:
     (folder / "frames.extxyz").write_bytes(data)
+    write_sums(folder)
     context: Any = type("Context", (), {"selected": folder})
     for atoms in label_frames.frames_to_label(CONFIG, label_frames.PlanParams(True), context):
         assert set(atoms.get_chemical_symbols()) <= {"Cu", "O"} and np.isfinite(atoms.positions).all()
@@ -197,6 +198,7 @@ def trajectory(folder: Path, devi: bytes = DEVIATIONS[0], traj: bytes = DUMP, lo
 
 def offered(data: bytes, folder: Path) -> None:
     (folder / "trajectories.json").write_bytes(data)
+    write_sums(folder)
     for one in read_trajectories(folder):
         assert ".." not in one.folder and one.folder == one.folder.strip()
 

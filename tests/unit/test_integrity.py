@@ -11,7 +11,6 @@ import pytest
 
 from conventions.space import DataSpace
 from conventions.state import State
-from operators.sums import write_sums
 from statemachine.run import integrity
 from statemachine.store import Blob
 from tests.conftest import Cli, Kept
@@ -100,7 +99,6 @@ def test_a_configuration_is_written_again_from_its_copy(cli: Cli, run: Path) -> 
 )
 @pytest.mark.parametrize("gone", [False, True])
 def test_what_only_a_person_can_mend_is_told(cli: Cli, run: Path, pattern: str, words: str, gone: bool) -> None:
-    write_sums(run.parent / "out/dataset/deepmd/iter/000001")  # stubs write none
     *_, path = [each for each in sorted((run.parent / "out").glob(pattern)) if each.name != "SHA256SUMS"]
     path.unlink() if gone else flip(path)
     code, lines = told(cli, run, "--repair")

@@ -177,14 +177,20 @@ def committee(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("spoil", [None, *(spoil for spoil, _ in SPOILED[:3])])
-def test_exploration_runs_with_the_recorded_models_only(tmp_path: Path, spoil: Callable[[Path], object] | None) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "name"), [(None, ""), *((spoil, "graph.001.pb") for spoil, _ in SPOILED[:3]), (Path.unlink, SUMS)]
+)
+def test_exploration_runs_with_the_recorded_models_only(
+    tmp_path: Path, spoil: Callable[[Path], object] | None, name: str
+) -> None:
     models = committee(tmp_path / "models")
     if spoil:
-        spoil(models / "graph.001.pb")
+        spoil(models / name)
     job = Job(tmp_path)
     (job.inputs / "once.sh").write_text(CHECK_MODELS)
-    run = run_script(LammpsConfig.model_construct(setup=[], command=f"touch result {tmp_path}/ran; true"))
+    run = run_script(
+        LammpsConfig.model_construct(setup=[], command=f"touch result {tmp_path}/ran; true"), ["graph.000.pb"]
+    )
     (job.inputs / "run.sh").write_text(run)
     code = job.start(JOB_MODELS=str(models))
     assert (code, (tmp_path / "ran").exists()) == ((70, False) if spoil else (0, True))
@@ -210,6 +216,9 @@ def test_training_reads_the_recorded_data_only(tmp_path: Path, monkeypatch: pyte
         dp_model.main()
     other(system / "type.raw")
     with pytest.raises(SystemExit, match=r"data/iter/000000/Cu4/type\.raw is not what was recorded"):
+        dp_model.main()
+    (system.parent / SUMS).unlink()
+    with pytest.raises(SystemExit, match=r"data/iter/000000/SHA256SUMS is missing"):
         dp_model.main()
 
 
@@ -250,9 +259,11 @@ def test_the_models_of_a_stage_check_their_data_once(tmp_path: Path, monkeypatch
 def test_only_recorded_systems_are_trained_on() -> None:
     """A label stage was killed while it published, and its next attempt made other systems."""
     store = MemoryStore()
-    for name in ("iter/000000/Cu4", "iter/000000/Cu4.novirial", "iter/000001/Cu8", "init/bulk/Cu32"):
+    for name in ("iter/000000/Cu4", "iter/000001/Cu8", "init/bulk/Cu32"):
+        folder, _, system = name.rpartition("/")
         store.objects[f"dataset/deepmd/{name}/type.raw"] = b"0\n"
-    store.objects[f"dataset/deepmd/iter/000000/{SUMS}"] = f"{'0' * 64}  Cu4/type.raw\n".encode()
+        store.objects[f"dataset/deepmd/{folder}/{SUMS}"] = f"{'0' * 64}  {system}/type.raw\n".encode()
+    store.objects["dataset/deepmd/iter/000000/Cu4.novirial/type.raw"] = b"0\n"
     state = first_state(stage="train", at="train.submitting")
     found = Submission(store).facts(state)["systems"]
     assert found == ["init/bulk/Cu32", "iter/000000/Cu4", "iter/000001/Cu8"]
@@ -306,7 +317,6 @@ def test_chosen_frames_come_from_the_recorded_dump(tmp_path: Path, broken: bool)
 def test_the_list_of_trajectories_is_the_recorded_one(tmp_path: Path) -> None:
     run, _ = selection(tmp_path)
     product = tmp_path / run.explore.product
-    write_sums(product)
     assert run.plan().n_jobs == 1
     (product / "trajectories.json").write_text('{"schema_version": 1, "trajectories": []}')
     with pytest.raises(DataError, match=r"the product of explore: trajectories\.json: .*sha256 differs"):

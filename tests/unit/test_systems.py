@@ -36,15 +36,19 @@ class Counting(MemoryStore):
 
 
 def labelled(store: MemoryStore, iteration: int) -> None:
-    folder = SPACE.dataset_iter(iteration)
-    store.put(f"{folder}/Cu4/type.raw", b"0\n")
-    store.put(f"{folder}/{SUMS}", f"{'0' * 64}  Cu4/type.raw\n".encode())
+    put_system(store, f"{SPACE.dataset_iter(iteration)}/Cu4")
+
+
+def put_system(store: MemoryStore, key: str) -> None:
+    folder, _, name = key.rpartition("/")
+    store.put(f"{key}/type.raw", b"0\n")
+    store.put(f"{folder}/{SUMS}", f"{'0' * 64}  {name}/type.raw\n".encode())
 
 
 def begun(iterations: int) -> tuple[Counting, State]:
     """A run in the train stage of an iteration, after as many; each has labels."""
     store = Counting()
-    store.put(f"{SPACE.dataset_init('bulk')}/Cu32/type.raw", b"0\n")
+    put_system(store, f"{SPACE.dataset_init('bulk')}/Cu32")
     for iteration in range(iterations + 1):
         labelled(store, iteration)
     rows = [IterationSummary(iteration=n, stages=["label", "train"]) for n in range(iterations)]
@@ -113,27 +117,34 @@ def test_labels_that_a_rewind_dropped_long_ago_are_not_trained_on(monkeypatch: p
     assert training_systems(store, short) == ["init/bulk/Cu32", *(f"iter/{n:06d}/Cu4" for n in left)]
 
 
-@pytest.mark.parametrize(("listed", "deleted"), [(True, True), (False, False)])
-def test_a_list_of_sums_that_was_deleted_is_damage(listed: bool, deleted: bool) -> None:
-    """An earlier version wrote none: its reports list none."""
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_list_of_sums_that_was_deleted_is_damage(complete: bool) -> None:
+    """Unfinished labels have none yet, and are not trained on."""
     store, state = begun(2)
     report = StageReport(
         stage="label",
         app="stub",
         iteration=1,
         attempt=0,
-        complete=True,
+        complete=complete,
         next=True,
         jobs=JobCounts(planned=1, finished=1),
-        files={"labels": {"Cu4/type.raw": 2, **({SUMS: 80} if listed else {})}},
+        files={"labels": {"Cu4/type.raw": 2}} if complete else {},
     )
     store.put(SPACE.stage("label", 1).report, report.dump())
     assert len(training_systems(store, state)) == 4
     store.delete(f"{SPACE.dataset_iter(1)}/{SUMS}")
-    if deleted:
-        with pytest.raises(DataError, match=r"iter/000001/SHA256SUMS is missing, but the report .* lists it"):
-            training_systems(store, state)
-        row = IterationSummary(iteration=1, stages=[], left=True)
-        assert len(training_systems(store, state.model_copy(update={"trail": [row]}))) == 3, "labels that do not count"
-    else:
-        assert len(training_systems(store, state)) == 4
+    if not complete:
+        assert len(training_systems(store, state)) == 3
+        return
+    with pytest.raises(DataError, match=r"iter/000001/SHA256SUMS is missing, but these labels were complete"):
+        training_systems(store, state)
+    row = IterationSummary(iteration=1, stages=[], left=True)
+    assert len(training_systems(store, state.model_copy(update={"trail": [row]}))) == 3, "labels that do not count"
+
+
+def test_initial_data_without_their_list_are_damage() -> None:
+    store, state = begun(1)
+    store.delete(f"{SPACE.dataset_init('bulk')}/{SUMS}")
+    with pytest.raises(DataError, match=r"init/bulk/SHA256SUMS is missing"):
+        training_systems(store, state)

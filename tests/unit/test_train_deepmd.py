@@ -332,9 +332,10 @@ def test_a_stop_at_nan_is_a_result(task: Path) -> None:
 
 def test_reused_models(task: Path) -> None:
     job = {"reuse": 1, "start": ""}
+    Path("models").mkdir()
+    Path("models/SHA256SUMS").touch()
     with pytest.raises(SystemExit, match=r"has no model 1.*training_reuse_iter"):
         dp_model.start_arguments(job)
-    Path("models").mkdir()
     Path("models/graph.001.pb").touch()
     assert dp_model.start_arguments(job) == ["--init-frz-model", "models/graph.001.pb"]
     Path("models/original.001.pb").touch()  # before compression
