@@ -88,6 +88,12 @@ class Structures(Strict):
         None,
         description="Name of the format, of ASE or dpdata (deepmd/npy, abacus/stru), where the file does not show it.",
     )
+    vacuum: float = Field(
+        10.0,
+        ge=1,
+        le=100,
+        description="Angstrom on each side where a file has no cell vector: around a molecule, beside a slab.",
+    )
     super_cell: list[Annotated[int, Field(ge=1, le=100)]] = Field(
         [1, 1, 1], min_length=3, max_length=3, description="Repetitions of the cell along its three vectors."
     )

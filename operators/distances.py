@@ -10,16 +10,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def closest(cell: NDArray[np.float64], positions: NDArray[np.float64], reach: float) -> float:
+def closest(cell: NDArray[np.float64], positions: NDArray[np.float64], reach: float, periodic: bool = True) -> float:
     """Distance of the closest pair of atoms or images if it is below `reach`, else something larger. Angstrom.
 
     Parameters
     ----------
     cell, positions
         (3, 3) and (atoms, 3).
+    periodic
+        False: a molecule, of which the cell is only a box.
     """
     from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
+    if not periodic:
+        nearest, _ = cKDTree(positions).query(positions, k=2)
+        return float(nearest[:, 1].min())
     inverse = np.linalg.inv(cell)
     heights = 1 / np.linalg.norm(inverse, axis=0)
     volume_per_atom = abs(np.linalg.det(cell)) / len(positions)

@@ -9,6 +9,8 @@ The key of a structure is a hash of its cell and its fractional coordinates afte
 Two structures with equal keys differ by less than 0.001 A in the cell and 0.006 % of a cell vector per atom. Steps
 that are powers of two keep lattice sites such as 1/3 or 0.125 away from the places where rounding flips.
 
+A molecule has no cell that counts: its atoms are taken from their centre, in a cube of 16 A.
+
 Whoever writes a system to the dataset keeps its keys beside it, so that a comparison need not read all frames that
 ever were: `keys.v1.bin`, 16 bytes a frame, in the order of the frames. Another definition of a key needs another name.
 """
@@ -33,10 +35,11 @@ _BYTES = 16
 _SHAPE = re.compile(rb"'shape': \(([0-9]+)")
 _CELL_STEPS = 2**10
 _SITE_STEPS = 2**14
+_CUBE = 16.0
 _ATOMS_AT_ONCE = 500_000
 
 
-def keys(numbers: NDArray[np.int64], cells: NDArray[np.float64], positions: NDArray[np.float64]) -> list[bytes]:
+def keys(numbers: NDArray[np.int64], cells: NDArray[np.float64] | None, positions: NDArray[np.float64]) -> list[bytes]:
     """Keys of frames with the same atoms.
 
     Parameters
@@ -44,16 +47,21 @@ def keys(numbers: NDArray[np.int64], cells: NDArray[np.float64], positions: NDAr
     numbers
         Atomic numbers, (atoms,).
     cells, positions
-        (frames, 3, 3) and (frames, atoms, 3), Angstrom.
+        (frames, 3, 3), None for molecules, and (frames, atoms, 3), Angstrom.
 
     Raises
     ------
     numpy.linalg.LinAlgError
         When a cell has no volume.
     """
-    triangular = np.linalg.cholesky(cells @ cells.transpose(0, 2, 1))
-    boxes = np.rint(triangular * _CELL_STEPS).astype(np.int64)
-    sites = np.rint((positions @ np.linalg.inv(cells)) * _SITE_STEPS).astype(np.int64) % _SITE_STEPS
+    if cells is None:
+        boxes = np.zeros((len(positions), 3, 3), np.int64)
+        fractions = (positions - positions.mean(axis=1, keepdims=True)) / _CUBE
+    else:
+        triangular = np.linalg.cholesky(cells @ cells.transpose(0, 2, 1))
+        boxes = np.rint(triangular * _CELL_STEPS).astype(np.int64)
+        fractions = positions @ np.linalg.inv(cells)
+    sites = np.rint(fractions * _SITE_STEPS).astype(np.int64) % _SITE_STEPS
     packed = ((numbers * _SITE_STEPS + sites[..., 0]) * _SITE_STEPS + sites[..., 1]) * _SITE_STEPS + sites[..., 2]
     packed.sort(axis=1)
     return [
@@ -103,7 +111,7 @@ def _kept_keys(folder: Path, sha256: str | None) -> list[bytes] | None:
         data = (folder / KEYS).read_bytes()
     except FileNotFoundError:
         return None
-    frames = sum(_frames_of(part / "box.npy") for part in folder.glob("set.*"))
+    frames = sum(_frames_of(part / "coord.npy") for part in folder.glob("set.*"))
     if hashlib.sha256(data).hexdigest() != sha256 or len(data) != frames * _BYTES:
         return None
     found: list[bytes] = np.frombuffer(data, f"V{_BYTES}").tolist()
@@ -130,12 +138,12 @@ def _system_keys(folder: Path) -> Iterator[bytes]:
 def _read_system(folder: Path) -> Iterator[tuple[NDArray[np.int64], Any, Any]]:
     types = np.loadtxt(folder / "type.raw", dtype=np.int64, ndmin=1)
     numbers = atomic_numbers((folder / "type_map.raw").read_text().split())[types]
+    periodic = not (folder / "nopbc").exists()
+    size = max(1, _ATOMS_AT_ONCE // len(numbers))
     for part in sorted(folder.glob("set.*")):
-        boxes = np.load(part / "box.npy", mmap_mode="r", allow_pickle=False).reshape(-1, 3, 3)
-        coordinates = np.load(part / "coord.npy", mmap_mode="r", allow_pickle=False).reshape(
-            len(boxes), len(numbers), 3
-        )
-        size = max(1, _ATOMS_AT_ONCE // len(numbers))
-        for start in range(0, len(boxes), size):
+        coordinates = np.load(part / "coord.npy", mmap_mode="r", allow_pickle=False).reshape(-1, len(numbers), 3)
+        boxes = np.load(part / "box.npy", mmap_mode="r", allow_pickle=False) if periodic else None
+        for start in range(0, len(coordinates), size):
             chunk = slice(start, start + size)
-            yield numbers, np.array(boxes[chunk], np.float64), np.array(coordinates[chunk], np.float64)
+            cells = None if boxes is None else np.array(boxes.reshape(len(coordinates), 3, 3)[chunk], np.float64)
+            yield numbers, cells, np.array(coordinates[chunk], np.float64)

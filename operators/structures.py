@@ -24,6 +24,8 @@ MOST = {"structures": 10**5, "atoms in one structure": 10**5, "atoms in all": 10
 def load_structures(config: RunConfig, names: Iterable[str], files: Path) -> list[Atoms]:
     """All structures of the named sets, in order; `info["structure"]` is the name of the set.
 
+    All have a cell: that of a molecule is a box around it, and its `pbc` is False.
+
     Parameters
     ----------
     files
@@ -66,6 +68,11 @@ def check_structures(config: RunConfig, name: str, files: Path) -> int:
     return sizes["structures"]
 
 
+def has_molecules(config: RunConfig, name: str, files: Path) -> bool:
+    """Has a set a structure without a cell?"""
+    return any(not frame.pbc.any() for _, frame in _frames(config, name, files))
+
+
 def _frames(config: RunConfig, name: str, files: Path) -> Iterator[tuple[str, Atoms]]:
     """The frames of a set's files as they are, and what an error calls each."""
     settings = config.structures[name]
@@ -75,7 +82,32 @@ def _frames(config: RunConfig, name: str, files: Path) -> Iterator[tuple[str, At
             unknown = sorted(set(frame.get_chemical_symbols()) - set(config.type_map))
             if unknown:
                 raise ConfigError(f"{file}: element {unknown[0]} is not in type_map ({', '.join(config.type_map)})")
-            yield f"{file}: frame {number}" if number else file, frame
+            where = f"{file}: frame {number}" if number else file
+            fill_cell(frame, settings, where)
+            yield where, frame
+
+
+def fill_cell(frame: Atoms, settings: Structures, where: str) -> None:
+    """Give a frame the cell vectors that it lacks, with vacuum along them.
+
+    A frame without any is a molecule: its `pbc` is False in all directions, and the cell is a box around it, which
+    the software that needs one is given. With one or two it is a chain or a slab, and periodic as other frames are.
+
+    Raises
+    ------
+    ConfigError
+        For a molecule with keys that make no sense for it.
+    """
+    missing = [axis for axis in range(3) if not frame.cell[axis].any()]
+    frame.pbc = len(missing) < 3
+    if not missing or not len(frame):
+        return
+    if not frame.pbc.any() and (settings.super_cell != [1, 1, 1] or settings.scale != [1.0] or settings.pert_box):
+        raise ConfigError(
+            f"{where}: it has no cell, so it is a molecule: super_cell, scale and pert_box are for periodic "
+            "structures; remove them, or give the file its cell"
+        )
+    frame.center(vacuum=settings.vacuum, axis=missing)
 
 
 def expand(settings: Structures, frames: Iterable[Atoms], seed: int) -> Iterator[Atoms]:
@@ -156,7 +188,6 @@ def _read(path: Path, format: str | None, where: str) -> list[Atoms]:
     for frame in frames:
         frame.calc = None
         frame.set_constraint()
-        frame.pbc = True
     return frames
 
 
@@ -168,11 +199,6 @@ def _problem(frame: Atoms, scale: float) -> str:
 
     if not len(frame):
         return "a structure without atoms"
-    if frame.cell.rank < 3:
-        return (
-            "it has no periodic cell in three directions; give it one, a molecule for instance a box with 10 Angstrom "
-            "around it: atoms.center(vacuum=10) of ASE, then write a format with cells (extxyz)"
-        )
     cell = frame.cell.array * scale
     with np.errstate(all="ignore"):
         largest = np.linalg.norm(np.cross(cell[[1, 2, 0]], cell[[2, 0, 1]]), axis=1).max()
@@ -183,7 +209,7 @@ def _problem(frame: Atoms, scale: float) -> str:
             f"its cell{scaled} is {width:.2g} Angstrom wide between two faces; {NARROWEST} is the least: give vectors "
             "in Angstrom that span a volume"
         )
-    distance = closest(frame.cell.array, frame.positions, CLOSEST)
+    distance = closest(frame.cell.array, frame.positions, CLOSEST, bool(frame.pbc.all()))
     if distance < CLOSEST:
         return f"two of its atoms are {distance:.3f} Angstrom apart; {CLOSEST} is the least: correct the file"
     return ""

@@ -37,7 +37,7 @@ from operators.jobs import (
 )
 from operators.registry import load_config
 from operators.setup import with_setup
-from operators.structures import load_structures
+from operators.structures import has_molecules, load_structures
 from operators.sums import SUMS, user_file
 
 from .lammps_input import (
@@ -48,6 +48,7 @@ from .lammps_input import (
     SEED,
     check_plumed,
     fit_template,
+    for_molecule,
     make_input,
     revise,
     write_conf,
@@ -126,13 +127,14 @@ def make_tasks(config: Any, params: PlanParams, files: Path) -> Iterator[Task]:
         template = read_template(config, group, files, where) if group.template else {}
         for atoms, index in choose(config, params, number, files):
             conf = write_conf(atoms, config.type_map, config.mass_map)
+            periodic = bool(atoms.pbc.all())
             facts = {"structure": atoms.info["structure"], "index": index, "group": number}
             for variant in grid(group):
                 seed = derive_seed(config.seed, "explore", params.iteration, next(count), "velocity")
                 inputs = (
-                    template_inputs(template, variant, seed, where)
+                    template_inputs(template, variant, seed, where, periodic)
                     if template
-                    else md_inputs(config, group, variant, seed)
+                    else md_inputs(config, group, variant, seed, periodic)
                 )
                 yield Task({CONF: conf, **inputs, "task.json": canonical_json({**facts, **variant})})
 
@@ -156,7 +158,7 @@ def choose(config: Any, params: PlanParams, number: int, files: Path) -> list[tu
     return [found[i] for i in sorted(order[(first + k) % len(found)] for k in range(group.n_sample))]
 
 
-def md_inputs(config: Any, group: TaskGroup, variant: dict[str, Any], seed: int) -> dict[str, Content]:
+def md_inputs(config: Any, group: TaskGroup, variant: dict[str, Any], seed: int, periodic: bool) -> dict[str, Content]:
     """in.lammps of one point of the grid."""
     text = make_input(
         ensemble=str(group.ensemble),
@@ -170,6 +172,7 @@ def md_inputs(config: Any, group: TaskGroup, variant: dict[str, Any], seed: int)
         seed=seed,
         models=committee_of(config).files,
         type_map=config.type_map,
+        periodic=periodic,
     )
     return {INPUT: text}
 
@@ -205,10 +208,13 @@ def read_template(config: Any, group: TaskGroup, files: Path, where: str) -> dic
     return texts
 
 
-def template_inputs(texts: dict[str, str], variant: dict[str, Any], seed: int, where: str) -> dict[str, Content]:
+def template_inputs(
+    texts: dict[str, str], variant: dict[str, Any], seed: int, where: str, periodic: bool = True
+) -> dict[str, Content]:
     """The template's files with the values of one combination in them."""
     values = {**variant["revisions"], SEED: seed}
-    return {name: revise(text, values, f"{where}.template") for name, text in texts.items()}
+    filled = {name: revise(text, values, f"{where}.template") for name, text in texts.items()}
+    return {**filled, INPUT: filled[INPUT] if periodic else for_molecule(filled[INPUT])}
 
 
 def run_script(explore: LammpsConfig, models: list[str]) -> str:
@@ -319,11 +325,18 @@ def check(config: RunConfig) -> list[str]:
 
 
 def check_files(config: Any, files: Path) -> None:
-    """Read every template, and fill it in once."""
+    """Read every template, and fill it in once; molecules have no pressure."""
     for number, stage in enumerate(config.explore.stages):
         for place, group in enumerate(stage):
+            where = f"explore.stages.{number}.{place}"
+            if group.ensemble in COUPLING:
+                for name in group.structures:
+                    if has_molecules(config, name, files):
+                        raise ConfigError(
+                            f"{where}.ensemble: {group.ensemble} needs a cell, but structures.{name} has molecules "
+                            "(files without a cell): take nvt, or give the files their cell"
+                        )
             if group.template:
-                where = f"explore.stages.{number}.{place}"
                 template_inputs(read_template(config, group, files, where), grid(group)[0], 1, where)
 
 

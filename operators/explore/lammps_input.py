@@ -56,6 +56,11 @@ def write_conf(atoms: Atoms, type_map: Sequence[str], mass_map: Sequence[float] 
     return f"{head}Masses\n\n{''.join(rows)}\nAtoms # atomic{body}"
 
 
+def boundary(periodic: bool) -> str:
+    """The boundaries of the box. An atom of a molecule that comes to its end is lost: the molecule has broken."""
+    return "boundary p p p" if periodic else "boundary f f f"
+
+
 def pair_style(models: Sequence[str], trj_freq: int, options: str = "") -> str:
     """The line that names the committee and asks for the model deviation."""
     return f"pair_style deepmd {' '.join(models)} out_freq {trj_freq} out_file {MODEL_DEVI}{options}"
@@ -86,6 +91,7 @@ def make_input(
     seed: int,
     models: Sequence[str],
     type_map: Sequence[str],
+    periodic: bool = True,
 ) -> str:
     """in.lammps of a plain MD run: temperature in K, pressure in bar, times in ps."""
     thermostat = f"temp {temp} {temp} {tau_t}"
@@ -95,7 +101,7 @@ def make_input(
         fix = {"nve": "nve", "nvt": f"nvt {thermostat}"}[ensemble]
     lines = [
         "units metal",
-        "boundary p p p",
+        boundary(periodic),
         "atom_style atomic",
         "neighbor 1.0 bin",
         "box tilt large",
@@ -106,7 +112,7 @@ def make_input(
         "thermo_style custom step temp pe ke etotal press vol lx ly lz xy xz yz",
         f"thermo {trj_freq}",
         dump("1", trj_freq),
-        f"velocity all create {temp} {seed} mom yes rot no dist gaussian",
+        f"velocity all create {temp} {seed} mom yes rot {'no' if periodic else 'yes'} dist gaussian",
         f"fix 1 all {fix}",
         f"timestep {dt}",
         f"run {nsteps}",
@@ -185,6 +191,11 @@ def fit_template(
     if not re.search(r"(?<!\w)(run|minimize)(?!\w)", "\n".join(line.partition("#")[0] for line in lines)):
         raise ConfigError(f"{where}: it has no line 'run ...': nothing would be explored; add one")
     return "\n".join(lines) + "\n"
+
+
+def for_molecule(text: str) -> str:
+    """A template with the boundaries of a molecule instead of its own."""
+    return f"{boundary(periodic=False)}\n" + re.sub(r"(?m)^[ \t]*boundary\b.*\n", "", text)
 
 
 def check_plumed(text: str, where: str) -> None:

@@ -1,8 +1,8 @@
 """Labels frames with a calculator of ASE: python3 ase_job.py calculator.json frames.json labels.jsonl
 
 Runs by itself in a job (ASE, numpy and the calculator's package are all it needs). Writes one line of JSON a frame:
-energy (eV), forces (eV/Angstrom) and virial (eV, null where the calculator has no stress), or error (`exception`,
-`nan`) and message. A frame that fails does not stop the others.
+energy (eV), forces (eV/Angstrom) and virial (eV, null for a molecule and where the calculator has no stress), or
+error (`exception`, `nan`) and message. A frame that fails does not stop the others.
 """
 
 import importlib
@@ -46,14 +46,15 @@ def label(frame: dict[str, Any], calculator: Any) -> dict[str, Any]:
     import numpy as np
     from ase import Atoms
 
-    atoms = Atoms(frame["symbols"], frame["positions"], cell=frame["cell"], pbc=True, calculator=calculator)
+    periodic = frame.get("pbc", True)
+    atoms = Atoms(frame["symbols"], frame["positions"], cell=frame["cell"], pbc=periodic, calculator=calculator)
     energy = float(atoms.get_potential_energy())
     # Where electrons are smeared, forces are derivatives of the free energy.
     energy = float(getattr(calculator, "results", {}).get("free_energy", energy))
     forces = np.array(atoms.get_forces(), dtype=np.float64)
     try:
         # ASE: stress = dE/d(strain)/V, so virial = -dE/d(strain) = -stress * V
-        virial = -np.array(atoms.get_stress(voigt=False), dtype=np.float64) * atoms.get_volume()
+        virial = -np.array(atoms.get_stress(voigt=False), dtype=np.float64) * atoms.get_volume() if periodic else None
     except NotImplementedError:  # ASE's PropertyNotImplementedError is one
         virial = None
     if not (math.isfinite(energy) and np.isfinite(forces).all() and (virial is None or np.isfinite(virial).all())):

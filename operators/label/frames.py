@@ -113,6 +113,7 @@ def dump_frames(frames: Sequence[Atoms]) -> bytes:
                 "symbols": atoms.get_chemical_symbols(),
                 "cell": atoms.cell.array.tolist(),
                 "positions": atoms.positions.tolist(),
+                **({} if atoms.pbc.all() else {"pbc": False}),
             }
             for atoms in frames
         ]
@@ -130,7 +131,7 @@ def load_frames(path: Path) -> list[Atoms]:
                 numbers=[atomic_numbers[symbol] for symbol in each["symbols"]],
                 positions=each["positions"],
                 cell=each["cell"],
-                pbc=True,
+                pbc=each.get("pbc", True),
                 info={"structure": each["structure"]},
             )
             for each in parse_json(path.read_bytes(), path.name)
@@ -177,6 +178,8 @@ def read_labels(tasks: Sequence[TaskOutput], jobs: Path, read: Reader, explain: 
             else:
                 labels = read(task.folder, frames)
             for atoms, label in zip(frames, labels, strict=True):
+                if not atoms.pbc.all():
+                    label = replace(label, virial=None)  # of a box that is none
                 yield Labelled(atoms, job_id, folder.name, judge(label, len(atoms)))
 
 
@@ -229,8 +232,8 @@ def collect(
 def write_dataset(root: Path, found: Sequence[Labelled], type_map: list[str]) -> list[tuple[str, int] | None]:
     """Write the good labels as DeePMD systems (deepmd/npy, float64), one for each composition, with their keys.
 
-    Atoms are sorted by type, frames keep their order. Where a composition has frames with and without virial,
-    those without are a system of their own (`Cu32.novirial`).
+    Atoms are sorted by type, frames keep their order. Where a composition has frames with and without virial, or with
+    and without periodic boundaries, those without are a system of their own (`Cu32.novirial`, `H2O.nopbc`).
 
     Returns
     -------
@@ -239,29 +242,36 @@ def write_dataset(root: Path, found: Sequence[Labelled], type_map: list[str]) ->
     from ase.data import atomic_numbers
 
     elements = {symbol: atomic_numbers[symbol] for symbol in type_map}
-    virials: dict[str, set[bool]] = {}
     names: list[str | None] = []
+    kinds: dict[str, set[str]] = {}
     for each in found:
         if each.label.kind != "ok":
             names.append(None)
             continue
         counts = Counter(each.atoms.numbers.tolist())
-        names.append("".join(f"{symbol}{counts[element]}" for symbol, element in elements.items() if counts[element]))
-        virials.setdefault(names[-1] or "", set()).add(each.label.virial is not None)
+        name = "".join(f"{symbol}{counts[element]}" for symbol, element in elements.items() if counts[element])
+        names.append(name)
+        kinds.setdefault(name, set()).add(_kind(each))
     systems: dict[str, list[Labelled]] = {}
     places: list[tuple[str, int] | None] = []
-    for each, name in zip(found, names, strict=True):
-        if name is None:
+    for each, composition in zip(found, names, strict=True):
+        if composition is None:
             places.append(None)
             continue
-        if each.label.virial is None and len(virials[name]) > 1:
-            name += ".novirial"
+        name = composition + (_kind(each) if len(kinds[composition]) > 1 else "")
         members = systems.setdefault(name, [])
         places.append((name, len(members)))
         members.append(each)
     for name, members in sorted(systems.items()):
         _write_system(root / name, members, elements)
     return places
+
+
+def _kind(each: Labelled) -> str:
+    """How the name of its system ends, where others of its composition are of another kind."""
+    if not each.atoms.pbc.all():
+        return ".nopbc"
+    return "" if each.label.virial is not None else ".novirial"
 
 
 def _write_system(folder: Path, members: Sequence[Labelled], elements: dict[str, int]) -> None:
@@ -285,12 +295,17 @@ def _write_system(folder: Path, members: Sequence[Labelled], elements: dict[str,
         "energies": np.array([each.label.energy for each in members]),
         "forces": np.array([force[at] for force, at in zip(forces, order, strict=True) if force is not None]),
     }
+    if not members[0].atoms.pbc.all():
+        data["nopbc"] = True
     if members[0].label.virial is not None:
         data["virials"] = np.array([each.label.virial for each in members])
     system = dpdata.LabeledSystem(data=data)
     system.to("deepmd/npy", str(folder), set_size=len(members), prec=np.float64)
     back = dpdata.LabeledSystem(str(folder), fmt="deepmd/npy").data
-    for key in ("atom_types", "cells", "coords", "energies", "forces", "virials"):
+    if back.get("nopbc", False) != data.get("nopbc", False):
+        raise DataError(f"{folder.name}: dpdata does not read back that it is not periodic")
+    cells = () if "nopbc" in data else ("cells",)
+    for key in ("atom_types", *cells, "coords", "energies", "forces", "virials"):
         if (key in data) != (key in back) or (key in data and not np.array_equal(data[key], back[key])):
             raise DataError(f"{folder.name}: dpdata does not read back the {key} that it wrote")
     write_keys(folder)

@@ -130,7 +130,8 @@ def choose(
                 if frame.why:
                     choice.corrupt.append((candidate, frame.why))
                 continue
-            (key,) = keys(numbers[frame.types], frame.cell[None], frame.positions[None])
+            cells = frame.cell[None] if frame.periodic else None
+            (key,) = keys(numbers[frame.types], cells, frame.positions[None])
             if key in known:
                 choice.rejected["duplicate"] += 1
                 continue

@@ -33,11 +33,15 @@ class CorruptFrame(DataError):
 
 @dataclass(frozen=True)
 class Frame:
-    """Cell vectors as rows (3, 3) and positions (atoms, 3) from the box's origin in Angstrom; types from 0 (atoms,)."""
+    """Cell vectors as rows (3, 3) and positions (atoms, 3) from the box's origin in Angstrom; types from 0 (atoms,).
+
+    Where it is not `periodic`, it is a molecule, and the cell is a box around it.
+    """
 
     cell: NDArray[np.float64]
     types: NDArray[np.int64]
     positions: NDArray[np.float64]
+    periodic: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def parse_frame(data: bytes, n_types: int, n_atoms: int | None = None) -> Frame:
     ------
     CorruptFrame
         When it is cut off, has other than `n_atoms` atoms, numbers that are not finite, types outside 1..n_types,
-        an atom twice, no volume, or a box that is not periodic.
+        an atom twice, no volume, or a box that is periodic in one or two directions.
     """
     head, _, rest = data.partition(b"ITEM: ATOMS ")
     header, _, body = rest.partition(b"\n")
@@ -128,11 +132,11 @@ def parse_frame(data: bytes, n_types: int, n_atoms: int | None = None) -> Frame:
     types = table[0].astype(np.int64) - 1
     if np.any(types != table[0] - 1) or types.min() < 0 or types.max() >= n_types:
         raise CorruptFrame(f"types outside 1..{n_types}: the dump does not fit type_map")
-    cell, origin = _box(head)
+    cell, origin, periodic = _box(head)
     positions = table[1:].T
     if kind[0].startswith("xs"):
-        return Frame(cell, types, positions @ cell)
-    return Frame(cell, types, positions - origin)
+        return Frame(cell, types, positions @ cell, periodic)
+    return Frame(cell, types, positions - origin, periodic)
 
 
 def _count(head: bytes) -> int:
@@ -143,12 +147,13 @@ def _count(head: bytes) -> int:
     return int(count)
 
 
-def _box(head: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cell vectors (3, 3) and origin (3,), Angstrom."""
+def _box(head: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    """Cell vectors (3, 3) and origin (3,), Angstrom, and whether they are periodic."""
     lines = head.partition(b"ITEM: BOX BOUNDS")[2].split(b"\n")
     flags = [word for word in lines[0].split() if len(word) == 2 and set(word) <= set(b"pfsm")]
-    if any(flag != b"pp" for flag in flags):
-        raise CorruptFrame("the box is not periodic in all directions")
+    periodic = {flag == b"pp" for flag in flags} or {True}
+    if len(periodic) > 1:
+        raise CorruptFrame("the box is periodic in some directions only; let vacuum part the images")
     try:
         rows = np.array([line.split() for line in lines[1:4]], dtype=np.float64)
     except ValueError:
@@ -168,4 +173,4 @@ def _box(head: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     sane = np.isfinite(rows).all() and np.abs(rows).max() < _LARGEST
     if not sane or np.linalg.det(cell) <= _FLATTEST * np.linalg.norm(cell, axis=1).prod():
         raise CorruptFrame("the box has no volume")
-    return cell, origin
+    return cell, origin, periodic.pop()

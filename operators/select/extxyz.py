@@ -18,6 +18,7 @@ def write_frames(path: Path, frames: Iterable[tuple[str, Frame]], type_map: Sequ
             # As JSON, because ASE would make a number or a truth value of a name such as 007 or T.
             name = json.dumps(f"_JSON {json.dumps(structure)}")
             stream.write(f"{len(frame.types)}\n")
-            stream.write(f'Lattice="{lattice}" Properties=species:S:1:pos:R:3 structure={name} pbc="T T T"\n')
+            pbc = "T T T" if frame.periodic else "F F F"
+            stream.write(f'Lattice="{lattice}" Properties=species:S:1:pos:R:3 structure={name} pbc="{pbc}"\n')
             for kind, (x, y, z) in zip(frame.types.tolist(), frame.positions.tolist(), strict=True):
                 stream.write(f"{type_map[kind]} {x!r} {y!r} {z!r}\n")

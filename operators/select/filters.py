@@ -24,18 +24,19 @@ def rejection(
     min_distance
         Least distance between two atoms or periodic images, Angstrom.
     max_length_ratio
-        Largest ratio between the longest and the shortest cell vector.
+        Largest ratio between the longest and the shortest cell vector; the box of a molecule has no such test.
     max_tilt_angle
         Largest tilt of the box in degrees: of b from y in the xy plane, of c from z in xz and in yz, with a along x.
     """
-    if max_length_ratio is not None:
+    if max_length_ratio is not None and frame.periodic:
         lengths = np.linalg.norm(frame.cell, axis=1)
         if lengths.max() > max_length_ratio * lengths.min():
             return "bad_box"
-    if max_tilt_angle is not None and tilt_angle(frame.cell) > max_tilt_angle:
+    if max_tilt_angle is not None and frame.periodic and tilt_angle(frame.cell) > max_tilt_angle:
         return "bad_box"
-    if min_distance is not None and closest(frame.cell, frame.positions, min_distance) < min_distance:
-        return "too_close"
+    if min_distance is not None:
+        distance = closest(frame.cell, frame.positions, min_distance, frame.periodic)
+        return "too_close" if distance < min_distance else ""
     return ""
 
 

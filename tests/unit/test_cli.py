@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conventions.space import DataSpace
+from operators.sums import write_sums
 from statemachine.machine.orders import Order
 from statemachine.run.opening import find_prefix, open_poller
 from tests.conftest import CONFIG, STUBS, Cli
@@ -153,10 +154,11 @@ def test_a_run_with_20000_systems(cli: Cli, stub_run: Path) -> None:
     text = stub_run.read_text().replace("accurate_after: 1", "accurate_after: 0")
     stub_run.write_text(text)
     assert cli("init", stub_run)[0] == 0
+    folder = stub_run.parent / "out" / DataSpace.dataset / "init" / "many"
     for number in range(20_000):
-        system = stub_run.parent / "out" / DataSpace.dataset / "init" / "many" / f"Cu{number}"
-        system.mkdir(parents=True)
-        (system / "type.raw").touch()
+        (folder / f"Cu{number}").mkdir(parents=True)
+        (folder / f"Cu{number}" / "type.raw").touch()
+    write_sums(folder)
     code, output, errors = cli("run", stub_run)
     assert code == 0, output + errors
 

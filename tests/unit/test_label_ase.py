@@ -222,7 +222,7 @@ def test_the_keys_of_the_frames_lie_beside_them(tmp_path: Path, finished: LabelR
     expected = keys(np.full(2, 29), data["cells"], data["coords"])
     assert (run.labels / "Cu2" / KEYS).read_bytes() == b"".join(expected)
     for path in run.labels.rglob("coord.npy"):
-        path.unlink()
+        path.write_bytes(path.read_bytes()[:128])  # its header, which says how many frames it has
     assert dataset_keys(run.labels.parent, ["000002/Cu2"]) == (set(expected), [])
 
 

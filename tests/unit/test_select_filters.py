@@ -161,8 +161,9 @@ def test_keys_beside_a_system_are_those_of_its_frames(kept: Path) -> None:
 
 def test_frames_are_not_read_where_their_keys_are(kept: Path) -> None:
     found = known_keys(kept)
-    for path in [*kept.glob("set.*/coord.npy"), kept / "type.raw"]:
-        path.unlink()
+    (kept / "type.raw").unlink()
+    for path in kept.glob("set.*/coord.npy"):
+        path.write_bytes(path.read_bytes()[:128])  # its header, which says how many they are
     assert known_keys(kept) == found
 
 
