@@ -10,7 +10,7 @@ import re
 import shlex
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, RootModel, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, RootModel, Tag, model_validator
 
 from .cluster import EngineConfig, Image, LocalConfig, Pod
 from .cluster import Text as Text  # third-party apps import it from here
@@ -131,6 +131,13 @@ def _whole(command: str) -> str:
     return command
 
 
+# One machine, or a list of them; each form has errors of its own.
+Routes = Annotated[
+    Annotated[Hpc, Tag("one")] | Annotated[list[Hpc], Field(min_length=1), Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, list) else "one"),
+]
+
+
 class StageConfig(Strict):
     """What all stages have in common."""
 
@@ -149,7 +156,15 @@ class StageConfig(Strict):
     ratio_failed: float = Field(0.0, ge=0, le=1, description="Fraction of tasks that may fail.")
     image: Image | None = Field(None, description="Container image of the jobs; default: the engine's.")
     pod: Pod = Field(Pod(), description="What the jobs' pods ask of Kubernetes.")
-    hpc: Hpc | None = Field(None, description="Hand the jobs to a batch system (Slurm, PBS, ...) and wait for them.")
+    hpc: Routes | None = Field(
+        None,
+        description="Hand the jobs to a batch system (Slurm, PBS, ...) and wait for them; a list: to one of several.",
+    )
+
+    @property
+    def routes(self) -> list[Hpc]:
+        """The batch systems that jobs may go to; none: they run where the engine starts them."""
+        return self.hpc if isinstance(self.hpc, list) else [self.hpc] if self.hpc else []
 
 
 class RunConfig(Document):

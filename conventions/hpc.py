@@ -166,6 +166,9 @@ class Hpc(Strict):
     machine: Machine
     resources: Resources = Resources()
     ssh_key: SecretKey | None = Field(None, description="Kubernetes Secret with the private key, for pods.")
+    capacity: int | None = Field(
+        None, ge=1, le=10**6, description="Jobs of this stage that may be there at once; default: no limit."
+    )
     poll: int = Field(30, ge=1, le=3600, description="Seconds between two checks of the queue.")
 
     @model_validator(mode="after")

@@ -1,20 +1,20 @@
 """Hands jobs to a batch system, waits for them and brings home what they left. Needs dpdispatcher, nothing of ours.
 
-The script of a job's pod, after `batch_login.py` and two lines put before both:
+The script of a job's pod, after the other `batch_*.py` and two lines put before all:
 
     WRAPPER = "<the generic job wrapper, job.sh>"
-    HPC = {"name": ..., "places": ["JOB_JOB", ...], "machine": ..., "resources": ..., "poll": ..., "ssh_key": ...}
+    HPC = {"name": ..., "places": ["JOB_JOB", ...], "routes": [{"machine": ..., "resources": ..., "poll": ...,
+           "capacity": ..., "ssh_key": ...}, ...]}
 
 A pod's environment names the places of its one job, as for the wrapper. Where there is no JOB_ID, this is the one
 process for all jobs of a workflow on this machine: each line that it reads is a job's places in JSON, with the file of
 its log as LOG; each line that it writes is a job's id and exit code.
 
-What is submitted depends on the job and on HPC only, so whoever waits next finds the same submission again in the batch
-system's own folder, by its hash.
+What is submitted depends on the job and its route only, so whoever waits next finds the same submission again in the
+batch system's own folder, by its hash.
 """
 
 import contextlib
-import copy
 import heapq
 import itertools
 import json
@@ -29,13 +29,13 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from operators.pod.batch_login import check_logins
+    from operators.pod.batch_live import see, unsee
+    from operators.pod.batch_routes import Route, Routes
 
 BATCH = """\
 # Two of us in one folder would be one too many: the second waits, and finds the marker.
@@ -52,8 +52,6 @@ kill -KILL $1; }; end """
 FAILED, NO_MARKER, CANCELLED = 1, 70, 143
 CANCELLED_AT_ONCE = 8  # of the ten sessions that sshd gives a connection, the transfer of files has one
 STOPPED: list[int] = []
-LIVE = Path("live")  # in a job's folder
-MOST = 1 << 20  # bytes of a log in one look
 ARRIVALS: "SimpleQueue[Mapping[str, str] | None]" = SimpleQueue()  # places of jobs; None after the last one
 OUTPUTS = {"JOB_OUT": "out/out", "JOB_LOG": "out/log", "JOB_DONE": "out/done"}
 SECRET = re.compile("TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$")
@@ -62,11 +60,11 @@ SECRET = re.compile("TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCE
 def main(wrapper: str, hpc: dict[str, Any]) -> int:
     signal.signal(signal.SIGTERM, stop)
     places = dict(os.environ)
-    clean_environment(hpc["machine"]["batch_type"])
+    batch = Batch(wrapper, hpc["name"], hpc["places"], Routes(hpc, alone="JOB_ID" in places))
+    clean_environment(batch.routes.types)
     # dpdispatcher makes ~/.dpdispatcher when it is imported; a pod's user may have no home.
     if not os.access(Path.home(), os.W_OK):
         os.environ["HOME"] = str(home_of(places) if "JOB_ID" in places else Path.cwd())
-    batch = Batch(wrapper, hpc)
     if "JOB_ID" not in places:
         return serve(batch)
     codes: list[int] = []
@@ -142,11 +140,21 @@ def cancel(jobs: list["Job"]) -> None:
             print(words, end="")
 
 
+class Batch(NamedTuple):
+    """What the jobs have in common."""
+
+    wrapper: str
+    name: str
+    places: list[str]
+    routes: "Routes"
+
+
 class Job:
     """One job: where it is, how far it is, and its submission as soon as it has one."""
 
     def __init__(self, batch: "Batch", places: Mapping[str, str]) -> None:
         self.batch, self.places, self.id = batch, places, places["JOB_ID"]
+        self.route: Route | None = None
         self.submission: Any = None
         self.pause = 0.0
         self._steps = self._run()
@@ -171,7 +179,9 @@ class Job:
         if self.submission is None or not self.batch_job.job_id:
             return ""
         try:
-            if self.batch.type == "Shell":  # dpdispatcher ends the script, and not what the script has started
+            if (
+                self.route and self.route.type == "Shell"
+            ):  # dpdispatcher ends the script, and not what the script has started
                 self.submission.machine.context.block_call(f"{END_TREE}{self.batch_job.job_id}")
             self.submission.remove_unfinished_tasks()
         except Exception:
@@ -205,38 +215,102 @@ class Job:
             if code:
                 shutil.rmtree("out")
             stage(self.batch, self.places)
-            self.submission = self.batch.submission(f"{self.id}-{digest[:8]}")
             unsee()
-            yield from self._submit_and_wait()
+            yield from self._submit_and_wait(f"{self.batch.name}-{self.id}-{digest[:8]}")
             unsee()
             code = ended(self.places, digest)
         return NO_MARKER if code is None else code
 
-    def _submit_and_wait(self) -> Generator[float, None, None]:
+    def _submit_and_wait(self, name: str) -> Generator[float, None, None]:
         """Submit, or take up what was submitted before, and wait for the end.
 
         This is `run_submission` in its own public parts, except that it uploads nothing into the folder of a job that
         runs, and finds a job whose number was written down but not yet recorded.
         """
-        found = self.submission
-        context = found.machine.context
-        found.try_recover_from_json()
+        there = self._was_submitted(name)
+        yield 0.0  # from here on it can be cancelled
+        if not there:
+            yield from self._submit(name)
+        assert self.route
+        self.route.jobs.add(self.id)
+        try:
+            yield from self._wait()
+        finally:
+            self.route.jobs.discard(self.id)
+
+    def _was_submitted(self, name: str) -> bool:
+        """Is it on one of the routes, since an earlier attempt?"""
+        for route in self.batch.routes.all:
+            try:
+                self._take(route, name)
+            except (Exception, SystemExit) as error:
+                if len(self.batch.routes.all) == 1:
+                    raise
+                self._refused(route, error)
+                continue
+            if self.batch_job.job_id:
+                self._say("taken up again")
+                return True
+        self.submission = self.route = None
+        return False
+
+    def _take(self, route: "Route", name: str) -> None:
+        """Make it the submission of a route, with its number there if it has one."""
+        self.route, self.submission = route, route.submission(name, OUTPUTS.values())
+        context = self.submission.machine.context
+        self.submission.try_recover_from_json()
         if not self.batch_job.job_id and context.check_file_exists(f"{self.batch_job.job_hash}_job_id"):
             self.batch_job.register_job_id(context.read_file(f"{self.batch_job.job_hash}_job_id").strip())
-        if self.batch_job.job_id:
-            self._say("taken up again")
-        yield 0.0  # from here on it can be cancelled
+
+    def _submit(self, name: str) -> Generator[float, None, None]:
+        """Submit it on a route that has room; where one refuses it, on another."""
+        refused: dict[Route, str] = {}
+        while True:
+            route = self.batch.routes.choose(self.id, refused)
+            if route is None:
+                yield self.batch.routes.poll
+                continue
+            try:
+                self._take(route, name)
+                self.submission.update_submission_state()
+                self._keep()
+            except (Exception, SystemExit) as error:
+                if len(self.batch.routes.all) == 1:
+                    raise
+                refused[route] = self._refused(route, error)
+                if len(refused) == len(self.batch.routes.all):
+                    raise SystemExit(f"error: every route refused the job: {'; '.join(refused.values())}") from None
+            else:
+                return
+
+    def _refused(self, route: "Route", error: BaseException) -> str:
+        """Leave a route alone for a while; why."""
+        route.close()
+        self.submission = self.route = None
+        while error.__cause__:  # dpdispatcher says last where it was, and first what happened
+            error = error.__cause__
+        why = f"{route}: {' '.join(str(error).split())[-300:] or type(error).__name__}"
+        print(f"job {self.id} goes elsewhere: {why}", flush=True)
+        return why
+
+    def _keep(self) -> None:
+        """Have it in the queue: submit what is not there, and again what the batch system ended."""
+        number = self.batch_job.job_id
+        if not number:
+            self.submission.upload_jobs()
+        self.submission.handle_unexpected_submission_state()
+        if self.batch_job.job_id != number:
+            self._say("submitted")
+            self.submission.submission_to_json()
+
+    def _wait(self) -> Generator[float, None, None]:
+        found, context = self.submission, self.submission.machine.context
+        assert self.route
         found.update_submission_state()
         while not found.check_all_finished():
-            number = self.batch_job.job_id
-            if not number:
-                found.upload_jobs()
-            found.handle_unexpected_submission_state()
-            if self.batch_job.job_id != number:
-                self._say("submitted")
-                found.submission_to_json()
+            self._keep()
             see(context)
-            yield self.batch.poll
+            yield self.route.poll
             found.update_submission_state()
         found.download_jobs(include_failed=True)
         self._say("ended")
@@ -244,92 +318,8 @@ class Job:
         context.clean()
 
     def _say(self, what: str) -> None:
-        print(f"batch job {self.batch_job.job_id} of {self.id}: {what}", flush=True)
-
-
-def see(context: Any) -> None:
-    """Let this machine see how far the job of the current folder is: `live` is like `out` there, for logs and codes.
-
-    Where that is on this machine, `live` is a link to it. Over SSH it is a copy, to which each look adds what is
-    new. Nothing here may end the wait.
-    """
-    with contextlib.suppress(Exception):
-        if hasattr(context, "sftp"):
-            copy_new(context.sftp, f"{context.remote_root}/out")
-        elif not LIVE.is_symlink():
-            LIVE.symlink_to(Path(context.remote_root, "out"))
-
-
-def copy_new(sftp: Any, root: str) -> None:
-    for part, ending in (("log", ".log"), ("work", ".code")):
-        (LIVE / part).mkdir(parents=True, exist_ok=True)
-        for entry in sftp.listdir_attr(f"{root}/{part}"):
-            path = LIVE / part / Path(entry.filename).name
-            have = path.stat().st_size if path.exists() else 0
-            if path.suffix == ending and entry.st_size != have:
-                with sftp.open(f"{root}/{part}/{path.name}", "rb") as source:
-                    have = have if have < entry.st_size else 0  # a log that begins anew is shorter
-                    source.seek(have)
-                    with open(path, "ab" if have else "wb") as target:
-                        target.write(source.read(MOST))
-
-
-def unsee() -> None:
-    if LIVE.is_symlink():
-        LIVE.unlink()
-    shutil.rmtree(LIVE, ignore_errors=True)
-
-
-class Batch:
-    """What the jobs have in common: the batch system, with one connection to it, and the resources."""
-
-    def __init__(self, wrapper: str, hpc: dict[str, Any]) -> None:
-        self.wrapper, self.hpc = wrapper, hpc
-        self.poll: float = hpc["poll"]
-        self.type: str = hpc["machine"]["batch_type"]
-
-    @cached_property
-    def machine(self) -> Any:
-        """dpdispatcher's machine; where it is reached by SSH, it is logged in."""
-        try:
-            import dpdispatcher
-        except ImportError:
-            raise SystemExit(
-                "dpdispatcher is missing where jobs are handed over: pip install 'dpgen2-sm[hpc]'"
-            ) from None
-        machine = copy.deepcopy({**self.hpc["machine"], "local_root": "."})
-        if machine["context_type"] == "LocalContext":
-            machine["remote_root"] = str(Path(machine["remote_root"]).expanduser())
-        profile = machine["remote_profile"]
-        if machine["context_type"] == "SSHContext":
-            if self.hpc["ssh_key"] and Path(self.hpc["ssh_key"]).is_file():
-                profile["key_filename"] = self.hpc["ssh_key"]
-            elif "key_filename" in profile:
-                profile["key_filename"] = str(Path(profile["key_filename"]).expanduser())
-            host_key, key_file = profile.pop("host_key", None), profile.get("key_filename")
-            check_logins(profile["hostname"], profile["port"], host_key, key_file)
-        return dpdispatcher.Machine.load_from_dict(machine)
-
-    def submission(self, name: str) -> Any:
-        """The job of the current folder as dpdispatcher's submission."""
-        machine = copy.copy(self.machine)
-        machine.context = copy.copy(machine.context)  # it knows the job's folders; the connection is everyone's
-        machine.context.temp_local_root = str(Path.cwd())
-        import dpdispatcher
-
-        task = dpdispatcher.Task(
-            command="sh batch.sh",
-            task_work_path=".",
-            forward_files=["in.d", "job.sh", "batch.sh"],
-            backward_files=list(OUTPUTS.values()),
-            outlog="batch.log",
-            errlog="batch.log",
-            task_name=f"{self.hpc['name']}-{name}",
-        )
-        resources = dpdispatcher.Resources.load_from_dict(dict(self.hpc["resources"], group_size=1))
-        found = dpdispatcher.Submission(".", machine=machine, resources=resources, task_list=[task])
-        found.generate_jobs()
-        return found
+        where = f" on {self.route}" if len(self.batch.routes.all) > 1 else ""
+        print(f"batch job {self.batch_job.job_id} of {self.id}: {what}{where}", flush=True)
 
 
 def home_of(places: Mapping[str, str]) -> Path:
@@ -348,7 +338,7 @@ def ended(places: Mapping[str, str], digest: str) -> int | None:
 
 def stage(batch: Batch, given: Mapping[str, str]) -> None:
     """Put together what travels: the inputs, the wrapper, and a script that tells it the places in its own folder."""
-    places = {name: OUTPUTS.get(name) or f"in.d/{name}" for name in batch.hpc["places"]}
+    places = {name: OUTPUTS.get(name) or f"in.d/{name}" for name in batch.places}
     shutil.rmtree("in.d", ignore_errors=True)
     Path("in.d").mkdir()
     for name, place in places.items():
@@ -360,7 +350,7 @@ def stage(batch: Batch, given: Mapping[str, str]) -> None:
     Path("batch.sh").write_text(f"export JOB_ID={shlex.quote(given['JOB_ID'])}\n{exports}{BATCH}")
 
 
-def clean_environment(batch_type: str) -> None:
+def clean_environment(types: set[str]) -> None:
     """A batch job inherits what submits it: no secret, no threads counted for this machine, no mark of the engine.
 
     The mark would let the engine end `scancel` together with this process. Jobs of the plain shell keep it, so that
@@ -369,7 +359,7 @@ def clean_environment(batch_type: str) -> None:
     for name in list(os.environ):
         if SECRET.search(name.upper()) or name == "OMP_NUM_THREADS":
             del os.environ[name]
-    if batch_type != "Shell":
+    if "Shell" not in types:
         os.environ.pop("DPGEN2_WORKFLOW_UID", None)
 
 

@@ -12,7 +12,7 @@ def _read(*names: str) -> str:
 
 JOB = _read("job.sh")
 OPERATOR = _read("operator.sh")
-BATCH = _read("batch_login.py", "batch_waiter.py")
+BATCH = _read("batch_login.py", "batch_routes.py", "batch_live.py", "batch_waiter.py")
 
 
 def is_batch(source: str) -> bool:

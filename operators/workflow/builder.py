@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -54,7 +54,7 @@ def build(
     key_prefix: str = "",
     image: str,
     job_image: str | None = None,
-    hpc: Hpc | None = None,
+    routes: Sequence[Hpc] = (),
     parallelism: int | None = None,
     hook: str | None = None,
 ) -> StageWorkflow:
@@ -72,8 +72,8 @@ def build(
         URL of the run's prefix as the workflow sees it, and what its keys begin with inside the artifact repository.
     image, job_image
         Images of the Python operators and of the jobs; jobs without one use the operators'.
-    hpc
-        The batch system that the jobs are handed to.
+    routes
+        The batch systems that the jobs may be handed to; none: they run in their pods.
     hook
         URL to tell that the workflow has ended.
     """
@@ -162,7 +162,7 @@ def build(
             when=f"{planned['n_todo']} > 0",
             continue_on_failed=True,
             continue_on_error=True,
-            executor=executor(hpc, name.rpartition("-")[0], image) if hpc else None,
+            executor=executor(list(routes), name.rpartition("-")[0], image) if routes else None,
         )
 
     planned = {field.name: _variable(f"steps.plan.outputs.parameters.{field.name}") for field in fields(Planned)}

@@ -20,19 +20,22 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from conventions.cluster import SecretKey
 from conventions.hpc import Hpc
 from operators.pod import scripts
 
-_KEY_FOLDER = "/dpgen2-ssh"
+_KEYS = "/dpgen2-ssh"
 _KEY = "key"
 _READ_BY_OWNER = 0o400
 
 
-def executor(hpc: Hpc, name: str, image: str) -> Any:
+def executor(routes: list[Hpc], name: str, image: str) -> Any:
     """The dflow executor of a stage's jobs.
 
     Parameters
     ----------
+    routes
+        The batch systems that the jobs may go to.
     name
         What the stage's batch jobs are called; the same in every attempt.
     image
@@ -44,20 +47,22 @@ def executor(hpc: Hpc, name: str, image: str) -> Any:
         def render(self, template: Any) -> Any:
             waiting = copy.deepcopy(template)
             places = sorted(key for key in template.envs if key != "JOB_ID")
-            given = {"name": name, "places": places, **settings_of(hpc)}
+            settings = [settings_of(route, number) for number, route in enumerate(routes)]
+            given = {"name": name, "places": places, "routes": settings}
             waiting.script = f"WRAPPER = {template.script!r}\nHPC = {given!r}\n{scripts.BATCH}"
             waiting.command = ["python3"]
             waiting.image = self.image
-            if hpc.ssh_key:
-                _mount_key(waiting, hpc)
+            for number, route in enumerate(routes):
+                if route.ssh_key:
+                    _mount_key(waiting, route.ssh_key, number)
             return waiting
 
-    machine = hpc.machine.model_dump()
-    return Executor(image=image, machine_dict=machine, resources_dict=hpc.resources.model_dump())
+    first = routes[0]
+    return Executor(image=image, machine_dict=first.machine.model_dump(), resources_dict=first.resources.model_dump())
 
 
-def settings_of(hpc: Hpc) -> dict[str, Any]:
-    """What the job's script is told, in dpdispatcher's words."""
+def settings_of(hpc: Hpc, number: int = 0) -> dict[str, Any]:
+    """What the job's script is told of a route, in dpdispatcher's words."""
     machine = hpc.machine.model_dump()
     local = hpc.machine.context_type == "LocalContext"
     machine["remote_profile"] = {
@@ -69,18 +74,24 @@ def settings_of(hpc: Hpc) -> dict[str, Any]:
         "machine": machine,
         "resources": hpc.resources.model_dump(),
         "poll": hpc.poll,
-        "ssh_key": f"{_KEY_FOLDER}/{_KEY}" if hpc.ssh_key else None,
+        "capacity": hpc.capacity,
+        "ssh_key": f"{_folder(number)}/{_KEY}" if hpc.ssh_key else None,
     }
 
 
-def _mount_key(template: Any, hpc: Hpc) -> None:
+def _folder(number: int) -> str:
+    """Where the key of a route is mounted."""
+    return f"{_KEYS}-{number}" if number else _KEYS
+
+
+def _mount_key(template: Any, key: SecretKey, number: int) -> None:
     from argo.workflows.client import V1KeyToPath, V1SecretVolumeSource, V1Volume, V1VolumeMount
 
-    assert hpc.ssh_key
     secret = V1SecretVolumeSource(
-        secret_name=hpc.ssh_key.name,
+        secret_name=key.name,
         default_mode=_READ_BY_OWNER,
-        items=[V1KeyToPath(key=hpc.ssh_key.key, path=_KEY)],
+        items=[V1KeyToPath(key=key.key, path=_KEY)],
     )
-    template.volumes = [*template.volumes, V1Volume(name="ssh-key", secret=secret)]
-    template.mounts = [*template.mounts, V1VolumeMount(name="ssh-key", mount_path=_KEY_FOLDER, read_only=True)]
+    name = f"ssh-key-{number}" if number else "ssh-key"
+    template.volumes = [*template.volumes, V1Volume(name=name, secret=secret)]
+    template.mounts = [*template.mounts, V1VolumeMount(name=name, mount_path=_folder(number), read_only=True)]

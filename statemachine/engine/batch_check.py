@@ -67,13 +67,13 @@ def check_batch(hpc: Hpc) -> Iterator[Finding]:
 
 def main() -> int:
     """The process."""
-    from operators.pod import batch_login, batch_waiter
+    from operators.pod import batch_login, batch_routes, batch_waiter
 
     hpc = json.load(sys.stdin)
     kind, root = hpc["machine"]["batch_type"], hpc["machine"]["remote_root"]
-    vars(batch_waiter)["check_logins"] = batch_login.check_logins  # in pods they are one script
-    batch_waiter.clean_environment(kind)
-    context = batch_waiter.Batch("", hpc).machine.context
+    vars(batch_routes)["check_logins"] = batch_login.check_logins  # in pods they are one script
+    batch_waiter.clean_environment({kind})
+    context = batch_routes.Route(hpc).machine.context
     context.remote_root = "/"
     if "hostname" in hpc["machine"]["remote_profile"]:
         profile = hpc["machine"]["remote_profile"]

@@ -36,20 +36,19 @@ def check_stages(config: Any, files: Path) -> Iterator[Check]:
         what = f"{stage}/{settings.app}"
         if config.engine.type == "argo":
             yield Check(what, None, f"not tried: it runs in pods; {_TRY}")
-        elif settings.hpc is None:
+        elif not settings.routes:
             software = app(stage, settings.app)
             found = [check_program(name, what, not settings.setup) for name in software.executables(settings)]
             yield from found
             if all(check.good for check in found):
                 yield from _probe(what, software.probe, config, files)
-        else:
-            machine = settings.hpc.machine
-            where = machine.remote_profile.hostname or "this machine's batch system"
-            yield Check(what, None, f"not tried: it runs on {machine.batch_type} of {where}; {_TRY}")
-            asked = settings.hpc.model_dump(include={"machine": True, "resources": {"queue_name"}})
+        for hpc in settings.routes if config.engine.type != "argo" else []:
+            where = hpc.machine.remote_profile.hostname or "this machine's batch system"
+            yield Check(what, None, f"not tried: it runs on {hpc.machine.batch_type} of {where}; {_TRY}")
+            asked = hpc.model_dump(include={"machine": True, "resources": {"queue_name"}})
             if asked not in machines:
                 machines.append(asked)
-                yield from _batch(what, settings.hpc)
+                yield from _batch(what, hpc)
     for stage, settings in config.stages.items():
         try:
             for problem in app(stage, settings.app).misfits(config, files):

@@ -60,7 +60,7 @@ class Submission:
         if engine.type == "argo":
             workflow = argo_workflow(what, engine, stage, Place.parse(self.store.url))
         else:
-            workflow = build(*what, prefix=self.store.url, image="local", hpc=stage.hpc)
+            workflow = build(*what, prefix=self.store.url, image="local", routes=stage.routes)
         for key, data in workflow.objects.items():
             if key not in self._shipped or state.attempt:
                 self._upload(key, data, read=state.attempt > 0)
@@ -112,7 +112,7 @@ def argo_workflow(what: tuple[Any, ...], engine: ArgoConfig, stage: StageConfig,
         key_prefix=f"{store.path}/",
         image=engine.image,
         job_image=stage.image,
-        hpc=stage.hpc,
+        routes=stage.routes,
         parallelism=engine.parallelism,
         hook=engine.hook.url if engine.hook else None,
     )

@@ -23,7 +23,7 @@ from conventions.hpc import Hpc
 from conventions.space import DataSpace
 from operators.jobs import telling_line
 from operators.live import TASK_LOG
-from operators.pod import batch_login, batch_waiter
+from operators.pod import batch_live, batch_login, batch_waiter
 from operators.registry import app
 from operators.setup import SETUP_FAILED, with_setup
 from operators.workflow.builder import StageWorkflow, build
@@ -92,7 +92,27 @@ def test_a_misspelt_key_and_a_password_in_a_file(cli: Cli, stub_run: Path) -> No
         assert code == 2 and words in errors and "geheim" not in errors
 
 
-def made(settings: Hpc | None, stage: str = "explore", attempt: int = 0) -> StageWorkflow:
+@pytest.mark.parametrize(
+    ("hpc", "words"),
+    [
+        ("[]", "label.hpc: "),
+        ("[{M}, {M, resources: {queue: main}}]", "label.hpc.1.resources.queue: unknown key; did you mean"),
+        ("[{M}, {M, machine: {remote_profile: {password: geheim}}}]", "label.hpc.1.machine.remote_profile.password:"),
+        ("[{M, capacity: 0}]", "label.hpc.0.capacity: "),
+        ("[{M}, 7]", "label.hpc.1: "),
+        ("{M, capacities: 1}", "label.hpc.capacities: unknown key; did you mean 'capacity'?"),
+        ("7", "label.hpc: "),
+    ],
+)  # fmt: skip
+def test_a_list_of_machines_that_is_refused(cli: Cli, stub_run: Path, hpc: str, words: str) -> None:
+    machine = "machine: {batch_type: Slurm, context_type: local, remote_root: /scratch}"
+    hpc = hpc.replace("M, machine: {", f"{machine[:-1]}, ").replace("M", machine)
+    stub_run.write_text(stub_run.read_text().replace("label: {app: stub}", f"label: {{app: stub, hpc: {hpc}}}"))
+    code, _, errors = cli("validate", stub_run)
+    assert code == 2 and words in errors and "geheim" not in errors and len(errors.splitlines()) == 1, errors
+
+
+def made(*routes: Hpc, stage: str = "explore", attempt: int = 0) -> StageWorkflow:
     apps = {"label": "cp2k", "train": "deepmd", "explore": "lammps", "select": "model_devi"}
     facts = {
         "iteration": 1,
@@ -107,7 +127,7 @@ def made(settings: Hpc | None, stage: str = "explore", attempt: int = 0) -> Stag
     place = DataSpace(apps).stage(stage, 1, newest(stage, 1))
     name = f"cu-00000000-000001-{stage}-a{attempt}"
     return build(
-        name, app(stage, apps[stage]), place, facts, prefix="s3://b/x", image="ours", job_image="x", hpc=settings
+        name, app(stage, apps[stage]), place, facts, prefix="s3://b/x", image="ours", job_image="x", routes=routes
     )
 
 
@@ -117,7 +137,7 @@ def job(workflow: StageWorkflow) -> dict[str, Any]:
 
 
 def test_only_the_script_of_the_job_changes() -> None:
-    plain, handed = job(made(None)), job(made(hpc()))
+    plain, handed = job(made()), job(made(hpc()))
     assert handed["script"]["image"] == "ours" and handed["script"]["command"] == ["python3"]
     del plain["script"], handed["script"]
     assert plain == handed
@@ -128,8 +148,13 @@ def test_a_quote_in_the_settings_stays_a_quote() -> None:
     source = job(made(hpc(resources={"prepend_script": [line]})))["script"]["source"]
     names: dict[str, Any] = {"__name__": "script"}
     exec(compile(source, "script", "exec"), names)
-    assert names["HPC"]["resources"]["prepend_script"] == [line]
-    assert names["HPC"]["machine"]["remote_profile"] == {**SSH, "port": 22, "timeout": 10, "tar_compress": True}
+    assert names["HPC"]["routes"][0]["resources"]["prepend_script"] == [line]
+    assert names["HPC"]["routes"][0]["machine"]["remote_profile"] == {
+        **SSH,
+        "port": 22,
+        "timeout": 10,
+        "tar_compress": True,
+    }
 
 
 def test_the_next_attempt_renders_the_same_job() -> None:
@@ -151,13 +176,17 @@ def test_the_manifest_is_valid_and_mounts_the_key_for_its_owner() -> None:
     ]
     (mount,) = template["script"]["volumeMounts"]
     assert mount == {"name": "ssh-key", "mountPath": "/dpgen2-ssh", "readOnly": True}
+    several = job(made(hpc(), hpc(ssh_key=KEY)))
+    assert [volume["name"] for volume in several["volumes"]] == ["ssh-key-1"]
+    assert several["script"]["volumeMounts"][0]["mountPath"] == "/dpgen2-ssh-1"
+    assert "'ssh_key': '/dpgen2-ssh-1/key'" in several["script"]["source"]
 
 
 def test_what_a_batch_job_inherits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"AWS_SECRET_ACCESS_KEY": "x", "PATH": "p", UID_VARIABLE: "u"})
-    batch_waiter.clean_environment("Shell")
+    batch_waiter.clean_environment({"Shell"})
     assert os.environ == {"PATH": "p", UID_VARIABLE: "u"}
-    batch_waiter.clean_environment("Slurm")
+    batch_waiter.clean_environment({"Slurm"})
     assert os.environ == {"PATH": "p"}
 
 
@@ -253,7 +282,7 @@ def test_a_batch_job_is_seen_while_it_runs(tmp_path: Path) -> None:
 
 def test_a_waiter_goes_on_when_it_sees_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    batch_waiter.see(SimpleNamespace())
+    batch_live.see(SimpleNamespace())
 
 
 def test_a_waiter_that_is_told_to_stop(tmp_path: Path) -> None:
