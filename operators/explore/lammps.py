@@ -35,9 +35,9 @@ from .lammps_input import (
     write_conf,
 )
 from .lammps_log import LOG, PHYSICAL, judge
-from .lammps_probe import probe, tiny
+from .lammps_probe import probe
 from .live import live
-from .stage import CHECK_MODELS, ExploreJob, ExplorePlan, PlanParams, Points, check, collect, notes, write_tasks
+from .stage import CHECK_MODELS, ExploreJob, ExplorePlan, PlanParams, Points, check, collect, notes, tiny, write_tasks
 from .trajectory import MODEL_DEVI, TRAJECTORY
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from conventions.config import UserFile
 from conventions.forms import IDENTIFIER
 
 from .lammps_input import SEED
-from .task_group import MdGroup
+from .task_group import MD, Md, MdGroup
 
 _MD = ("ensemble", "temps", "press", "nsteps", "dt", "tau_t", "tau_p")
 _TEMPLATE = ("plumed", "revisions")
@@ -20,6 +20,7 @@ _TEMPLATE = ("plumed", "revisions")
 class TaskGroup(MdGroup):
     """Trajectories that are run together: an MD grid (ensemble, temps, press, ...), or the user's own template."""
 
+    ensemble: Md | None = Field(None, description=MD)
     template: UserFile | None = Field(
         None,
         description="The user's own in.lammps. Its lines pair_style deepmd, pair_coeff, read_data, dump dpgen_dump and "

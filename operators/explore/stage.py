@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from conventions.config import RunConfig
 from conventions.documents import StageReport, parse_json
 from conventions.names import canonical_json, derive_seed, format_id
-from operators.core import Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
+from operators.core import TRIAL, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import (
     Content,
     Script,
@@ -30,7 +30,7 @@ from operators.registry import load_config
 from operators.structures import load_structures
 from operators.sums import SUMS
 
-from .task_group import COUPLING, MdGroup
+from .task_group import MdGroup
 from .trajectory import MODEL_DEVI, TRAJECTORY, Outcome
 
 if TYPE_CHECKING:
@@ -204,5 +204,12 @@ def notes(config: RunConfig) -> list[str]:
         f"explore.stages.{number}.{place}: press is not used with ensemble {group.ensemble}; npt uses it"
         for number, stage in enumerate(explore.stages)
         for place, group in enumerate(stage)
-        if group.press is not None and group.ensemble not in COUPLING
+        if group.press is not None and not group.coupled
     ]
+
+
+def tiny(explore: Any) -> dict[str, Any]:
+    """One short trajectory, without the user's templates: how long those take, only they know."""
+    group = explore.stages[0][0]
+    settings = {"ensemble": "nvt", "temps": (group.temps or [300.0])[:1], "nsteps": 10, "dt": group.dt, "trj_freq": 5}
+    return {"stages": [[{"structures": [TRIAL], **settings}]]}

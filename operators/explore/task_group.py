@@ -20,6 +20,8 @@ COUPLING = {
     "npt-t": "tri",
     "npt-tri": "tri",
 }
+Md = Literal["nve", "nvt", "npt", "npt-i", "npt-iso", "npt-a", "npt-aniso", "npt-t", "npt-tri"]
+MD = "npt, npt-i, npt-iso: isotropic; npt-a, npt-aniso: three edges; npt-t, npt-tri: whole cell."
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -32,9 +34,7 @@ class MdGroup(Strict):
     )
     trj_freq: int = Field(10, ge=1, description="Steps between two frames, and between two rows of model deviation.")
 
-    ensemble: Literal["nve", "nvt", "npt", "npt-i", "npt-iso", "npt-a", "npt-aniso", "npt-t", "npt-tri"] | None = Field(
-        None, description="npt, npt-i, npt-iso: isotropic; npt-a, npt-aniso: three edges; npt-t, npt-tri: whole cell."
-    )
+    ensemble: str | None = None  # each software says which ones it has
     temps: list[Positive] | None = Field(None, min_length=1, description="Temperatures, K (nve: of the start).")
     press: list[float] | None = Field(None, min_length=1, description="Pressures, bar; only npt uses them.")
     nsteps: int | None = Field(None, ge=1, le=10**9, description="Steps of a trajectory.")
@@ -47,9 +47,14 @@ class MdGroup(Strict):
         missing = [name for name in ("ensemble", "temps", "nsteps") if getattr(self, name) is None]
         if missing:
             raise ValueError(f"{', '.join(missing)} must be given{instead}")
-        if self.ensemble in COUPLING and self.press is None:
+        if self.coupled and self.press is None:
             raise ValueError(f"press must be given for {self.ensemble}")
         self.check_length()
+
+    @property
+    def coupled(self) -> bool:
+        """Does the pressure have an effect?"""
+        return self.ensemble in COUPLING
 
     def check_length(self) -> None:
         """Raise `ValueError` where no frame would be written but the first."""
@@ -58,5 +63,5 @@ class MdGroup(Strict):
 
     def variants(self) -> list[dict[str, Any]]:
         """What differs between the trajectories of one structure, in a fixed order."""
-        pressures: Sequence[float | None] = (self.press if self.ensemble in COUPLING else None) or [None]
+        pressures: Sequence[float | None] = (self.press if self.coupled else None) or [None]
         return [{"temp": temp, "press": press} for temp in self.temps or [] for press in pressures]

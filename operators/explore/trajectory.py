@@ -8,6 +8,8 @@ from pathlib import Path
 
 MODEL_DEVI = "model_devi.out"
 TRAJECTORY = "traj.lammpstrj"
+# Classes of trajectories whose physics went wrong.
+BROKEN = ("lost_atoms", "nan", "box_blown", "collapsed")
 # A box that became that many times larger or smaller is a gas or a lump, whatever the models say about it.
 LARGEST_VOLUME_RATIO = 4.0
 _CHUNK = 65536
