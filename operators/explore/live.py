@@ -30,7 +30,7 @@ def live(read: Read) -> str:
 def live_ase(read: Read) -> str:
     """The same of `ase_md.py`.
 
-    >>> live_ase({"log": "      step energy\\n   40 -3.5 300.0 64.0\\n", "md.json": '{"nsteps": 50}'}.get)
+    >>> live_ase({"/log": "      step energy\\n   40 -3.5 300.0 64.0\\n", "md.json": '{"nsteps": 50}'}.get)
     'step 40 of 50'
     """
     return _progress(read, "step ", _NSTEPS.findall(read(INPUT_OF_ASE) or ""))
