@@ -139,6 +139,11 @@ BAD: dict[str, tuple[bytes, str]] = {
     "huge super_cell": (put(FILES, "{files: cu.xyz, super_cell: [100000, 1, 1]}"), r"start\.super_cell\.0: .*100000"),
     "huge pert_numb": (put(FILES, "{files: cu.xyz, pert_numb: 1000000000000}"), r"structures\.start\.pert_numb: "),
     "scale 0": (put(FILES, "{files: cu.xyz, scale: [0]}"), r"structures\.start\.scale\.0: "),
+    "vacancies for all atoms": (put(FILES, "{files: cu.xyz, vacancies: 99}"), r"start: .*vacancies: 99 of \d+ atoms"),
+    "half an alloy": (put(FILES, "{files: cu.xyz, substitute: {Cu: {Cu: 0.5}}}"), r"substitute\.Cu: .*0\.5 together"),
+    "plane of nothing": (
+        put(FILES, "{files: cu.xyz, slab: {miller: [0, 0, 0], layers: 1, vacuum: 9}}"), r"start\.slab: .*no plane"
+    ),
     "missing data": (put(LABEL, "init: {data: {a: {path: nope}}}"), r"init\.data\.a: 'nope': there is no such file"),
     # explore/ase
     "langevin at a pressure": (
