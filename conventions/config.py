@@ -78,8 +78,30 @@ class UserFile(RootModel[str]):
         return bool(re.match(r"[0-9a-f]{64}/", self.root))
 
 
+class Slab(Strict):
+    """A surface, cut out of a crystal."""
+
+    miller: list[Annotated[int, Field(ge=-20, le=20)]] = Field(
+        min_length=3, max_length=3, description="Miller indices, of the cell that the file has."
+    )
+    layers: int = Field(ge=1, le=1000, description="Layers; each has as many atoms as the file's cell.")
+    vacuum: float = Field(ge=0, le=1000, description="Empty space on each side, Angstrom.")
+
+    @model_validator(mode="after")
+    def _plane(self) -> Slab:
+        if not any(self.miller):
+            raise ValueError("miller: [0, 0, 0] is no plane; give its indices, such as [1, 1, 1]")
+        return self
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
 class Structures(Strict):
-    """A named set of structures: files that ASE or dpdata reads, then multiplied, scaled and perturbed."""
+    """A named set of structures: files that ASE or dpdata reads, then multiplied, scaled and perturbed.
+
+    Of each copy elements and vacancies may be drawn at random: with pert_numb several different ones.
+    """
 
     files: Annotated[list[UserFile], BeforeValidator(_as_list)] = Field(
         min_length=1, description="Files (deepmd/npy: folders) or glob patterns; every frame is used."
@@ -97,10 +119,25 @@ class Structures(Strict):
     super_cell: list[Annotated[int, Field(ge=1, le=100)]] = Field(
         [1, 1, 1], min_length=3, max_length=3, description="Repetitions of the cell along its three vectors."
     )
+    slab: Slab | None = Field(None, description="Cut this surface first.")
     scale: list[Annotated[float, Field(gt=0, lt=10)]] = Field([1.0], min_length=1, description="Factors on the cell.")
+    substitute: dict[Element, Annotated[dict[Element, Fraction], Field(min_length=1)]] = Field(
+        {}, description="Elements that take the places of another one at random: {Cu: {Cu: 0.5, Au: 0.5}}."
+    )
+    vacancies: int = Field(0, ge=0, le=10**5, description="Atoms that are taken out at random.")
     pert_numb: int = Field(0, ge=0, le=10**5, description="Perturbed copies of each cell; 0 keeps the cell as it is.")
     pert_box: float = Field(0.0, ge=0, lt=1, description="Largest relative strain of a perturbed cell.")
     pert_atom: float = Field(0.0, ge=0, lt=10, description="Largest displacement of an atom along each axis, Angstrom.")
+
+    @model_validator(mode="after")
+    def _fractions(self) -> Structures:
+        for element, fractions in self.substitute.items():
+            if abs(sum(fractions.values()) - 1) > 1e-6:
+                raise ValueError(
+                    f"substitute.{element}: the fractions are {sum(fractions.values()):g} together; make them 1 "
+                    f"(what stays is {element} itself)"
+                )
+        return self
 
 
 class LabelledData(Strict):
@@ -195,6 +232,10 @@ class RunConfig(Document):
             raise ValueError("type_map: an element appears twice")
         if self.mass_map is not None and len(self.mass_map) != len(self.type_map):
             raise ValueError(f"mass_map: {len(self.mass_map)} masses for {len(self.type_map)} elements of type_map")
+        for name, structures in self.structures.items():
+            for element in (one for fractions in structures.substitute.values() for one in fractions):
+                if element not in self.type_map:
+                    raise ValueError(f"structures.{name}.substitute: element {element} is not in type_map; add it")
         for name in self.init.label:
             if name not in self.structures:
                 near = did_you_mean(name, self.structures)

@@ -11,6 +11,7 @@ from conventions.config import RunConfig, Structures
 from conventions.errors import ConfigError
 from conventions.names import derive_seed
 
+from .structures_made import atoms_of, cut, occupy, unfit
 from .sums import user_file
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ def check_structures(config: RunConfig, name: str, files: Path) -> int:
     """
     settings = config.structures[name]
     frames = list(_frames(config, name, files))
+    for where, frame in frames:
+        if problem := unfit(frame, settings, atoms_of(frame, settings) * math.prod(settings.super_cell)):
+            raise ConfigError(f"{where}: {problem}")
     sizes = _sizes(settings, [frame for _, frame in frames])
     for what, count in sizes.items():
         if count > MOST[what]:
@@ -102,39 +106,41 @@ def fill_cell(frame: Atoms, settings: Structures, where: str) -> None:
     frame.pbc = len(missing) < 3
     if not missing or not len(frame):
         return
-    if not frame.pbc.any() and (settings.super_cell != [1, 1, 1] or settings.scale != [1.0] or settings.pert_box):
+    of_cells = settings.slab or settings.super_cell != [1, 1, 1] or settings.scale != [1.0] or settings.pert_box
+    if not frame.pbc.any() and of_cells:
         raise ConfigError(
-            f"{where}: it has no cell, so it is a molecule: super_cell, scale and pert_box are for periodic "
+            f"{where}: it has no cell, so it is a molecule: slab, super_cell, scale and pert_box are for periodic "
             "structures; remove them, or give the file its cell"
         )
     frame.center(vacuum=settings.vacuum, axis=missing)
 
 
 def expand(settings: Structures, frames: Iterable[Atoms], seed: int) -> Iterator[Atoms]:
-    """Every frame, as often as scale and pert_numb say. Angstrom."""
+    """Every frame, as often as scale and pert_numb say, with what `structures_made` makes of it. Angstrom."""
     import numpy as np
 
     random = np.random.default_rng(seed)
     for frame in frames:
-        cell = frame.repeat(settings.super_cell)
+        cell = cut(frame, settings).repeat(settings.super_cell)
         for factor in settings.scale:
             scaled = cell.copy()
             scaled.set_cell(cell.cell * factor, scale_atoms=True)
             if not settings.pert_numb:
-                yield scaled
+                yield occupy(scaled, settings, random)
             for _ in range(settings.pert_numb):
-                perturbed = scaled.copy()
+                perturbed = occupy(scaled, settings, random).copy()
                 strain = random.uniform(-settings.pert_box, settings.pert_box, (3, 3))
                 strain = np.eye(3) + (strain + strain.T) / 2
                 perturbed.set_cell(scaled.cell @ strain, scale_atoms=True)
-                perturbed.positions += random.uniform(-settings.pert_atom, settings.pert_atom, (len(scaled), 3))
+                perturbed.positions += random.uniform(-settings.pert_atom, settings.pert_atom, (len(perturbed), 3))
                 yield perturbed
 
 
 def _sizes(settings: Structures, frames: list[Atoms]) -> dict[str, int]:
     """What `expand` would make of the frames."""
     copies = len(settings.scale) * max(1, settings.pert_numb)
-    atoms = [len(frame) * math.prod(settings.super_cell) for frame in frames]
+    whole = [atoms_of(frame, settings) * math.prod(settings.super_cell) for frame in frames]
+    atoms = [count - settings.vacancies for count in whole]
     sizes = (len(atoms) * copies, max(atoms, default=0), sum(atoms) * copies)
     return dict(zip(MOST, sizes, strict=True))
 

@@ -19,7 +19,6 @@ from operators.registry import load_config
 from tests.stage_harness import call, newest, run_stage
 
 STUBS = str(Path(__file__).parent / "stubapps")
-SPACE = DataSpace({"label": "stub", "train": "deepmd", "explore": "lammps", "select": "stub"})
 
 
 class ExploreRun:
@@ -41,9 +40,11 @@ class ExploreRun:
         if STUBS not in sys.path:
             sys.path.append(STUBS)
             registry.known.cache_clear()
-        self.app = registry.app("explore", "lammps")
+        software = (explore or {}).get("app", "lammps")
+        self.app = registry.app("explore", software)
+        self.space = DataSpace({"label": "stub", "train": "deepmd", "explore": software, "select": "stub"})
         self.root = root
-        self.place = SPACE.stage("explore", 0, newest("explore", 0))
+        self.place = self.space.stage("explore", 0, newest("explore", 0))
         self.facts = {"iteration": 0, "attempt": 0, "explore_stage": 0}
         stored = {f"@{name}": self._store(name, text.encode()) for name, text in (texts or {}).items()}
         structures = {}
@@ -68,7 +69,7 @@ class ExploreRun:
 
     def _store(self, name: str, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
-        path = self.root / SPACE.file(digest, name)
+        path = self.root / self.space.file(digest, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return f"{digest}/{name}"
@@ -77,14 +78,14 @@ class ExploreRun:
         """Write the configuration of an iteration, as the store would hold it."""
         data = json.dumps(self.config).encode()
         config = load_config(data)
-        path = self.root / SPACE.config(iteration)
+        path = self.root / self.space.config(iteration)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(config.dump())
         return config
 
     def plan(self, iteration: int = 0, explore_stage: int = 0) -> Planned:
         self.freeze(iteration)
-        self.place = SPACE.stage("explore", iteration, newest("explore", iteration))
+        self.place = self.space.stage("explore", iteration, newest("explore", iteration))
         self.facts = {"iteration": iteration, "attempt": 0, "explore_stage": explore_stage}
         planned: Planned = call(self.app.plan, self.place, self.root, self.facts)
         return planned

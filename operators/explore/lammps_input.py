@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from conventions.errors import ConfigError
 from operators.structures import masses
 
+from .task_group import COUPLING
 from .trajectory import MODEL_DEVI, TRAJECTORY
 
 if TYPE_CHECKING:
@@ -22,15 +23,6 @@ CONF = "conf.lmp"
 INPUT = "in.lammps"
 PLUMED = "input.plumed"
 SEED = "V_SEED"
-COUPLING = {
-    "npt": "iso",
-    "npt-i": "iso",
-    "npt-iso": "iso",
-    "npt-a": "aniso",
-    "npt-aniso": "aniso",
-    "npt-t": "tri",
-    "npt-tri": "tri",
-}
 _PLACEHOLDER = re.compile(r"\bV_[A-Z][A-Z0-9_]*\b")
 
 

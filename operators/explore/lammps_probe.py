@@ -1,4 +1,4 @@
-"""For `dpgen2-sm doctor`: whether a LAMMPS can be used, and the least that it can do."""
+"""For `dpgen2-sm doctor`: whether a LAMMPS can be used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from conventions.config import RunConfig
-from operators.core import TRIAL
 from operators.setup import with_setup
 from operators.sums import user_file
 
@@ -38,10 +37,3 @@ def probe(config: RunConfig, files: Path) -> dict[str, str | bytes]:
         "run.sh": with_setup(explore, PROBE.replace("COMMAND", explore.command or "lmp")),
         "probe.in": "\n".join(lines),
     }
-
-
-def tiny(explore: Any) -> dict[str, Any]:
-    """One short trajectory, without the user's templates: how long those take, only they know."""
-    group = explore.stages[0][0]
-    settings = {"ensemble": "nvt", "temps": (group.temps or [300.0])[:1], "nsteps": 10, "dt": group.dt, "trj_freq": 5}
-    return {"stages": [[{"structures": [TRIAL], **settings}]]}

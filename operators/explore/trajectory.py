@@ -1,32 +1,19 @@
-"""What became of a trajectory: its class, from LAMMPS's log and the heads and tails of its files."""
+"""What became of a trajectory: its class, from what its program said and the heads and tails of its files."""
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 MODEL_DEVI = "model_devi.out"
 TRAJECTORY = "traj.lammpstrj"
-LOG = "log.lammps"
-
-# LAMMPS gives these errors when the physics went wrong: a result to be judged, the same however often it is repeated.
-# The patterns are read by `grep -E` in the job and by Python here.
-PHYSICAL = {
-    "lost_atoms": r"^ERROR.*(Lost atoms|[Aa]toms missing|Out of range atoms)",
-    "nan": r"^ERROR.*(Non-numeric|[Nn]ot a number)",
-    "box_blown": (
-        r"^ERROR.*(tilted box too far|box size << cutoff|too large for neighbor bins|[Tt]oo many neighbor bins"
-        r"|[Bb]ox is too (small|large)|[Cc]ell is too far from equilibrium)"
-    ),
-    "collapsed": r"^ERROR.*(Neighbor list overflow|Too many atoms in neighbor|[Tt]oo many neighbors)",
-}
+# Classes of trajectories whose physics went wrong.
+BROKEN = ("lost_atoms", "nan", "box_blown", "collapsed")
 # A box that became that many times larger or smaller is a gas or a lump, whatever the models say about it.
 LARGEST_VOLUME_RATIO = 4.0
 _CHUNK = 65536
 _LARGEST_STEP = 2.0**63  # of LAMMPS
-_NAN = re.compile(r"(?:^|\s)[-+]?(?:nan|inf)(?:\s|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,22 +25,23 @@ class Outcome:
     last_step: int
 
 
-def judge(folder: Path) -> Outcome:
+def judge(folder: Path, said: str | None) -> Outcome:
     """Classify the trajectory in a task's output folder.
+
+    Parameters
+    ----------
+    said
+        The class that the program itself gives it: `ok` if it says that all steps were done, None if it says nothing.
 
     Returns
     -------
     Outcome
         `ok`; `lost_atoms`, `nan`, `box_blown`, `collapsed` where the physics went wrong; `truncated` where files are
-        cut off or LAMMPS never said that it was done.
+        cut off or the program never said that it was done.
     """
     rows, last_step, trouble = _rows(folder / MODEL_DEVI)
-    log = _tail(folder / LOG)
-    kind = next((name for name, pattern in PHYSICAL.items() if re.search(pattern, log, re.MULTILINE)), None)
-    if kind is None and _NAN.search(_last_thermo(log)):
-        kind = "nan"
-    kind = kind or trouble or _frames(folder / TRAJECTORY)
-    if kind is None and (rows == 0 or "Total wall time" not in log):
+    kind = (said if said != "ok" else None) or trouble or _frames(folder / TRAJECTORY)
+    if kind is None and (rows == 0 or said is None):
         kind = "truncated"
     return Outcome(kind or "ok", rows, last_step)
 
@@ -83,16 +71,16 @@ def _rows(path: Path) -> tuple[int, int, str | None]:
 def _frames(path: Path) -> str | None:
     """What is wrong with the dump, from its first and its last frame."""
     size = _CHUNK
-    head, tail = _text(path, size), _tail(path, size)
-    while (place := tail.rfind("ITEM: TIMESTEP")) < 0 and len(tail) == size:  # the last frame is longer than that
+    head, end = _text(path, size), tail(path, size)
+    while (place := end.rfind("ITEM: TIMESTEP")) < 0 and len(end) == size:  # the last frame is longer than that
         size *= 4
-        tail = _tail(path, size)
-    first, last = _header(head), _header(tail[place:])
+        end = tail(path, size)
+    first, last = _header(head), _header(end[place:])
     if first is None or last is None:
         return "truncated"
     if last[0] != first[0]:
         return "lost_atoms"
-    if not tail.endswith("\n") or tail[place:].count("\n") < last[0] + 9:
+    if not end.endswith("\n") or end[place:].count("\n") < last[0] + 9:
         return "truncated"
     if not 1 / LARGEST_VOLUME_RATIO <= last[1] / first[1] <= LARGEST_VOLUME_RATIO:
         return "box_blown"
@@ -115,12 +103,6 @@ def _header(text: str) -> tuple[int, float] | None:
     return (atoms, volume) if atoms > 0 and math.isfinite(volume) and volume > 0 else None
 
 
-def _last_thermo(log: str) -> str:
-    """The last row of thermodynamic output in the end of a log."""
-    rows = re.findall(r"^ *\d+ +[-+.\dnaife ]+$", log, re.MULTILINE | re.IGNORECASE)
-    return rows[-1] if rows else ""
-
-
 def _text(path: Path, size: int = -1) -> str:
     try:
         with open(path, "rb") as stream:
@@ -129,7 +111,8 @@ def _text(path: Path, size: int = -1) -> str:
         return ""
 
 
-def _tail(path: Path, size: int = _CHUNK) -> str:
+def tail(path: Path, size: int = _CHUNK) -> str:
+    """The end of a file; empty where there is none."""
     try:
         with open(path, "rb") as stream:
             stream.seek(max(0, path.stat().st_size - size))

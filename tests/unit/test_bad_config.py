@@ -29,6 +29,10 @@ def trust(value: str) -> bytes:
     )
 
 
+def ase(group: str) -> bytes:
+    return put("{app: stub, tasks: 3}", f"{{app: ase, stages: [[{{structures: [start], trj_freq: 5, {group[1:]}]]}}")
+
+
 def add(text: str) -> bytes:
     return (CONFIG + text).encode()
 
@@ -135,7 +139,29 @@ BAD: dict[str, tuple[bytes, str]] = {
     "huge super_cell": (put(FILES, "{files: cu.xyz, super_cell: [100000, 1, 1]}"), r"start\.super_cell\.0: .*100000"),
     "huge pert_numb": (put(FILES, "{files: cu.xyz, pert_numb: 1000000000000}"), r"structures\.start\.pert_numb: "),
     "scale 0": (put(FILES, "{files: cu.xyz, scale: [0]}"), r"structures\.start\.scale\.0: "),
+    "vacancies for all atoms": (put(FILES, "{files: cu.xyz, vacancies: 99}"), r"start: .*vacancies: 99 of \d+ atoms"),
+    "half an alloy": (put(FILES, "{files: cu.xyz, substitute: {Cu: {Cu: 0.5}}}"), r"substitute\.Cu: .*0\.5 together"),
+    "plane of nothing": (
+        put(FILES, "{files: cu.xyz, slab: {miller: [0, 0, 0], layers: 1, vacuum: 9}}"), r"start\.slab: .*no plane"
+    ),
     "missing data": (put(LABEL, "init: {data: {a: {path: nope}}}"), r"init\.data\.a: 'nope': there is no such file"),
+    # explore/ase
+    "langevin at a pressure": (
+        ase("{ensemble: npt, temps: [300], press: [1], nsteps: 10, thermostat: langevin}"),
+        r"explore\.stages\.0\.0: .*thermostat langevin goes with ensemble nvt, not npt; remove it",
+    ),
+    "relaxation with a temperature": (
+        ase("{ensemble: relax, temps: [300], nsteps: 10}"),
+        r"explore\.stages\.0\.0: .*remove temps: relax does not use it",
+    ),
+    "pressure on a fixed cell": (
+        ase("{ensemble: relax, press: [1], nsteps: 10}"), r"explore\.stages\.0\.0: .*press goes with relax_cell: true"
+    ),
+    "unknown ensemble": (ase("{ensemble: npv, temps: [300], nsteps: 10}"), r"explore\.stages\.0\.0\.ensemble: .*'npv'"),
+    "template for ASE": (
+        ase("{ensemble: nve, temps: [300], nsteps: 10, template: cu.xyz}"),
+        r"explore\.stages\.0\.0\.template: unknown key",
+    ),
     # prefixes
     **{
         f"prefix {text}": (put("prefix: out", f"prefix: {text}"), f"prefix.*{why}")

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from conventions.errors import ConfigError
 from operators.explore import wheel
-from operators.explore.lammps import TaskGroup
+from operators.explore.lammps_group import TaskGroup
 from operators.explore.lammps_input import fit_template, make_input, revise, write_conf
-from operators.explore.trajectory import PHYSICAL, judge
+from operators.explore.lammps_log import PHYSICAL, judge
 from operators.sums import write_sums
 from tests.explore_run import ExploreRun
 

@@ -17,7 +17,7 @@ from ase.build import bulk
 from conventions.config import Structures, UserFile
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json, sha256
-from operators.explore.trajectory import judge as judge_trajectory
+from operators.explore.lammps_log import judge as judge_trajectory
 from operators.frame_keys import atomic_numbers, dataset_keys
 from operators.jobs import TaskOutput, telling_line
 from operators.label import frames as label_frames

@@ -65,7 +65,9 @@ def test_a_whole_cell_is_periodic_whatever_the_file_says_of_it() -> None:
 
 @pytest.mark.parametrize("key", [{"super_cell": [2, 1, 1]}, {"scale": [1.0, 1.1]}, {"pert_numb": 2, "pert_box": 0.1}])
 def test_what_is_for_cells_is_refused_for_a_molecule(key: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"file\.xyz: it has no cell, so it is a molecule: super_cell, scale and"):
+    with pytest.raises(
+        ConfigError, match=r"file\.xyz: it has no cell, so it is a molecule: slab, super_cell, scale and"
+    ):
         filled(molecule("CO"), **key)
 
 
@@ -91,7 +93,7 @@ def test_lammps_explores_a_molecule_in_a_box_that_is_not_periodic(tmp_path: Path
     atoms = ase.io.read(run.task(0) / "conf.lmp", format="lammps-data", atom_style="atomic")
     assert np.allclose(atoms.positions.min(axis=0), 10)
     run.config["explore"]["stages"][0][0] |= {"ensemble": "npt", "press": [1.0]}
-    with pytest.raises(ConfigError, match=r"stages\.0\.0\.ensemble: npt .* structures\.co has molecules"):
+    with pytest.raises(ConfigError, match=r"stages\.0\.0: npt needs a cell, .* structures\.co has molecules"):
         run.app.check_files(run.freeze(), tmp_path / "config/file")
     run.config["explore"]["stages"][0][0] |= {"structures": ["cu"]}
     run.app.check_files(run.freeze(), tmp_path / "config/file")

@@ -21,7 +21,8 @@ from conventions.errors import DataError
 from conventions.names import STAGES
 from conventions.space import DataSpace, StageSpace
 from operators import jobs, registry
-from operators.explore.lammps import CHECK_MODELS, LammpsConfig, run_script
+from operators.explore.lammps import LammpsConfig, run_script
+from operators.explore.stage import CHECK_MODELS
 from operators.label.cp2k import PROGRAM, Cp2kConfig
 from operators.label.frames import LabelPlan, PlanParams, frames_to_label
 from operators.label.program import FETCH
@@ -188,9 +189,8 @@ def test_exploration_runs_with_the_recorded_models_only(
         spoil(models / name)
     job = Job(tmp_path)
     (job.inputs / "once.sh").write_text(CHECK_MODELS)
-    run = run_script(
-        LammpsConfig.model_construct(setup=[], command=f"touch result {tmp_path}/ran; true"), ["graph.000.pb"]
-    )
+    explore = LammpsConfig.model_construct(setup=[], command=f"touch result {tmp_path}/ran; true")
+    run = run_script(explore, ["graph.000.pb", "graph.001.pb"])
     (job.inputs / "run.sh").write_text(run)
     code = job.start(JOB_MODELS=str(models))
     assert (code, (tmp_path / "ran").exists()) == ((70, False) if spoil else (0, True))
