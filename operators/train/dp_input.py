@@ -57,6 +57,40 @@ def read_input(path: Path, type_map: list[str]) -> dict[str, Any]:
     return found  # type: ignore[no-any-return]
 
 
+def fill_input(found: dict[str, Any], train: Any, iteration: int, systems: list[str], reuse: bool) -> None:
+    """Write into the input what the run decides: data, steps, file names, and DP-GEN's options of reuse."""
+    training = found["training"]
+    paths = [f"data/{system}" for system in sorted(systems)]
+    # DeePMD-kit 1 had the keys of training_data in training itself; dp still converts that.
+    training.get("training_data", training)["systems"] = paths
+    training.pop("validation_data", None)
+
+    steps = train.numb_steps
+    if isinstance(steps, list):
+        steps = steps[min(iteration, len(steps) - 1)]
+    if reuse and train.training_reuse_numb_steps is not None:
+        steps = train.training_reuse_numb_steps
+    key = next((name for name in STEPS if name in training), "numb_steps")
+    if steps is not None:
+        training[key] = steps
+        for name in EPOCHS:
+            training.pop(name, None)
+    elif key not in training and not any(name in training for name in EPOCHS):
+        raise ConfigError("train.numb_steps: neither the run nor train.input says how many steps to train")
+    # dp writes checkpoints only where it writes a row of the curve, and judging a model needs a row near its end.
+    training["disp_training"] = True
+    if key in training:
+        training["disp_freq"] = min(training.get("disp_freq", 1000), training[key])
+    training["disp_file"] = "lcurve.out"
+    training["save_ckpt"] = "ckpt/model.ckpt"
+
+    if reuse:
+        for section, name in (("learning_rate", "start_lr"), ("loss", "start_pref_e"), ("loss", "start_pref_f")):
+            value = getattr(train, f"training_reuse_{name}")
+            if value is not None:
+                found.setdefault(section, {})[name] = value
+
+
 def check_arguments(found: dict[str, Any], where: str) -> None:
     """What `dp train` itself would say of a filled input; nothing where DeePMD-kit is not installed.
 

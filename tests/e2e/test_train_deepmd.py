@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from operators.train.deepmd import last_row
+from operators.train.dp_judge import last_row
 from tests.e2e.engines import need
 from tests.train_run import TrainRun, hot_frames
 

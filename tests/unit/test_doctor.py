@@ -131,6 +131,14 @@ def test_dp_and_its_backend(
     assert seen is good and words in detail
 
 
+def test_dp_and_pytorch(tmp_path: Path, program: Callable[..., None]) -> None:
+    program("dp", "echo DeePMD-kit v3.2.0")
+    program("python3", 'echo "$2" | grep -q "import torch;" && echo 2.11.0')
+    settings = config(tmp_path, train={**TRAIN["train"], "backend": "pytorch"})
+    detail = found(check_stages(settings, tmp_path), "train/deepmd")[0]
+    assert detail == (True, "DeePMD-kit v3.2.0, PyTorch 2.11.0")
+
+
 VERSION = """\
  CP2K version 2023.1
    -D __COMPILE_ARCH="Linux" -D __DA

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from pydantic import ValidationError
 
 from conventions.errors import ConfigError, DataError
 from operators.train import dp_model
-from operators.train.deepmd import DeepmdConfig, check, executables, last_row
+from operators.train.deepmd import DeepmdConfig, check, check_files, committee, executables
+from operators.train.dp_judge import last_row
 from tests.stage_harness import record
 from tests.train_run import INPUT, TrainRun
 
@@ -164,6 +166,54 @@ def test_models_of_the_users_to_begin_with(tmp_path: Path, key: str, option: str
         assert not (run.job(number, 1) / "in/task.000000/start.pb").exists()
 
 
+def archive(path: Path, *names: str) -> Path:
+    """A file like those of torch.save and torch.jit.save: a zip archive."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, "x")
+    return path
+
+
+def test_pytorch_is_told_to_the_job_and_nothing_is_to_tensorflow(tmp_path: Path) -> None:
+    run = TrainRun(tmp_path, {"numb_models": 1, "backend": "pytorch"})
+    run.plan()
+    job = run.job() / "in"
+    assert json.loads((job / "task.000000/job.json").read_text())["backend"] == "pytorch"
+    assert "keep graph.pth\nkeep original.pth\n" in (job / "outputs").read_text()
+    found = committee(run.config.train)
+    assert (found.kind, found.files) == ("deepmd", ["graph.000.pth"])
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "members", "start"),
+    [
+        ("init_frozen", "m.pth", ["m/code/model.py", "m/data.pkl"], ["--init-frz-model", "start.pth"]),
+        ("finetune", "m.pth", ["m/code/model.py", "m/data.pkl"], ["--finetune", "start.pth"]),
+        ("finetune", "dpa.pt", ["dpa/data.pkl"], ["--finetune", "start.pt"]),
+        ("init_frozen", "dpa.pt", ["dpa/data.pkl"], None),
+        ("init_frozen", "m.pb", None, None),
+        ("finetune", "m.pb", None, None),
+    ],
+)
+def test_models_of_pytorch_to_begin_with(
+    tmp_path: Path, key: str, name: str, members: list[str] | None, start: list[str] | None
+) -> None:
+    content = b"\nx" if members is None else archive(tmp_path / "given", *members).read_bytes()
+    given = TrainRun(tmp_path / "files", {}).add_file(name, content)
+    run = TrainRun(tmp_path, {"numb_models": 1, "backend": "pytorch", f"training_{key}_model": [given]})
+    shutil.copytree(tmp_path / "files/config/file", tmp_path / "config/file", dirs_exist_ok=True)
+    files = tmp_path / run.place().space.files
+    if start is None:
+        with pytest.raises(ConfigError, match=rf"training_{key}_model: {name} is not a .*model of PyTorch.*\.pth"):
+            check_files(run.config, files)
+        return
+    check_files(run.config, files)
+    run.plan()
+    task = run.job() / "in/task.000000"
+    assert (task / start[1]).read_bytes() == content
+    assert dp_model.start_arguments(json.loads((task / "job.json").read_text()), ".pth") == start
+
+
 BAD_INPUTS: list[tuple[Any, str]] = [
     (b"{model: 1}", "not valid JSON"),
     (b'{"model": {}, "model": {}}', "'model' appears twice"),
@@ -240,6 +290,7 @@ def test_one_model_is_too_few_for_a_deviation(tmp_path: Path) -> None:
         {"numb_step": 5},
         {"ratio_failed": 0.25},
         {"training_reuse_iter": 0},
+        {"backend": "jax"},
         {"training_reuse_start_lr": 0.0},
         {"command": "dp {{workflow.name}}"},
     ],
@@ -324,6 +375,34 @@ def test_a_checkpoint_that_leads_nowhere_is_dropped(task: Path) -> None:
     assert calls == [[], ["--restart", "ckpt/model.ckpt-20"], []]
 
 
+def test_pytorch_goes_on_from_its_newest_whole_file(task: Path) -> None:
+    backend = dp_model.BACKENDS["pytorch"]
+    calls: list[list[str]] = []
+
+    def dp(*args: str) -> None:
+        calls.append([*args[4:]])
+        for step in (20, 40, 60):
+            archive(Path(f"ckpt/model.ckpt-{step}.pt"), "model.ckpt/data.pkl")
+        if len(calls) == 1:
+            raise SystemExit("killed")
+
+    with pytest.raises(SystemExit):
+        dp_model.train(dp, [], [], backend)
+    whole = Path("ckpt/model.ckpt-60.pt").read_bytes()
+    Path("ckpt/model.ckpt-60.pt").write_bytes(whole[:-10])  # it was killed while it wrote this one
+    Path("ckpt/model.ckpt.pt").symlink_to("model.ckpt-60.pt")
+    assert dp_model.trained(backend) == "ckpt/model.ckpt-40.pt"
+    dp_model.train(dp, [], [], backend)
+    assert calls == [[], ["--restart", "ckpt/model.ckpt-40"]]
+    assert dp_model.trained(backend) == "ckpt/model.ckpt-60.pt"
+
+
+def test_freezing_needs_a_checkpoint(task: Path) -> None:
+    with pytest.raises(SystemExit, match="left no checkpoint in ckpt"):
+        dp_model.trained(dp_model.BACKENDS["pytorch"])
+    assert dp_model.trained(dp_model.BACKENDS["tensorflow"]) == "ckpt"
+
+
 def test_a_stop_at_nan_is_a_result(task: Path) -> None:
     dp_model.train(trainer([], 0, 20, fail="ERROR Batch 20: trn: rmse =      nan, rmse_e"), [], [])
     assert "nan" in Path("diverged.txt").read_text()
@@ -354,6 +433,8 @@ def test_errors_of_the_detail_files(task: Path) -> None:
 
 FAKE_DP = """#!/bin/sh
 # A dp that trains at once. $FAKE says what goes wrong with model 1.
+pytorch=
+[ "$1" != --pt ] || { pytorch=1; shift; }
 model=
 case $PWD in *job/000001/*) model=${FAKE-} ;; esac
 [ "$model" != "$1" ] || { echo "RuntimeError: no luck"; exit 1; }
@@ -362,8 +443,9 @@ case $1 in
     loss=1e-1
     [ "$model" != nan ] || loss=nan
     printf '# step rmse_trn rmse_e_trn rmse_f_trn lr\\n 60 %s 2e-2 3e-1 1e-3\\n' $loss >lcurve.out
+    [ -z "$pytorch" ] || cp "$WHOLE" ckpt/model.ckpt-60.pt
     [ "$model" != stop ] || { echo "rmse = nan" >train.log; exit 1; } ;;
-  freeze) printf '\\nmodel' >"$5" ;;
+  freeze) if [ -z "$pytorch" ]; then printf '\\nmodel' >"$5"; else cp "$3" "$5"; fi ;;
   test)
     printf '# data/a: data_e pred_e\\n1.0 1.5\\n' >detail.e_peratom.out
     echo "0 0 0 2 ${model:-2} 2" >detail.f.out ;;
@@ -371,13 +453,15 @@ esac
 """
 
 
-def faked(path: Path, monkeypatch: pytest.MonkeyPatch, fake: str = "", **more: Any) -> TrainRun:
+def faked(
+    path: Path, monkeypatch: pytest.MonkeyPatch, fake: str = "", train: dict[str, Any] | None = None, **more: Any
+) -> TrainRun:
     path.mkdir(exist_ok=True)
     program = path / "fakedp"
     program.write_text(FAKE_DP)
     program.chmod(0o755)
     monkeypatch.setenv("FAKE", fake)
-    run = TrainRun(path, {"numb_models": 2, "command": str(program)}, **more)
+    run = TrainRun(path, {"numb_models": 2, "command": str(program), **(train or {})}, **more)
     (path / "dataset/deepmd/test/hot/Cu32").mkdir(parents=True)
     (path / "dataset/deepmd/test/hot/Cu32/type.raw").touch()
     return run
@@ -394,6 +478,34 @@ def test_a_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (tmp_path / run.place().report).read_bytes()
     run.reduce(2)
     assert (tmp_path / run.place().report).read_bytes() == before
+
+
+def test_a_committee_of_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.joinpath("run").mkdir()
+    monkeypatch.setenv("WHOLE", str(archive(tmp_path / "model.pth", "model/code/model.py", "model/data.pkl")))
+    run = faked(tmp_path / "run", monkeypatch, train={"backend": "pytorch", "dp_compress": True})
+    report = run.stage()
+    assert (report.complete, report.classes, report.messages) == (False, {"failed": 2}, report.messages)
+    assert "dp ended well but left no graph.pth" in report.messages[0]  # this dp cannot compress
+    run = faked(tmp_path / "more", monkeypatch, train={"backend": "pytorch"})
+    report = run.stage()
+    assert (report.complete, report.classes, report.messages) == (True, {"ok": 2}, [])
+    names = ["SHA256SUMS", "graph.000.pth", "graph.001.pth", "lcurve.000.out", "lcurve.001.out"]
+    assert sorted(path.name for path in run.product().iterdir()) == names
+    assert sorted(committee(run.config.train).files) == names[1:3]
+
+
+def test_a_frozen_model_of_pytorch_that_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = archive(tmp_path / "model.pth", "model/code/model.py", "model/data.pkl").read_bytes()
+    monkeypatch.setenv("WHOLE", str(tmp_path / "model.pth"))
+    run = faked(tmp_path / "run", monkeypatch, train={"backend": "pytorch"})
+    run.stage()
+    for content in (b"\nmodel", whole[:-10], archive(tmp_path / "checkpoint", "model/data.pkl").read_bytes()):
+        (run.job(1) / "out/task.000000/graph.pth").write_bytes(content)
+        record(run.place(), run.root, "000001")
+        report = run.reduce(2)
+        assert report.classes == {"broken": 1, "ok": 1}
+        assert report.messages == ["model 1 (job 000001 task.000000): graph.pth is not a frozen model"]
 
 
 def test_without_test_data_the_figures_are_those_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
