@@ -28,12 +28,13 @@ from operators.sums import user_file
 from .dp_command import FIND_PYTHON, probe
 from .dp_infer import models
 from .dp_input import check_arguments, fill_input, read_input, with_seeds
-from .dp_judge import is_frozen, is_trained, judge
+from .dp_judge import is_frozen, is_saved, judge
 from .dp_model import BACKENDS, start_file
 from .live import live
 from .neighbours import short_sel
 from .results import DIVERGED, write_committee
 
+STARTS = ("training_init_frozen_model", "training_finetune_model")
 Steps = Annotated[int, Field(ge=1, le=10**9)]
 
 
@@ -59,7 +60,9 @@ class DeepmdConfig(StageConfig):
         [], description="Frozen models to begin with, one or numb_models, where the last committee is not reused."
     )
     training_finetune_model: list[UserFile] = Field(
-        [], description="Pretrained models to fine-tune, one or numb_models, where the last committee is not reused."
+        [],
+        description="Pretrained models to fine-tune, one or numb_models, where the last committee is not reused; "
+        "with PyTorch, checkpoints (.pt).",
     )
     training_reuse_iter: int | None = Field(
         None, ge=1, description="From this iteration on, model i goes on from model i of the last committee."
@@ -136,27 +139,25 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
 def check_files(config: Any, files: Path) -> None:
     """Read the input as the first iteration will; where the dp of this installation trains, ask it as well."""
     train: DeepmdConfig = config.train
-    for file in train.training_init_frozen_model:
-        if not is_frozen(user_file(files, file.root), train.backend):
-            raise ConfigError(_not_a_model("training_init_frozen_model", file.root, train.backend))
-    for file in train.training_finetune_model:
-        if not is_trained(user_file(files, file.root), train.backend):
-            raise ConfigError(_not_a_model("training_finetune_model", file.root, train.backend))
+    for key in STARTS:
+        for file in getattr(train, key):
+            check_start(key, user_file(files, file.root), train.backend)
     found = read_input(user_file(files, train.input.root), config.type_map)
     fill_input(found, train, iteration=0, systems=["system"], reuse=False)
     if config.engine.type == "local" and not (train.command or train.setup or train.hpc):
         check_arguments(found, f"train.input ({Path(train.input.root).name})")
 
 
-def _not_a_model(key: str, file: str, backend: str) -> str:
-    what = "a frozen model"
-    advice = "give what dp freeze wrote"
-    if backend != "tensorflow":
-        what += f" of {BACKENDS[backend].title}"
-        advice = "give what dp --pt freeze wrote (.pth)"
-        if key == "training_finetune_model":
-            what, advice = what.replace("frozen model", "model"), f"{advice}, or a checkpoint (.pt)"
-    return f"train.{key}: {Path(file).name} is not {what}; {advice}"
+def check_start(key: str, path: Path, backend: str) -> None:
+    """Refuse a file that dp cannot begin with: with PyTorch it fine-tunes checkpoints only, also dp 3.2."""
+    if key == "training_finetune_model" and backend == "pytorch":
+        if not is_saved(path):
+            raise ConfigError(
+                f"train.{key}: {path.name} is not a checkpoint of PyTorch; give a .pt that dp --pt train wrote "
+                "(a frozen .pth goes into training_init_frozen_model)"
+            )
+    elif not is_frozen(path, backend):
+        raise ConfigError(f"train.{key}: {path.name} is not a frozen model; give what dp freeze wrote")
 
 
 def run_script(train: DeepmdConfig) -> str:
@@ -194,10 +195,9 @@ def check(config: RunConfig) -> list[str]:
         problems.append("train.numb_models: one model has no deviation; select.model_devi needs at least 2")
     if train.dp_compress and train.skip_neighbor_stat:
         problems.append("train.dp_compress: it needs the neighbor statistics; set skip_neighbor_stat to false")
-    starts = ("training_init_frozen_model", "training_finetune_model")
-    if all(getattr(train, name) for name in starts):
-        problems.append(f"train.{starts[1]}: give either this or {starts[0]}")
-    for name in starts:
+    if all(getattr(train, name) for name in STARTS):
+        problems.append(f"train.{STARTS[1]}: give either this or {STARTS[0]}")
+    for name in STARTS:
         given = len(getattr(train, name))
         if given not in (0, 1, train.numb_models):
             problems.append(
@@ -218,9 +218,8 @@ def misfits(config: RunConfig, files: Path) -> list[str]:
 
 def tiny(train: DeepmdConfig) -> dict[str, Any]:
     """Two models, ten steps."""
-    starts = ("training_init_frozen_model", "training_finetune_model")
     reuse = [name for name in DeepmdConfig.model_fields if name.startswith("training_reuse_")]
-    begin = {name: [file.root for file in getattr(train, name)[:1]] for name in starts}
+    begin = {name: [file.root for file in getattr(train, name)[:1]] for name in STARTS}
     return {"numb_models": 2, "numb_steps": 10, **begin, **dict.fromkeys(reuse)}
 
 

@@ -24,11 +24,10 @@ def is_frozen(path: Path, backend: str) -> bool:
     return any("/code/" in name for name in _members(path))
 
 
-def is_trained(path: Path, backend: str) -> bool:
-    """Whether `dp train --finetune` may begin with a file: a frozen model, or a checkpoint of PyTorch's."""
-    if backend == "tensorflow":
-        return is_frozen(path, backend)
-    return any(name.endswith("data.pkl") for name in _members(path))
+def is_saved(path: Path) -> bool:
+    """Whether a file is what `torch.save` writes: a checkpoint of DeePMD-kit's, a model of MACE's."""
+    names = _members(path)
+    return any(name.endswith("/data.pkl") for name in names) and not any("/code/" in name for name in names)
 
 
 def _members(path: Path) -> list[str]:

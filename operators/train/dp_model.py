@@ -130,7 +130,7 @@ def training_systems() -> list[str]:
 
 
 def start_file(model: str | None, suffix: str) -> str:
-    """The name beside the input of a model of the user's; PyTorch reads checkpoints (.pt) too, and goes by the name."""
+    """The name beside the input of a model of the user's; PyTorch goes by it, and fine-tunes checkpoints (.pt)."""
     return "start.pt" if suffix == ".pth" and str(model).endswith(".pt") else f"start{suffix}"
 
 

@@ -116,11 +116,11 @@ def test_the_figures_are_those_of_an_independent_evaluation(
     assert said[1] != said[4]
 
 
-def test_fine_tuned_and_compressed(programs: Path, committee: TrainRun, tmp_path: Path) -> None:
+def test_from_a_frozen_model_and_compressed(programs: Path, committee: TrainRun, tmp_path: Path) -> None:
     model = (committee.product() / "graph.000.pth").read_bytes()
     given = TrainRun(tmp_path / "files", {}).add_file("pretrained.pth", model)
     train = {"backend": "pytorch", "numb_models": 1, "numb_steps": 10, "command": str(programs / "dp")}
-    run = TrainRun(tmp_path, {**train, "training_finetune_model": [given], "dp_compress": True}, tested=False)
+    run = TrainRun(tmp_path, {**train, "training_init_frozen_model": [given], "dp_compress": True}, tested=False)
     (tmp_path / "files/config/file").rename(tmp_path / "more")
     for folder in (tmp_path / "more").iterdir():
         if not (tmp_path / "config/file" / folder.name).exists():
