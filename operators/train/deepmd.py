@@ -29,7 +29,7 @@ from .dp_command import FIND_PYTHON, probe
 from .dp_infer import models
 from .dp_input import check_arguments, fill_input, read_input, with_seeds
 from .dp_judge import is_frozen, is_saved, judge
-from .dp_model import BACKENDS, start_file
+from .dp_model import BACKENDS, PRETRAINED, start_file
 from .live import live
 from .neighbours import short_sel
 from .results import DIVERGED, write_committee
@@ -64,8 +64,22 @@ class DeepmdConfig(StageConfig):
         description="Pretrained models to fine-tune, one or numb_models, where the last committee is not reused; "
         "with PyTorch, checkpoints (.pt).",
     )
+    model_branch: str | None = Field(
+        None, min_length=1, description="dp train --model-branch: the head of the pretrained model to fine-tune."
+    )
+    use_pretrain_script: bool = Field(
+        False, description="dp train --use-pretrain-script: the model's settings are those of the pretrained one."
+    )
+    head: str | None = Field(
+        None,
+        min_length=1,
+        description="Of several (model.model_dict of the input): the one to freeze and explore with.",
+    )
     training_reuse_iter: int | None = Field(
         None, ge=1, description="From this iteration on, model i goes on from model i of the last committee."
+    )
+    training_reuse_old_ratio: float | None = Field(
+        None, gt=0, lt=1, description="Probability there of a batch from the data of earlier iterations."
     )
     training_reuse_numb_steps: Steps | None = Field(None, description="Steps where the last committee is reused.")
     training_reuse_start_lr: float | None = Field(None, gt=0, description="learning_rate.start_lr there.")
@@ -101,7 +115,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
         raise ConfigError("train: there are no training systems; give init.label or init.data something to train on")
     reuse = train.training_reuse_iter is not None and params.iteration >= train.training_reuse_iter
     reuse = reuse and params.has_models
-    template = read_input(user_file(ctx.files, train.input.root), config.type_map)
+    template = read_input(user_file(ctx.files, train.input.root), config.type_map, train.head)
     fill_input(template, train, params.iteration, params.systems, reuse)
 
     option = "--finetune" if train.training_finetune_model else "--init-frz-model"
@@ -110,6 +124,8 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     space = DataSpace({})
     job = {
         **({} if train.backend == "tensorflow" else {"backend": train.backend}),
+        **({"head": train.head} if train.head else {}),
+        **({"start_args": start_args(train)} if models and start_args(train) else {}),
         "start": option if models else "",
         "train_args": ["--skip-neighbor-stat"] if train.skip_neighbor_stat else [],
         "compress": train.dp_compress,
@@ -142,10 +158,16 @@ def check_files(config: Any, files: Path) -> None:
     for key in STARTS:
         for file in getattr(train, key):
             check_start(key, user_file(files, file.root), train.backend)
-    found = read_input(user_file(files, train.input.root), config.type_map)
+    found = read_input(user_file(files, train.input.root), config.type_map, train.head)
     fill_input(found, train, iteration=0, systems=["system"], reuse=False)
     if config.engine.type == "local" and not (train.command or train.setup or train.hpc):
         check_arguments(found, f"train.input ({Path(train.input.root).name})")
+
+
+def start_args(train: DeepmdConfig) -> list[str]:
+    """Options of dp train that say what of the model of the user's is taken over."""
+    branch = ["--model-branch", train.model_branch] if train.model_branch else []
+    return [*branch, *([PRETRAINED] if train.use_pretrain_script else [])]
 
 
 def check_start(key: str, path: Path, backend: str) -> None:
@@ -181,7 +203,7 @@ def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
     train: DeepmdConfig = config.train
     suffix = BACKENDS[train.backend].suffix
     tasks = list(read_tasks(ctx, params.n_jobs))
-    judged = [judge(task, bool(config.init.test), train.backend) for task in tasks]
+    judged = [judge(task, bool(config.init.test), train.backend, train.head) for task in tasks]
     names = [f"graph{suffix}", "lcurve.out", *([f"original{suffix}"] if train.dp_compress else [])]
     return write_committee("deepmd", params, ctx, tasks, judged, train.numb_models, names)
 
@@ -204,16 +226,25 @@ def check(config: RunConfig) -> list[str]:
                 f"train.{name}: {given} models; give one, or one for each of {train.numb_models} (numb_models)"
             )
     if train.training_reuse_iter is None:
-        for name in ("numb_steps", "start_lr", "start_pref_e", "start_pref_f"):
+        for name in ("numb_steps", "start_lr", "start_pref_e", "start_pref_f", "old_ratio"):
             if getattr(train, f"training_reuse_{name}") is not None:
                 problems.append(f"train.training_reuse_{name}: it has no effect without training_reuse_iter")
+    elif train.head:
+        problems.append("train.training_reuse_iter: a frozen head cannot start all heads again; take head or this out")
+    if train.model_branch and not train.training_finetune_model:
+        problems.append("train.model_branch: it is of a model to fine-tune; give training_finetune_model")
+    if train.use_pretrain_script and not any(getattr(train, name) for name in STARTS):
+        problems.append("train.use_pretrain_script: there is no pretrained model; give training_finetune_model")
+    for name in ("model_branch", "use_pretrain_script", "head"):
+        if getattr(train, name) and train.backend != "pytorch":
+            problems.append(f"train.{name}: only PyTorch has it; set backend to pytorch")
     return problems
 
 
 def misfits(config: RunConfig, files: Path) -> list[str]:
     """Elements with more neighbours than `sel` has places for."""
     train: Any = config.train
-    return short_sel(read_input(user_file(files, train.input.root), config.type_map), config, files)
+    return short_sel(read_input(user_file(files, train.input.root), config.type_map, train.head), config, files)
 
 
 def tiny(train: DeepmdConfig) -> dict[str, Any]:

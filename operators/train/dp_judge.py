@@ -39,7 +39,7 @@ def _members(path: Path) -> list[str]:
         return []
 
 
-def judge(task: TaskOutput, tested: bool, backend: str = "tensorflow") -> Judged:
+def judge(task: TaskOutput, tested: bool, backend: str = "tensorflow", head: str | None = None) -> Judged:
     """Class of a trained model (ok, diverged, broken, failed), its figures, and what a person should know.
 
     Older versions of dp train a diverged model to its end and exit with 0; newer ones stop at the first NaN.
@@ -53,7 +53,7 @@ def judge(task: TaskOutput, tested: bool, backend: str = "tensorflow") -> Judged
     try:
         if not is_frozen(task.folder / model, backend):
             return "broken", {}, f"{who(task)}: {model} is not a frozen model"
-        row = last_row((task.folder / "lcurve.out").read_text())
+        row = last_row((task.folder / "lcurve.out").read_text(), head)
         test = parse_json((task.folder / "test.json").read_bytes(), "test.json") if tested else None
         if test is None:
             figures = {f"train_{key}": row[f"{key}_trn"] for key in ("rmse_e", "rmse_f")}
@@ -70,8 +70,10 @@ def judge(task: TaskOutput, tested: bool, backend: str = "tensorflow") -> Judged
     return "ok", figures, ""
 
 
-def last_row(curve: str) -> dict[str, float]:
+def last_row(curve: str, head: str | None = None) -> dict[str, float]:
     """The last row of DeePMD-kit's lcurve.out by column name (`step`, `rmse_trn`, `rmse_e_trn`, ...; eV, Angstrom).
+
+    With several heads the columns end in `_` and the head's name; those of `head` are returned without it.
 
     Raises
     ------
@@ -80,6 +82,8 @@ def last_row(curve: str) -> dict[str, float]:
     """
     lines = curve.splitlines()
     header = next((line.split()[1:] for line in lines if line.startswith("#")), [])
+    if head is not None:
+        header = [name.removesuffix(f"_{head}") for name in header]
     rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
     if "step" not in header or "rmse_trn" not in header:
         raise ValueError("lcurve.out has no header with the columns step and rmse_trn")

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 CHECKPOINTS = Path("ckpt")  # training.save_ckpt is ckpt/model.ckpt
 CURVE = Path("lcurve.out")
 DIVERGED = Path("diverged.txt")
+# The model's settings come from a pretrained one: dp writes them out, and needs them to go on from a checkpoint.
+PRETRAINED = "--use-pretrain-script"
+FILLED = CHECKPOINTS / "out.json"
 
 
 class Backend(NamedTuple):
@@ -60,7 +63,8 @@ def main() -> None:
         Path(name).unlink(missing_ok=True)
         if place := os.environ.get(f"JOB_{name.upper()}"):  # there are no models before the first training
             Path(name).symlink_to(place)
-    sums = {Path(system).parent / "SHA256SUMS" for system in training_systems()}
+    head = job.get("head")
+    sums = {Path(system).parent / "SHA256SUMS" for system in training_systems(head)}
     check_once(sorted(path for path in sums if path.exists()))
     for name in (graph, original, "test.json", str(DIVERGED)):
         Path(name).unlink(missing_ok=True)  # of an earlier attempt
@@ -74,7 +78,7 @@ def main() -> None:
     if DIVERGED.exists():
         return
     frozen = original if job["compress"] else graph
-    dp("freeze", "-c", trained(backend), "-o", frozen)
+    dp("freeze", "-c", trained(backend), "-o", frozen, *(["--head", head] if head else []))
     if job["compress"]:
         dp("compress", "-i", frozen, "-o", graph)
     if not Path(graph).exists():
@@ -122,9 +126,11 @@ def check_recorded(lists: list[Path]) -> None:
                 raise SystemExit(f"error: {path.parent / name} is not what was recorded (sha256 differs)")
 
 
-def training_systems() -> list[str]:
-    """The folders of the training data, as `plan` wrote them."""
+def training_systems(head: str | None) -> list[str]:
+    """The folders of the run's training data, as `plan` wrote them."""
     training = json.loads(Path("input.json").read_text())["training"]
+    if head:
+        training = training["data_dict"][head]
     systems: list[str] = training.get("training_data", training)["systems"]
     return systems
 
@@ -137,7 +143,8 @@ def start_file(model: str | None, suffix: str) -> str:
 def start_arguments(job: dict[str, Any], suffix: str = ".pb") -> list[str]:
     """Options of `dp train` that say which weights to begin with; none for random ones."""
     if job["reuse"] is None:
-        return [job["start"], start_file(job.get("model"), suffix)] if job["start"] else []
+        file = start_file(job.get("model"), suffix)
+        return [job["start"], file, *job.get("start_args", [])] if job["start"] else []
     # A compressed model has no embedding net to go on with; reduce keeps the one before compression.
     index = job["reuse"]
     check_once([path for path in [Path("models/SHA256SUMS")] if path.exists()])
@@ -158,16 +165,20 @@ def train(dp: Dp, start: list[str], more: list[str], backend: Backend = BACKENDS
     if finished.exists():
         return
     step = newest_checkpoint(backend)
+    source = "input.json"
     if step is not None:
         mend_curve(step)
         start = ["--restart", f"{CHECKPOINTS}/model.ckpt-{step}"]
+        source = str(FILLED) if FILLED.exists() else source
         print(f"continuing from the checkpoint of step {step}", flush=True)
+    elif PRETRAINED in start:
+        start = [*start, "--output", str(FILLED)]
     CHECKPOINTS.mkdir(exist_ok=True)
     mine.write_bytes(identity)
     log = Path("train.log")
     log.unlink(missing_ok=True)
     try:
-        dp("train", "input.json", "--log-path", str(log), *start, *more)
+        dp("train", source, "--log-path", str(log), *start, *more)
     except SystemExit:
         nan = re.search(r"^.*rmse\s*=\s*nan\b.*$", log.read_text() if log.exists() else "", re.M | re.I)
         if nan:  # dp 3.2 stops here, and would again: this is a result, to be judged

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CHECKPOINTS = Path("ckpt")
+PATIENCE = 30  # seconds between two looks at the checkpoints
 LABELS = ("coord", "energy", "force", "virial")
 MODEL, CURVE, TEST, TRAIN = Path("mace.model"), Path("lcurve.jsonl"), Path("test.json"), Path("train.xyz")
 
@@ -60,14 +61,14 @@ def train(options: list[str]) -> None:
         shutil.rmtree(CHECKPOINTS, ignore_errors=True)
     CHECKPOINTS.mkdir(exist_ok=True)
     mine.write_bytes(identity)
-    for path in CHECKPOINTS.glob("*.pt"):
-        if not zipfile.is_zipfile(path):
-            path.unlink()  # the job was killed while it wrote this one
+    prune(keep_cut=False)  # the job may have been killed while it wrote one
     before = newest()
     if before:
         print(f"continuing from the checkpoint {before}", flush=True)
     command = os.environ["MACE_COMMAND"]
-    code = subprocess.call(["sh", "-c", f'{command} "$@"', "mace", "--config", "input.yaml", *options])
+    with subprocess.Popen(["sh", "-c", f'{command} "$@"', "mace", "--config", "input.yaml", *options]) as mace:
+        while (code := ended(mace)) is None:
+            prune()
     if code:
         if before and newest() == before:
             shutil.rmtree(CHECKPOINTS)  # it may be damaged: the next attempt begins from the start
@@ -79,6 +80,28 @@ def train(options: list[str]) -> None:
     if not MODEL.exists() or not curves:
         raise SystemExit(f"error: {command} ended well but left no {MODEL if curves else 'curve'}")
     shutil.copyfile(curves[0], CURVE)
+
+
+def ended(mace: subprocess.Popen[bytes]) -> int | None:
+    """The exit code of MACE; None where it still runs after PATIENCE seconds."""
+    try:
+        return mace.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def prune(keep_cut: bool = True) -> None:
+    """Drop all checkpoints but the last two of each stage of a training.
+
+    MACE would drop the last one itself, but before it writes the next: a kill between the two would lose all.
+    """
+    for second in (False, True):
+        paths = [path for path in CHECKPOINTS.glob("*_epoch-*.pt") if path.stem.endswith("_swa") == second]
+        paths.sort(key=lambda path: path.stat().st_mtime_ns)
+        whole = [path for path in paths if zipfile.is_zipfile(path)]
+        cut = [] if keep_cut else [path for path in paths if path not in whole]
+        for path in [*whole[:-2], *cut]:
+            path.unlink()
 
 
 def newest() -> str:

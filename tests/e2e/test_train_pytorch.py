@@ -135,6 +135,66 @@ def test_from_a_frozen_model_and_compressed(programs: Path, committee: TrainRun,
     assert sizes["graph.000.pth"] > sizes["original.000.pth"]  # it holds the table
 
 
+def heads(other: Path) -> dict[str, Any]:
+    """An input of two heads that share a descriptor; the data of the second one are not the run's."""
+    found = copy.deepcopy(INPUT)
+    model, training = found["model"], found["training"]
+    head = {"type_map": "elements", "descriptor": "shared", "fitting_net": model["fitting_net"]}
+    found["model"] = {
+        "shared_dict": {"elements": ["Al", "Cu"], "shared": {**model["descriptor"], "sel": [60, 60]}},
+        "model_dict": {"mine": head, "other": copy.deepcopy(head)},
+    }
+    found["loss_dict"] = dict.fromkeys(("mine", "other"), found["loss"])
+    del found["loss"], training["training_data"], training["validation_data"]
+    training["data_dict"] = {"mine": {"training_data": {"batch_size": 1}}}
+    training["data_dict"]["other"] = {"training_data": {"systems": [str(other)], "batch_size": 1}}
+    return found
+
+
+def test_several_heads_and_a_fine_tuned_one(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head of the run is frozen; then the other one is fine-tuned, which is killed and gone on with."""
+    dp = str(programs / "dp")
+    train = {"backend": "pytorch", "numb_models": 1, "command": dp, "skip_neighbor_stat": True}
+    first = tmp_path / "first"
+    run = TrainRun(first, {**train, "head": "mine", "numb_steps": 20}, heads(first / "dataset/deepmd/init/bulk/Cu32"))
+    run.write_data()
+    report = run.stage()
+    assert report.complete, report.messages
+    assert set(report.summary) == {"rmse_e", "rmse_f"}
+
+    again = first / "again"
+    again.mkdir()
+    (again / "data").symlink_to(first / "dataset/deepmd")
+    (again / "ckpt").mkdir()
+    shutil.copy(run.job() / "in/task.000000/input.json", again)
+    subprocess.run([dp, "--pt", "train", "input.json", "--skip-neighbor-stat"], cwd=again, check=True)
+    content = (again / "ckpt/model.ckpt-20.pt").read_bytes()
+
+    second = tmp_path / "second"
+    stub = copy.deepcopy(INPUT)
+    stub["model"] = {"descriptor": {}, "fitting_net": {}}  # these are the pretrained model's
+    given = TrainRun(tmp_path / "files", {}).add_file("pretrained.pt", content)
+    (second / "killer.sh").parent.mkdir()
+    (second / "killer.sh").write_text(KILLER)
+    monkeypatch.setenv("KILLED", str(second / "killed"))
+    monkeypatch.setenv("DP", dp)
+    tune = {"training_finetune_model": [given], "model_branch": "other", "use_pretrain_script": True}
+    run = TrainRun(
+        second, {**train, **tune, "numb_steps": 100, "command": f"sh {second}/killer.sh"}, stub, tested=False
+    )
+    stored = second / "config/file" / given
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(content)
+    run.write_data()
+    run.plan()
+    job = subprocess.run([sys.executable, "-c", RUN_JOB, str(second)], start_new_session=True)
+    assert job.returncode == -9
+    report = run.stage()
+    assert report.complete, report.messages
+    assert "continuing from the checkpoint" in (run.job() / "log/task.000000.log").read_text()
+    assert [row[0] for row in curve(run.product() / "lcurve.000.out")] == [1, *range(10, 101, 10)]
+
+
 def test_divergence_is_a_result(programs: Path, tmp_path: Path) -> None:
     hot = copy.deepcopy(INPUT)
     hot["learning_rate"].update(start_lr=1e30, stop_lr=1e29)

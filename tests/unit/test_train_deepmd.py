@@ -214,6 +214,115 @@ def test_models_of_pytorch_to_begin_with(
     assert dp_model.start_arguments(json.loads((task / "job.json").read_text()), ".pth") == start
 
 
+def several_heads(**changes: Any) -> dict[str, Any]:
+    """An input of the heads `mine` and `other`, which share a descriptor."""
+    found = copy.deepcopy(INPUT)
+    model, training = found["model"], found["training"]
+    head = {"type_map": "elements", "descriptor": "shared", "fitting_net": model["fitting_net"]}
+    found["model"] = {
+        "shared_dict": {"elements": ["O", "Cu"], "shared": model["descriptor"]},
+        "model_dict": {"mine": head, "other": copy.deepcopy(head)},
+    }
+    found["loss_dict"] = dict.fromkeys(("mine", "other"), found["loss"])
+    del found["loss"], training["validation_data"], training["training_data"]
+    training["data_dict"] = {
+        "mine": {"training_data": {"batch_size": 1}, "validation_data": {"systems": ["x"]}},
+        "other": {"training_data": {"systems": ["/data/other"], "batch_size": 1}},
+    }
+    training.update(changes)
+    return found
+
+
+HEAD: dict[str, Any] = {"backend": "pytorch", "head": "mine", "numb_models": 2}
+
+
+def test_several_heads(tmp_path: Path) -> None:
+    run = TrainRun(tmp_path, HEAD, several_heads())
+    check_files(run.config, tmp_path / "config/file")
+    run.plan()
+    first, second = run.task_input(0), run.task_input(1)
+    data = first["training"]["data_dict"]
+    systems = ["data/init/bulk/Cu32", "data/iter/000000/Cu32"]
+    assert data["mine"] == {"training_data": {"batch_size": 1, "systems": systems}}
+    assert data["other"]["training_data"]["systems"] == ["/data/other"]
+
+    def seeds(found: dict[str, Any]) -> list[int]:
+        heads = found["model"]["model_dict"]
+        parts = [found["model"]["shared_dict"]["shared"], *(heads[name]["fitting_net"] for name in ("mine", "other"))]
+        return [part.pop("seed") for part in (*parts, found["training"])]
+
+    assert len({*seeds(first), *seeds(second)}) == 8
+    assert first == second
+    job = json.loads((run.job() / "in/task.000000/job.json").read_text())
+    assert job["head"] == "mine"
+    assert committee(run.config.train).files == ["graph.000.pth", "graph.001.pth"]
+
+
+def test_the_curve_of_a_head() -> None:
+    text = "# step rmse_trn_a rmse_e_trn_a rmse_trn_b rmse_e_trn_b lr\n 20 1 2 3 4 5\n"
+    assert last_row(text, "b")["rmse_e_trn"] == 4
+    with pytest.raises(ValueError, match="no header"):
+        last_row(text, "c")
+
+
+def without(*keys: str) -> dict[str, Any]:
+    found = several_heads()
+    part = found
+    for key in keys[:-1]:
+        part = part[key]
+    del part[keys[-1]]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("train", "content", "message"),
+    [
+        ({}, INPUT, r"train\.head: .*has no model\.model_dict.*take head out"),
+        ({"head": None}, several_heads(), r"train\.head: None, but .*has mine, other; name the head"),
+        ({"head": "theirs"}, several_heads(), r"train\.head: 'theirs', but .*has mine, other"),
+        ({}, several_heads(data_dict=[]), "training.data_dict must be JSON objects"),
+        ({}, without("training", "data_dict", "other"), r"data_dict\.other has no training_data"),
+        ({}, without("training", "data_dict", "mine", "training_data"), r"data_dict\.mine has no training_data"),
+        ({"head": "other"}, several_heads(), r"data_dict\.mine: systems is None; .*absolute paths"),
+        ({}, without("model", "shared_dict", "elements"), "type_map of mine has no Cu"),
+        ({}, {**several_heads(), "model": {"model_dict": [1]}}, "model_dict is not a JSON object of models"),
+    ],
+)
+def test_heads_that_cannot_be_filled_in(tmp_path: Path, train: dict[str, Any], content: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainRun(tmp_path, {**HEAD, **train}, content).plan()
+
+
+def test_old_and_new_data_are_weighed_where_the_last_committee_is_reused(tmp_path: Path) -> None:
+    train = {"numb_models": 1, "training_reuse_iter": 1, "training_reuse_old_ratio": 0.7}
+    run = TrainRun(tmp_path, train)
+    systems = ["iter/000001/Cu32", "init/bulk/Cu32", "iter/000001/Cu16", "iter/000000/Cu32"]
+    run.plan(0, systems=systems)
+    assert "auto_prob" not in run.task_input()["training"]["training_data"]
+    run.plan(1, systems=systems)
+    data = run.task_input(0, 1)["training"]["training_data"]
+    assert data["auto_prob"] == "prob_sys_size; 0:2:0.7; 2:4:0.3"
+    assert data["systems"][2:] == ["data/iter/000001/Cu16", "data/iter/000001/Cu32"]
+    run.plan(2, systems=systems)  # nothing new
+    assert "auto_prob" not in run.task_input(0, 2)["training"]["training_data"]
+    flat = TrainRun(tmp_path / "flat", train, changed(training_data=None, batch_size=2))
+    flat.plan(1, systems=systems)
+    assert flat.task_input(0, 1)["training"]["auto_prob_style"] == data["auto_prob"]
+
+
+def test_what_is_taken_over_from_a_pretrained_model(tmp_path: Path) -> None:
+    given = TrainRun(tmp_path / "files", {}).add_file("dpa.pt", archive(tmp_path / "dpa", "dpa/data.pkl").read_bytes())
+    train = {"backend": "pytorch", "numb_models": 1, "model_branch": "Metals", "use_pretrain_script": True}
+    run = TrainRun(tmp_path, {**train, "training_finetune_model": [given], "training_reuse_iter": 1})
+    shutil.copytree(tmp_path / "files/config/file", tmp_path / "config/file", dirs_exist_ok=True)
+    for iteration, options in ((0, ["--model-branch", "Metals", "--use-pretrain-script"]), (1, None)):
+        run.plan(iteration)
+        job = json.loads((run.job(0, iteration) / "in/task.000000/job.json").read_text())
+        assert job.get("start_args") == options
+        if options:
+            assert dp_model.start_arguments(job, ".pth") == ["--finetune", "start.pt", *options]
+
+
 BAD_INPUTS: list[tuple[Any, str]] = [
     (b"{model: 1}", "not valid JSON"),
     (b'{"model": {}, "model": {}}', "'model' appears twice"),
@@ -261,6 +370,12 @@ def test_no_systems_and_a_lost_input(tmp_path: Path) -> None:
         ({"training_reuse_iter": 1, "training_reuse_start_lr": 1e-4, "dp_compress": True}, []),
         ({"dp_compress": True, "skip_neighbor_stat": True}, ["dp_compress"]),
         ({"training_reuse_start_lr": 1e-4}, ["training_reuse_start_lr"]),
+        ({"training_reuse_old_ratio": 0.5}, ["training_reuse_old_ratio"]),
+        ({"backend": "pytorch", "head": "a", "training_reuse_iter": 1}, ["a frozen head cannot"]),
+        ({"head": "a"}, ["train.head: only PyTorch has it; set backend"]),
+        ({"backend": "pytorch", "model_branch": "a"}, ["model_branch: it is of a model to fine-tune"]),
+        ({"backend": "pytorch", "use_pretrain_script": True}, ["use_pretrain_script: there is no pretrained model"]),
+        ({"training_init_frozen_model": ["a/b"], "use_pretrain_script": True}, ["use_pretrain_script: only PyTorch"]),
         ({"training_init_frozen_model": ["a/b"] * 3}, ["training_init_frozen_model: 3 models"]),
         ({"training_init_frozen_model": ["a/b"], "training_finetune_model": ["a/b"]}, ["training_finetune_model"]),
     ],
@@ -291,6 +406,10 @@ def test_one_model_is_too_few_for_a_deviation(tmp_path: Path) -> None:
         {"ratio_failed": 0.25},
         {"training_reuse_iter": 0},
         {"backend": "jax"},
+        {"head": ""},
+        {"model_branch": ""},
+        {"training_reuse_old_ratio": 1.0},
+        {"training_reuse_old_ratio": 0.0},
         {"training_reuse_start_lr": 0.0},
         {"command": "dp {{workflow.name}}"},
     ],
@@ -395,6 +514,26 @@ def test_pytorch_goes_on_from_its_newest_whole_file(task: Path) -> None:
     dp_model.train(dp, [], [], backend)
     assert calls == [[], ["--restart", "ckpt/model.ckpt-40"]]
     assert dp_model.trained(backend) == "ckpt/model.ckpt-60.pt"
+
+
+def test_going_on_needs_the_settings_of_the_pretrained_model(task: Path) -> None:
+    backend, start = dp_model.BACKENDS["pytorch"], ["--finetune", "start.pt", "--use-pretrain-script"]
+    calls: list[list[str]] = []
+
+    def dp(*args: str) -> None:
+        calls.append([args[1], *args[4:]])
+        Path("ckpt/out.json").write_text("{}")
+        archive(Path("ckpt/model.ckpt-20.pt"), "model.ckpt/data.pkl")
+        if len(calls) == 1:
+            raise SystemExit("killed")
+
+    with pytest.raises(SystemExit):
+        dp_model.train(dp, start, [], backend)
+    dp_model.train(dp, start, [], backend)
+    assert calls == [
+        ["input.json", *start, "--output", "ckpt/out.json"],
+        ["ckpt/out.json", "--restart", "ckpt/model.ckpt-20"],
+    ]
 
 
 def test_freezing_needs_a_checkpoint(task: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 import types
 import zipfile
@@ -91,7 +93,7 @@ def run_of(path: Path, yaml: bytes = YAML, tested: bool = True, **train: Any) ->
 def told(run: TrainRun, number: int = 0, iteration: int = 0) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run.job(number, iteration) / "in/task.000000/job.json").read_text())
     words = found.pop("options")
-    assert words.pop(0) == "--restart_latest"
+    assert [words.pop(0), words.pop(0)] == ["--restart_latest", "--keep_checkpoints"]
     return {**found, "options": dict(zip(words[::2], words[1::2], strict=True))}
 
 
@@ -279,6 +281,25 @@ def test_a_killed_training_goes_on_from_whole_checkpoints_of_its_own(
     Path("input.yaml").write_bytes(YAML + b"r_max: 4.0\n")
     mace_model.train(["--seed", "1"])
     assert Path("seen").read_text().split("\n")[2] == ""
+
+
+def test_the_last_two_checkpoints_of_each_stage_are_kept(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While MACE runs, the one that it writes now is let alone."""
+    monkeypatch.setattr(mace_model, "PATIENCE", 0.01)
+    Path("ckpt").mkdir()
+    for number, name in enumerate(["epoch-1", "epoch-2", "epoch-9", "epoch-10_swa", "epoch-11_swa", "epoch-12_swa"]):
+        path = Path(f"ckpt/mace_run-1_{name}.pt")
+        path.write_bytes(archive("x"))
+        os.utime(path, (number, number))
+    Path("ckpt/mace_run-1_epoch-13_swa.pt").write_bytes(b"PK")
+    mace_model.prune()
+    assert sorted(path.name.partition("epoch-")[2] for path in Path("ckpt").iterdir()) == [
+        "11_swa.pt", "12_swa.pt", "13_swa.pt", "2.pt", "9.pt"
+    ]  # fmt: skip
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as mace:
+        assert mace_model.ended(mace) is None
+        mace.kill()
+        assert mace.wait() == -9
 
 
 def test_a_checkpoint_that_leads_nowhere_is_dropped(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
