@@ -35,7 +35,7 @@ Epochs = Annotated[int, Field(ge=1, le=10**9)]
 # What the run decides; the rest of MACE's options is the user's, and MACE refuses the ones that it does not know.
 DECIDED = frozenset(
     "name seed train_file valid_file test_file test_dir work_dir log_dir model_dir checkpoints_dir results_dir "
-    "energy_key forces_key stress_key virials_key atomic_numbers restart_latest keep_checkpoints foundation_model heads "
+    "energy_key forces_key stress_key virials_key atomic_numbers restart_latest foundation_model heads "
     "pt_train_file pt_valid_file statistics_file".split()
 )
 _KEY = re.compile(r"""^["']?([A-Za-z][\w-]*)["']?[ \t]*:""", re.M)
