@@ -51,7 +51,7 @@ class MaceConfig(StageConfig):
     numb_models: int = Field(4, ge=1, le=1000, description="Models of the committee; they differ by their seeds.")
     input: UserFile = Field(
         description="MACE's own configuration (mace_run_train --config; YAML, a key a line). Data, seeds and file "
-        "names are given by the run. Without E0s: average."
+        "names are given by the run. Without E0s: average (with foundation_model it must say them)."
     )
     max_num_epochs: Epochs | Annotated[list[Epochs], Field(min_length=1)] | None = Field(
         None, description="Epochs of each iteration (the last number repeats); default: those of the input."
@@ -160,7 +160,12 @@ def options(train: MaceConfig, iteration: int, type_map: list[str], given: set[s
     if train.foundation_model:
         # Fine-tuning with a second head wants data of the first training, which a run does not have.
         found["foundation_model"], defaults["multiheads_finetuning"] = "start.model", "False"
-    if "E0s" not in given:
+        if "E0s" not in given:
+            raise ConfigError(
+                "train.input: it has no E0s, the energies of the atoms: with foundation_model say whether they are the "
+                "model's (foundation), fitted anew (average, estimated), or give those of your method"
+            )
+    else:
         defaults["E0s"] = "average"
     epochs = train.max_num_epochs
     if epochs is not None:

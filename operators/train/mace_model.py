@@ -117,7 +117,7 @@ def frames(system: Path) -> Iterator[tuple[list[str], dict[str, Any]]]:
     names = (system / "type_map.raw").read_text().split()
     symbols = [names[number] for number in np.loadtxt(system / "type.raw", dtype=int, ndmin=1)]
     for folder in sorted(system.glob("set.*")):
-        arrays = {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
+        arrays = {path.stem: np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
         for number in range(len(arrays["coord"])):
             found = {name: array[number] for name, array in arrays.items() if name in LABELS}
             if not (system / "nopbc").exists():

@@ -135,13 +135,20 @@ def test_from_a_frozen_model_and_compressed(programs: Path, committee: TrainRun,
     assert sizes["graph.000.pth"] > sizes["original.000.pth"]  # it holds the table
 
 
+# Unlike se_e2_a, it can forget the elements that a fine-tuned model does not need.
+SE_ATTEN = {
+    **{"type": "se_atten", "sel": 40, "rcut_smth": 0.5, "rcut": 4.0, "neuron": [4, 8], "axis_neuron": 4},
+    **{"attn_layer": 0, "precision": "float32"},
+}
+
+
 def heads(other: Path) -> dict[str, Any]:
     """An input of two heads that share a descriptor; the data of the second one are not the run's."""
     found = copy.deepcopy(INPUT)
     model, training = found["model"], found["training"]
     head = {"type_map": "elements", "descriptor": "shared", "fitting_net": model["fitting_net"]}
     found["model"] = {
-        "shared_dict": {"elements": ["Al", "Cu"], "shared": {**model["descriptor"], "sel": [60, 60]}},
+        "shared_dict": {"elements": ["Al", "Cu"], "shared": SE_ATTEN},
         "model_dict": {"mine": head, "other": copy.deepcopy(head)},
     }
     found["loss_dict"] = dict.fromkeys(("mine", "other"), found["loss"])

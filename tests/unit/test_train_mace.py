@@ -26,7 +26,7 @@ from operators.committee import check_drives
 from operators.live import TASK_LOG
 from operators.registry import load_config
 from operators.train import mace_infer, mace_model
-from operators.train.mace import APP, MaceConfig, check_files, committee, executables, live
+from operators.train.mace import APP, MaceConfig, check_files, committee, executables, live, options
 from tests.stage_harness import record
 from tests.train_run import TrainRun
 
@@ -139,7 +139,7 @@ def archive(*names: str) -> bytes:
 
 def test_fine_tuning(tmp_path: Path) -> None:
     given = TrainRun(tmp_path / "files", {}).add_file("mp.model", archive("mp/data.pkl"))
-    run = run_of(tmp_path, foundation_model=given)
+    run = run_of(tmp_path, YAML + b"E0s: foundation\n", foundation_model=given)
     source = tmp_path / "files/config/file" / given
     stored = tmp_path / "config/file" / given
     stored.parent.mkdir(parents=True)
@@ -149,6 +149,8 @@ def test_fine_tuning(tmp_path: Path) -> None:
     found = told(run)["options"]
     assert (found["--foundation_model"], found["--multiheads_finetuning"]) == ("start.model", "False")
     assert (run.job() / "in/task.000000/start.model").read_bytes() == source.read_bytes()
+    with pytest.raises(ConfigError, match=r"it has no E0s, .*with foundation_model say whether"):
+        options(run.config.train, 0, ["Cu"], {"max_num_epochs"})
     assert told(run)["model"] == given  # the job is another one with another model
     bad = run.config.train.model_copy(update={"foundation_model": UserFile(run.add_file("bad.model", b"<html>"))})
     with pytest.raises(ConfigError, match=r"foundation_model: bad\.model is not a model that"):
