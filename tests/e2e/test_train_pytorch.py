@@ -137,9 +137,9 @@ def test_from_a_frozen_model_and_compressed(programs: Path, committee: TrainRun,
 
 # Unlike se_e2_a, it can forget the elements that a fine-tuned model does not need.
 SE_ATTEN = {
-    **{"type": "se_atten", "sel": 40, "rcut_smth": 0.5, "rcut": 4.0, "neuron": [4, 8], "axis_neuron": 4},
-    **{"attn_layer": 0, "precision": "float32"},
-}
+    "type": "se_atten", "sel": 40, "rcut_smth": 0.5, "rcut": 4.0, "neuron": [4, 8], "axis_neuron": 4, "attn_layer": 0,
+    "precision": "float32",
+}  # fmt: skip
 
 
 def heads(other: Path) -> dict[str, Any]:
