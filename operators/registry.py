@@ -32,6 +32,7 @@ APPS = {
     "label.qe": "operators.label.qe:APP",
     "label.vasp": "operators.label.vasp:APP",
     "train.deepmd": "operators.train.deepmd:APP",
+    "train.mace": "operators.train.mace:APP",
     "explore.ase": "operators.explore.ase:APP",
     "explore.lammps": "operators.explore.lammps:APP",
     "select.model_devi": "operators.select.model_devi:APP",

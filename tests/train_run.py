@@ -20,7 +20,6 @@ from conventions.space import DataSpace, StageSpace
 from operators import registry
 from operators.core import Planned
 from operators.sums import write_sums
-from operators.train.deepmd import APP
 from tests.stage_harness import call, newest, run_stage
 
 STUBS = str(Path(__file__).parent / "stubapps")
@@ -68,6 +67,7 @@ class TrainRun:
             sys.path.append(STUBS)
             registry.known.cache_clear()
         self.root = root
+        self.app = registry.app("train", train.get("app", "deepmd"))
         content = input if isinstance(input, bytes) else json.dumps(input).encode()
         self.document = {
             "run": "test",
@@ -97,21 +97,21 @@ class TrainRun:
         return f"{digest}/{name}"
 
     def place(self, iteration: int = 0) -> StageSpace:
-        apps = {"label": "stub", "train": "deepmd", "explore": "stub", "select": "stub"}
+        apps = {"label": "stub", "train": self.app.name, "explore": "stub", "select": "stub"}
         return DataSpace(apps).stage("train", iteration, newest("train", iteration))
 
     def facts(self, iteration: int = 0) -> dict[str, Any]:
         return {"iteration": iteration, "attempt": 0, "has_models": iteration > 0, "systems": SYSTEMS}
 
     def plan(self, iteration: int = 0, **facts: Any) -> Planned:
-        planned: Planned = call(APP.plan, self.place(iteration), self.root, {**self.facts(iteration), **facts})
+        planned: Planned = call(self.app.plan, self.place(iteration), self.root, {**self.facts(iteration), **facts})
         return planned
 
     def stage(self, iteration: int = 0) -> StageReport:
-        return run_stage(APP, self.place(iteration), self.root, self.facts(iteration))
+        return run_stage(self.app, self.place(iteration), self.root, self.facts(iteration))
 
     def reduce(self, n_jobs: int) -> StageReport:
-        call(APP.reduce, self.place(), self.root, {**self.facts(), "n_jobs": n_jobs})
+        call(self.app.reduce, self.place(), self.root, {**self.facts(), "n_jobs": n_jobs})
         return StageReport.load((self.root / self.place().report).read_bytes())
 
     def job(self, number: int = 0, iteration: int = 0) -> Path:

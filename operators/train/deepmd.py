@@ -1,4 +1,4 @@
-"""train/deepmd: a committee of models trained by DeePMD-kit (TensorFlow).
+"""train/deepmd: a committee of models trained by DeePMD-kit.
 
 One task trains one model: `dp train`, `dp freeze`, optionally `dp compress`, and `dp test` on the independent
 test data; the steps are in `dp_model.py`. The models differ by their seeds only.
@@ -7,10 +7,7 @@ test data; the steps are in `dp_model.py`. The models differ by their seeds only
 from __future__ import annotations
 
 import json
-import math
 import shlex
-import shutil
-from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,22 +16,25 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from conventions.config import RunConfig, StageConfig, UserFile
-from conventions.documents import StageReport, parse_json
-from conventions.errors import ConfigError, DataError
+from conventions.errors import ConfigError
 from conventions.names import canonical_json, derive_seed
 from conventions.space import DataSpace
 from operators.core import App, Committee, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
-from operators.jobs import Content, Script, Task, TaskOutput, job_counts, read_tasks, write_jobs, write_report
+from operators.jobs import Content, Script, Task, read_tasks, write_jobs
 from operators.registry import load_config
 from operators.setup import with_setup
 from operators.sums import user_file
 
 from .dp_command import FIND_PYTHON, probe
 from .dp_infer import models
-from .dp_input import EPOCHS, STEPS, check_arguments, read_input, with_seeds
+from .dp_input import check_arguments, fill_input, read_input, with_seeds
+from .dp_judge import is_frozen, is_saved, judge
+from .dp_model import BACKENDS, PRETRAINED, start_file
 from .live import live
 from .neighbours import short_sel
+from .results import DIVERGED, write_committee
 
+STARTS = ("training_init_frozen_model", "training_finetune_model")
 Steps = Annotated[int, Field(ge=1, le=10**9)]
 
 
@@ -43,6 +43,9 @@ class DeepmdConfig(StageConfig):
 
     app: Literal["deepmd"] = "deepmd"
     ratio_failed: float = Field(0.0, ge=0, le=0, description="Every model of the committee is needed.")
+    backend: Literal["tensorflow", "pytorch"] = Field(
+        "tensorflow", description="Of DeePMD-kit; frozen models are .pb with TensorFlow, .pth with PyTorch."
+    )
     numb_models: int = Field(4, ge=1, le=1000, description="Models of the committee; they differ by their seeds.")
     input: UserFile = Field(
         description="DeePMD-kit's own input.json. Systems, seeds, type_map and file names are filled in; validation "
@@ -57,10 +60,26 @@ class DeepmdConfig(StageConfig):
         [], description="Frozen models to begin with, one or numb_models, where the last committee is not reused."
     )
     training_finetune_model: list[UserFile] = Field(
-        [], description="Pretrained models to fine-tune, one or numb_models, where the last committee is not reused."
+        [],
+        description="Pretrained models to fine-tune, one or numb_models, where the last committee is not reused; "
+        "with PyTorch, checkpoints (.pt).",
+    )
+    model_branch: str | None = Field(
+        None, min_length=1, description="dp train --model-branch: the head of the pretrained model to fine-tune."
+    )
+    use_pretrain_script: bool = Field(
+        False, description="dp train --use-pretrain-script: the model's settings are those of the pretrained one."
+    )
+    head: str | None = Field(
+        None,
+        min_length=1,
+        description="Of several (model.model_dict of the input): the one to freeze and explore with.",
     )
     training_reuse_iter: int | None = Field(
         None, ge=1, description="From this iteration on, model i goes on from model i of the last committee."
+    )
+    training_reuse_old_ratio: float | None = Field(
+        None, gt=0, lt=1, description="Probability there of a batch from the data of earlier iterations."
     )
     training_reuse_numb_steps: Steps | None = Field(None, description="Steps where the last committee is reused.")
     training_reuse_start_lr: float | None = Field(None, gt=0, description="learning_rate.start_lr there.")
@@ -96,13 +115,17 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
         raise ConfigError("train: there are no training systems; give init.label or init.data something to train on")
     reuse = train.training_reuse_iter is not None and params.iteration >= train.training_reuse_iter
     reuse = reuse and params.has_models
-    template = read_input(user_file(ctx.files, train.input.root), config.type_map)
+    template = read_input(user_file(ctx.files, train.input.root), config.type_map, train.head)
     fill_input(template, train, params.iteration, params.systems, reuse)
 
     option = "--finetune" if train.training_finetune_model else "--init-frz-model"
     models = [] if reuse else train.training_finetune_model or train.training_init_frozen_model
+    suffix = BACKENDS[train.backend].suffix
     space = DataSpace({})
     job = {
+        **({} if train.backend == "tensorflow" else {"backend": train.backend}),
+        **({"head": train.head} if train.head else {}),
+        **({"start_args": start_args(train)} if models and start_args(train) else {}),
         "start": option if models else "",
         "train_args": ["--skip-neighbor-stat"] if train.skip_neighbor_stat else [],
         "compress": train.dp_compress,
@@ -117,13 +140,13 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
             "job.json": canonical_json({**job, "model": model, "reuse": index if reuse else None}),
         }
         if model:
-            contents["start.pb"] = user_file(ctx.files, model)
+            contents[start_file(model, suffix)] = user_file(ctx.files, model)
         return Task(contents)
 
     script = Script(
         run=run_script(train),
         need=["lcurve.out"],
-        keep=["graph.pb", "original.pb", "test.json", "diverged.txt", "ckpt"],
+        keep=[f"graph{suffix}", f"original{suffix}", "test.json", DIVERGED, "ckpt"],
         files={"dp_model.py": files("operators.train").joinpath("dp_model.py").read_bytes()},
     )
     return write_jobs(ctx.jobs, ctx.done, [task(index) for index in range(train.numb_models)], script, train.group_size)
@@ -132,55 +155,31 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
 def check_files(config: Any, files: Path) -> None:
     """Read the input as the first iteration will; where the dp of this installation trains, ask it as well."""
     train: DeepmdConfig = config.train
-    for key in ("training_init_frozen_model", "training_finetune_model"):
+    for key in STARTS:
         for file in getattr(train, key):
-            if not _is_frozen(user_file(files, file.root)):
-                raise ConfigError(
-                    f"train.{key}: {Path(file.root).name} is not a frozen model; give what dp freeze wrote"
-                )
-    found = read_input(user_file(files, train.input.root), config.type_map)
+            check_start(key, user_file(files, file.root), train.backend)
+    found = read_input(user_file(files, train.input.root), config.type_map, train.head)
     fill_input(found, train, iteration=0, systems=["system"], reuse=False)
     if config.engine.type == "local" and not (train.command or train.setup or train.hpc):
         check_arguments(found, f"train.input ({Path(train.input.root).name})")
 
 
-def _is_frozen(path: Path) -> bool:
-    with open(path, "rb") as stream:
-        return stream.read(1) == b"\n"  # the first field of a GraphDef
+def start_args(train: DeepmdConfig) -> list[str]:
+    """Options of dp train that say what of the model of the user's is taken over."""
+    branch = ["--model-branch", train.model_branch] if train.model_branch else []
+    return [*branch, *([PRETRAINED] if train.use_pretrain_script else [])]
 
 
-def fill_input(found: dict[str, Any], train: DeepmdConfig, iteration: int, systems: list[str], reuse: bool) -> None:
-    """Write into the input what the run decides: data, steps, file names, and DP-GEN's options of reuse."""
-    training = found["training"]
-    paths = [f"data/{system}" for system in sorted(systems)]
-    # DeePMD-kit 1 had the keys of training_data in training itself; dp still converts that.
-    training.get("training_data", training)["systems"] = paths
-    training.pop("validation_data", None)
-
-    steps = train.numb_steps
-    if isinstance(steps, list):
-        steps = steps[min(iteration, len(steps) - 1)]
-    if reuse and train.training_reuse_numb_steps is not None:
-        steps = train.training_reuse_numb_steps
-    key = next((name for name in STEPS if name in training), "numb_steps")
-    if steps is not None:
-        training[key] = steps
-        for name in EPOCHS:
-            training.pop(name, None)
-    elif key not in training and not any(name in training for name in EPOCHS):
-        raise ConfigError("train.numb_steps: neither the run nor train.input says how many steps to train")
-    # dp writes checkpoints only where it writes a row of the curve, and judging a model needs a row near its end.
-    training["disp_training"] = True
-    if key in training:
-        training["disp_freq"] = min(training.get("disp_freq", 1000), training[key])
-    training["disp_file"] = "lcurve.out"
-    training["save_ckpt"] = "ckpt/model.ckpt"
-
-    if reuse:
-        for section, name in (("learning_rate", "start_lr"), ("loss", "start_pref_e"), ("loss", "start_pref_f")):
-            value = getattr(train, f"training_reuse_{name}")
-            if value is not None:
-                found.setdefault(section, {})[name] = value
+def check_start(key: str, path: Path, backend: str) -> None:
+    """Refuse a file that dp cannot begin with: with PyTorch it fine-tunes checkpoints only, also dp 3.2."""
+    if key == "training_finetune_model" and backend == "pytorch":
+        if not is_saved(path):
+            raise ConfigError(
+                f"train.{key}: {path.name} is not a checkpoint of PyTorch; give a .pt that dp --pt train wrote "
+                "(a frozen .pth goes into training_init_frozen_model)"
+            )
+    elif not is_frozen(path, backend):
+        raise ConfigError(f"train.{key}: {path.name} is not a frozen model; give what dp freeze wrote")
 
 
 def run_script(train: DeepmdConfig) -> str:
@@ -200,86 +199,13 @@ def run_script(train: DeepmdConfig) -> str:
 
 
 def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
-    """All models, or none: a committee with a diverged member is not used."""
     config = load_config(ctx.config.read_bytes())
     train: DeepmdConfig = config.train
+    suffix = BACKENDS[train.backend].suffix
     tasks = list(read_tasks(ctx, params.n_jobs))
-    judged = [judge(task, bool(config.init.test)) for task in tasks]
-    classes = Counter(kind for kind, _, _ in judged)
-    classes["failed"] += train.numb_models - len(tasks)  # a job without a marker stands for all its tasks
-    complete = classes["ok"] == train.numb_models
-    summary: dict[str, float] = {}
-    if complete:
-        ctx.product.mkdir(parents=True, exist_ok=True)
-        for task in tasks:
-            assert task.folder is not None
-            for name in ("graph.pb", "lcurve.out", *(["original.pb"] if train.dp_compress else [])):
-                stem, suffix = name.split(".")
-                shutil.copyfile(task.folder / name, ctx.product / f"{stem}.{task.index:03d}.{suffix}")
-        figures = [figures for _, figures, _ in judged]
-        summary = {key: sum(each[key] for each in figures) / len(figures) for key in figures[0]}
-    report = StageReport(
-        stage="train",
-        app="deepmd",
-        iteration=params.iteration,
-        attempt=params.attempt,
-        complete=complete,
-        next=complete,
-        jobs=job_counts(params.n_jobs, tasks),
-        classes={kind: number for kind, number in sorted(classes.items()) if number},
-        summary=summary,
-        messages=list(dict.fromkeys(message for _, _, message in judged if message))[:5],
-    )
-    return write_report(ctx.report, report, product=ctx.product)
-
-
-def judge(task: TaskOutput, tested: bool) -> tuple[str, dict[str, float], str]:
-    """Class of a trained model (ok, diverged, broken, failed), its figures, and what a person should know.
-
-    Older versions of dp train a diverged model to its end and exit with 0; newer ones stop at the first NaN.
-    """
-    if task.folder is None:
-        return "failed", {}, task.error()
-    who = f"model {task.index} (job {task.job_id} {task.task_id})"
-    advice = "the training diverged; lower start_lr, or look for bad frames in the data"
-    if "diverged.txt" in task.files:
-        return "diverged", {}, f"{who}: {advice}"
-    try:
-        if not _is_frozen(task.folder / "graph.pb"):
-            return "broken", {}, f"{who}: graph.pb is not a frozen model"
-        row = last_row((task.folder / "lcurve.out").read_text())
-        test = parse_json((task.folder / "test.json").read_bytes(), "test.json") if tested else None
-        if test is None:
-            figures = {f"train_{key}": row[f"{key}_trn"] for key in ("rmse_e", "rmse_f")}
-        else:
-            figures = {key: math.nan if test[key] is None else float(test[key]) for key in ("rmse_e", "rmse_f")}
-    except KeyError as error:
-        return "broken", {}, f"{who}: lcurve.out or test.json has no {error}"
-    except OSError as error:
-        return "broken", {}, f"{who}: {Path(error.filename).name}: {error.strerror}"
-    except (ValueError, TypeError, OverflowError, DataError) as error:
-        return "broken", {}, f"{who}: {error}"
-    if not all(math.isfinite(value) for value in (row["rmse_trn"], *figures.values())):
-        return "diverged", {}, f"{who}: {advice}"
-    return "ok", figures, ""
-
-
-def last_row(curve: str) -> dict[str, float]:
-    """The last row of DeePMD-kit's lcurve.out by column name (`step`, `rmse_trn`, `rmse_e_trn`, ...; eV, Angstrom).
-
-    Raises
-    ------
-    ValueError
-        When there is no header or the last row does not fit it.
-    """
-    lines = curve.splitlines()
-    header = next((line.split()[1:] for line in lines if line.startswith("#")), [])
-    rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-    if "step" not in header or "rmse_trn" not in header:
-        raise ValueError("lcurve.out has no header with the columns step and rmse_trn")
-    if not rows or len(rows[-1]) != len(header):
-        raise ValueError("lcurve.out is cut off" if rows else "lcurve.out has no rows")
-    return dict(zip(header, (float(word) for word in rows[-1]), strict=True))
+    judged = [judge(task, bool(config.init.test), train.backend, train.head) for task in tasks]
+    names = [f"graph{suffix}", "lcurve.out", *([f"original{suffix}"] if train.dp_compress else [])]
+    return write_committee("deepmd", params, ctx, tasks, judged, train.numb_models, names)
 
 
 def check(config: RunConfig) -> list[str]:
@@ -291,38 +217,46 @@ def check(config: RunConfig) -> list[str]:
         problems.append("train.numb_models: one model has no deviation; select.model_devi needs at least 2")
     if train.dp_compress and train.skip_neighbor_stat:
         problems.append("train.dp_compress: it needs the neighbor statistics; set skip_neighbor_stat to false")
-    starts = ("training_init_frozen_model", "training_finetune_model")
-    if all(getattr(train, name) for name in starts):
-        problems.append(f"train.{starts[1]}: give either this or {starts[0]}")
-    for name in starts:
+    if all(getattr(train, name) for name in STARTS):
+        problems.append(f"train.{STARTS[1]}: give either this or {STARTS[0]}")
+    for name in STARTS:
         given = len(getattr(train, name))
         if given not in (0, 1, train.numb_models):
             problems.append(
                 f"train.{name}: {given} models; give one, or one for each of {train.numb_models} (numb_models)"
             )
     if train.training_reuse_iter is None:
-        for name in ("numb_steps", "start_lr", "start_pref_e", "start_pref_f"):
+        for name in ("numb_steps", "start_lr", "start_pref_e", "start_pref_f", "old_ratio"):
             if getattr(train, f"training_reuse_{name}") is not None:
                 problems.append(f"train.training_reuse_{name}: it has no effect without training_reuse_iter")
+    elif train.head:
+        problems.append("train.training_reuse_iter: a frozen head cannot start all heads again; take head or this out")
+    if train.model_branch and not train.training_finetune_model:
+        problems.append("train.model_branch: it is of a model to fine-tune; give training_finetune_model")
+    if train.use_pretrain_script and not any(getattr(train, name) for name in STARTS):
+        problems.append("train.use_pretrain_script: there is no pretrained model; give training_finetune_model")
+    for name in ("model_branch", "use_pretrain_script", "head"):
+        if getattr(train, name) and train.backend != "pytorch":
+            problems.append(f"train.{name}: only PyTorch has it; set backend to pytorch")
     return problems
 
 
 def misfits(config: RunConfig, files: Path) -> list[str]:
     """Elements with more neighbours than `sel` has places for."""
     train: Any = config.train
-    return short_sel(read_input(user_file(files, train.input.root), config.type_map), config, files)
+    return short_sel(read_input(user_file(files, train.input.root), config.type_map, train.head), config, files)
 
 
 def tiny(train: DeepmdConfig) -> dict[str, Any]:
     """Two models, ten steps."""
-    starts = ("training_init_frozen_model", "training_finetune_model")
     reuse = [name for name in DeepmdConfig.model_fields if name.startswith("training_reuse_")]
-    begin = {name: [file.root for file in getattr(train, name)[:1]] for name in starts}
+    begin = {name: [file.root for file in getattr(train, name)[:1]] for name in STARTS}
     return {"numb_models": 2, "numb_steps": 10, **begin, **dict.fromkeys(reuse)}
 
 
 def committee(train: DeepmdConfig) -> Committee:
-    return Committee("deepmd", [f"graph.{index:03d}.pb" for index in range(train.numb_models)])
+    suffix = BACKENDS[train.backend].suffix
+    return Committee("deepmd", [f"graph.{index:03d}{suffix}" for index in range(train.numb_models)])
 
 
 def executables(train: DeepmdConfig) -> list[str]:

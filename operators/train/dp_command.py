@@ -9,6 +9,8 @@ from typing import Any
 from conventions.config import RunConfig
 from operators.setup import with_setup
 
+from .dp_model import BACKENDS
+
 # Shell lines that set DP_HERE to the Python of DP_COMMAND where that is known. A command of one word named dp is a
 # Python script: its interpreter can import what it runs.
 FIND_PYTHON = [
@@ -20,17 +22,19 @@ FIND_PYTHON = [
 
 
 def probe(config: RunConfig, files: Path) -> dict[str, str | bytes]:
-    """The version of dp, and that of TensorFlow where its Python is known."""
+    """The version of dp, and that of its backend where dp's Python is known."""
     train: Any = config.train
+    backend = BACKENDS[train.backend]
     lines = [
         f"export DP_COMMAND={shlex.quote(train.command or 'dp')}",
         *FIND_PYTHON,
         '"$DP_COMMAND" --version >version 2>&1 || { tail -n 3 version; exit 1; }',
-        'tf=; [ -z "$DP_HERE" ] || tf=$("$DP_HERE" -c "import tensorflow; print(tensorflow.__version__)" 2>error) || {',
-        '  echo "dp trains by TensorFlow here, which cannot be imported: $(tail -n 1 error)"',
+        f"PACKAGE={backend.package}",
+        'of=; [ -z "$DP_HERE" ] || of=$("$DP_HERE" -c "import $PACKAGE; print($PACKAGE.__version__)" 2>error) || {',
+        f'  echo "dp trains by {backend.title} here, which cannot be imported: $(tail -n 1 error)"',
         "  exit 1",
         "}",
-        'echo "$(tail -n 1 version)${tf:+, TensorFlow $tf}"',
+        'echo "$(tail -n 1 version)${of:+, TITLE $of}"'.replace("TITLE", backend.title),
         "",
     ]
     return {"run.sh": with_setup(train, "\n".join(lines))}

@@ -25,13 +25,14 @@ def models(product: Path) -> dict[str, Model]:
         from deepmd.infer import DeepPot
     except ImportError as error:
         raise RuntimeError(
-            f'the models need DeePMD-kit, which is not installed here ({error}): pip install "dpgen2-sm[local]"'
+            f'the models need DeePMD-kit, which is not installed here ({error}): pip install "dpgen2-sm[local]" '
+            "(models of PyTorch, .pth: dpgen2-sm[pytorch])"
         ) from None
     found: dict[str, Model] = {}
-    for path in sorted(product.glob("graph.*.pb")):
+    for path in sorted(path for path in product.glob("graph.*") if path.suffix in (".pb", ".pth")):
         try:
             found[path.name] = _model(DeepPot(str(path)))
-        except Exception as error:  # TensorFlow's and DeePMD-kit's own
+        except Exception as error:  # DeePMD-kit's and its backend's own
             raise RuntimeError(f"DeePMD-kit cannot load {path.name}: {str(error) or type(error).__name__}") from None
     return found
 

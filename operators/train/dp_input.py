@@ -9,14 +9,17 @@ from typing import Any
 
 from conventions.documents import parse_json
 from conventions.errors import ConfigError, DataError
+from conventions.space import DataSpace
+
+from .dp_heads import check_heads, data_section, has_heads, seed_heads
 
 # Names that DeePMD-kit knows for the length of a training.
 STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
 EPOCHS = ("numb_epoch", "numb_epochs", "num_epoch", "num_epochs")
 
 
-def read_input(path: Path, type_map: list[str]) -> dict[str, Any]:
-    """The user's input.json, with the run's type_map.
+def read_input(path: Path, type_map: list[str], head: str | None = None) -> dict[str, Any]:
+    """The user's input.json, with the run's type_map; `head` is train.head.
 
     Raises
     ------
@@ -38,12 +41,13 @@ def read_input(path: Path, type_map: list[str]) -> dict[str, Any]:
     for section, name in parts:
         if not isinstance(section.get(name, {}), dict):
             raise ConfigError(f"{where}: {name} is {section[name]!r}, but it must be a JSON object")
-    given = found["model"].setdefault("type_map", type_map)
-    if given != type_map:
+    if head is not None or has_heads(found):
+        check_heads(found, head, type_map, where)
+    elif (given := found["model"].setdefault("type_map", type_map)) != type_map:
         raise ConfigError(
             f"{where}: model.type_map is {given}, but type_map of the run is {type_map}; make them equal, also in order"
         )
-    data = found["training"].get("training_data", found["training"])
+    data = data_section(found["training"], head)
     members = found["model"].get("descriptor", {}).get("list", [])
     if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
         raise ConfigError(f"{where}: model.descriptor.list is not a list of descriptors")
@@ -57,14 +61,70 @@ def read_input(path: Path, type_map: list[str]) -> dict[str, Any]:
     return found  # type: ignore[no-any-return]
 
 
+def fill_input(found: dict[str, Any], train: Any, iteration: int, systems: list[str], reuse: bool) -> None:
+    """Write into the input what the run decides: data, steps, file names, and DP-GEN's options of reuse."""
+    training = found["training"]
+    paths = [f"data/{system}" for system in sorted(systems)]
+    data = data_section(training, train.head)
+    data["systems"] = paths
+    (training if train.head is None else training["data_dict"][train.head]).pop("validation_data", None)
+
+    steps = train.numb_steps
+    if isinstance(steps, list):
+        steps = steps[min(iteration, len(steps) - 1)]
+    if reuse and train.training_reuse_numb_steps is not None:
+        steps = train.training_reuse_numb_steps
+    key = next((name for name in STEPS if name in training), "numb_steps")
+    if steps is not None:
+        training[key] = steps
+        for name in EPOCHS:
+            training.pop(name, None)
+    elif key not in training and not any(name in training for name in EPOCHS):
+        raise ConfigError("train.numb_steps: neither the run nor train.input says how many steps to train")
+    # dp writes checkpoints only where it writes a row of the curve, and judging a model needs a row near its end.
+    training["disp_training"] = True
+    if key in training:
+        training["disp_freq"] = min(training.get("disp_freq", 1000), training[key])
+    training["disp_file"] = "lcurve.out"
+    training["save_ckpt"] = "ckpt/model.ckpt"
+
+    if reuse:
+        if train.training_reuse_old_ratio is not None:
+            weigh(training, data, iteration, train.training_reuse_old_ratio)
+        for section, name in (("learning_rate", "start_lr"), ("loss", "start_pref_e"), ("loss", "start_pref_f")):
+            value = getattr(train, f"training_reuse_{name}")
+            if value is not None:
+                found.setdefault(section, {})[name] = value
+
+
+def weigh(training: dict[str, Any], data: dict[str, Any], iteration: int, old_ratio: float) -> None:
+    """Let dp take a batch from the data of earlier iterations with this probability, else from the newest.
+
+    Within each half, systems count by their numbers of frames.
+    """
+    space = DataSpace({})
+    begin = f"data/{space.dataset_iter(iteration)[len(space.dataset) + 1 :]}/"
+    new = [path for path in data["systems"] if path.startswith(begin)]
+    old = [path for path in data["systems"] if path not in new]
+    if not old or not new:  # there is nothing to weigh
+        return
+    data["systems"] = [*old, *new]
+    halves = f"0:{len(old)}:{old_ratio:g}; {len(old)}:{len(old) + len(new)}:{1 - old_ratio:g}"
+    data["auto_prob_style" if data is training else "auto_prob"] = f"prob_sys_size; {halves}"
+
+
 def check_arguments(found: dict[str, Any], where: str) -> None:
     """What `dp train` itself would say of a filled input; nothing where DeePMD-kit is not installed.
+
+    Nothing of one with several heads either: what they share is put in by a part of dp that imports PyTorch.
 
     Raises
     ------
     ConfigError
         When it would refuse it: an unknown key, a value of another kind, a key that is missing.
     """
+    if has_heads(found):
+        return
     try:  # these two modules import neither TensorFlow nor PyTorch
         from deepmd.utils.argcheck import normalize
         from deepmd.utils.compat import update_deepmd_input
@@ -91,6 +151,8 @@ def with_seeds(template: dict[str, Any], seed: Any) -> dict[str, Any]:
             part["seed"] = seed(name)
 
     model = found["model"]
+    if has_heads(found):
+        seed_heads(model, seed, descriptor)
     if "descriptor" in model:
         descriptor(model["descriptor"], "descriptor")
     for name in ("fitting_net", "type_embedding"):

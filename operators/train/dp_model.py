@@ -20,8 +20,9 @@ import shutil
 import subprocess
 import sys
 import traceback
+import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,36 +33,58 @@ if TYPE_CHECKING:
 CHECKPOINTS = Path("ckpt")  # training.save_ckpt is ckpt/model.ckpt
 CURVE = Path("lcurve.out")
 DIVERGED = Path("diverged.txt")
+# The model's settings come from a pretrained one: dp writes them out, and needs them to go on from a checkpoint.
+PRETRAINED = "--use-pretrain-script"
+FILLED = CHECKPOINTS / "out.json"
+
+
+class Backend(NamedTuple):
+    """What dp is told, and what it leaves, with one of its backends."""
+
+    title: str  # its name, and that of the package behind it
+    package: str
+    options: tuple[str, ...]  # of dp, before its command
+    suffix: str  # of a frozen model
+    last: str  # suffix of the file that is written last of a checkpoint
+
+
+# TensorFlow is dp's default, and older dp know no option for it.
+BACKENDS = {
+    "tensorflow": Backend("TensorFlow", "tensorflow", (), ".pb", ".meta"),
+    "pytorch": Backend("PyTorch", "torch", ("--pt",), ".pth", ".pt"),
+}
 
 
 def main() -> None:
     job = json.loads(Path("job.json").read_text())
+    backend = BACKENDS[job.get("backend", "tensorflow")]
+    graph, original = f"graph{backend.suffix}", f"original{backend.suffix}"
     for name in ("data", "models"):
         Path(name).unlink(missing_ok=True)
         if place := os.environ.get(f"JOB_{name.upper()}"):  # there are no models before the first training
             Path(name).symlink_to(place)
-    sums = {Path(system).parent / "SHA256SUMS" for system in training_systems()}
-    check_once(sorted(sums))
-    for name in ("graph.pb", "original.pb", "test.json", str(DIVERGED)):
+    head = job.get("head")
+    check_once(sorted({Path(system).parent / "SHA256SUMS" for system in training_systems(head)}))
+    for name in (graph, original, "test.json", str(DIVERGED)):
         Path(name).unlink(missing_ok=True)  # of an earlier attempt
-    start = start_arguments(job)
+    start = start_arguments(job, backend.suffix)
     tests = sorted(str(path.parent) for name in job["tests"] for path in Path(name).rglob("type.raw"))
     if job["tests"] and not tests:
         raise SystemExit(f"there are no test systems in {', '.join(job['tests'])}")
-    dp = imported_dp() or called_dp(os.environ["DP_COMMAND"])
+    dp = (not backend.options and imported_dp()) or called_dp(os.environ["DP_COMMAND"], *backend.options)
 
-    train(dp, start, job["train_args"])
+    train(dp, start, job["train_args"], backend)
     if DIVERGED.exists():
         return
-    frozen = "original.pb" if job["compress"] else "graph.pb"
-    dp("freeze", "-c", str(CHECKPOINTS), "-o", frozen)
+    frozen = original if job["compress"] else graph
+    dp("freeze", "-c", trained(backend), "-o", frozen, *(["--head", head] if head else []))
     if job["compress"]:
-        dp("compress", "-i", frozen, "-o", "graph.pb")
-    if not Path("graph.pb").exists():
-        raise SystemExit("error: dp ended well but left no graph.pb")
+        dp("compress", "-i", frozen, "-o", graph)
+    if not Path(graph).exists():
+        raise SystemExit(f"error: dp ended well but left no {graph}")
     if tests:
         Path("tests.txt").write_text("".join(f"{system}\n" for system in tests))
-        dp("test", "-m", "graph.pb", "-f", "tests.txt", "-n", "0", "-d", "detail")
+        dp("test", "-m", graph, "-f", "tests.txt", "-n", "0", "-d", "detail")
         Path("test.json").write_text(json.dumps(errors(Path("detail.e_peratom.out"), Path("detail.f.out"))))
     shutil.rmtree(CHECKPOINTS)
 
@@ -104,21 +127,29 @@ def check_recorded(lists: list[Path]) -> None:
                 raise SystemExit(f"error: {path.parent / name} is not what was recorded (sha256 differs)")
 
 
-def training_systems() -> list[str]:
-    """The folders of the training data, as `plan` wrote them."""
+def training_systems(head: str | None) -> list[str]:
+    """The folders of the run's training data, as `plan` wrote them."""
     training = json.loads(Path("input.json").read_text())["training"]
+    if head:
+        training = training["data_dict"][head]
     systems: list[str] = training.get("training_data", training)["systems"]
     return systems
 
 
-def start_arguments(job: dict[str, Any]) -> list[str]:
+def start_file(model: str | None, suffix: str) -> str:
+    """The name beside the input of a model of the user's; PyTorch goes by it, and fine-tunes checkpoints (.pt)."""
+    return "start.pt" if suffix == ".pth" and str(model).endswith(".pt") else f"start{suffix}"
+
+
+def start_arguments(job: dict[str, Any], suffix: str = ".pb") -> list[str]:
     """Options of `dp train` that say which weights to begin with; none for random ones."""
     if job["reuse"] is None:
-        return [job["start"], "start.pb"] if job["start"] else []
+        file = start_file(job.get("model"), suffix)
+        return [job["start"], file, *job.get("start_args", [])] if job["start"] else []
     # A compressed model has no embedding net to go on with; reduce keeps the one before compression.
     index = job["reuse"]
     check_once([Path("models/SHA256SUMS")])
-    for path in (f"models/original.{index:03d}.pb", f"models/graph.{index:03d}.pb"):
+    for path in (f"models/original.{index:03d}{suffix}", f"models/graph.{index:03d}{suffix}"):
         if Path(path).exists():
             return ["--init-frz-model", path]
     raise SystemExit(
@@ -126,7 +157,7 @@ def start_arguments(job: dict[str, Any]) -> list[str]:
     )
 
 
-def train(dp: Dp, start: list[str], more: list[str]) -> None:
+def train(dp: Dp, start: list[str], more: list[str], backend: Backend = BACKENDS["tensorflow"]) -> None:
     """Train from the newest checkpoint of this very training, or from the start."""
     identity = Path("input.json").read_bytes() + Path("job.json").read_bytes()
     mine, finished = CHECKPOINTS / "identity", CHECKPOINTS / "finished"
@@ -134,35 +165,54 @@ def train(dp: Dp, start: list[str], more: list[str]) -> None:
         shutil.rmtree(CHECKPOINTS, ignore_errors=True)
     if finished.exists():
         return
-    step = newest_checkpoint()
+    step = newest_checkpoint(backend)
+    source = "input.json"
     if step is not None:
         mend_curve(step)
         start = ["--restart", f"{CHECKPOINTS}/model.ckpt-{step}"]
+        source = str(FILLED) if FILLED.exists() else source
         print(f"continuing from the checkpoint of step {step}", flush=True)
+    elif PRETRAINED in start:
+        start = [*start, "--output", str(FILLED)]
     CHECKPOINTS.mkdir(exist_ok=True)
     mine.write_bytes(identity)
     log = Path("train.log")
     log.unlink(missing_ok=True)
     try:
-        dp("train", "input.json", "--log-path", str(log), *start, *more)
+        dp("train", source, "--log-path", str(log), *start, *more)
     except SystemExit:
         nan = re.search(r"^.*rmse\s*=\s*nan\b.*$", log.read_text() if log.exists() else "", re.M | re.I)
         if nan:  # dp 3.2 stops here, and would again: this is a result, to be judged
             DIVERGED.write_text(nan.group() + "\n")
             shutil.rmtree(CHECKPOINTS)
             return
-        if step is not None and newest_checkpoint() == step:
+        if step is not None and newest_checkpoint(backend) == step:
             shutil.rmtree(CHECKPOINTS)  # it may be damaged: the next attempt begins from the start
         raise
     mend_curve()
     finished.touch()
 
 
-def newest_checkpoint() -> int | None:
-    """Step of the newest complete checkpoint. TensorFlow writes data, index, meta in this order."""
-    found = [re.fullmatch(r"model\.ckpt-(\d+)\.index", path.name) for path in CHECKPOINTS.glob("*.index")]
+def newest_checkpoint(backend: Backend) -> int | None:
+    """Step of the newest complete checkpoint.
+
+    TensorFlow writes data, index, meta in this order; PyTorch one zip archive, which is none before its last bytes.
+    """
+    found = [re.fullmatch(rf"model\.ckpt-(\d+){re.escape(backend.last)}", path.name) for path in CHECKPOINTS.glob("*")]
     steps = [int(match.group(1)) for match in found if match]
-    return max((step for step in steps if (CHECKPOINTS / f"model.ckpt-{step}.meta").exists()), default=None)
+    if backend.last == ".pt":
+        steps = [step for step in steps if zipfile.is_zipfile(CHECKPOINTS / f"model.ckpt-{step}.pt")]
+    return max(steps, default=None)
+
+
+def trained(backend: Backend) -> str:
+    """What `dp freeze -c` takes: TensorFlow's folder, or PyTorch's newest file, which has its pointer elsewhere."""
+    if backend.last != ".pt":
+        return str(CHECKPOINTS)
+    step = newest_checkpoint(backend)
+    if step is None:
+        raise SystemExit(f"error: dp train ended well but left no checkpoint in {CHECKPOINTS}")
+    return str(CHECKPOINTS / f"model.ckpt-{step}.pt")
 
 
 def mend_curve(last: float = math.inf) -> None:
@@ -214,11 +264,11 @@ def _rows(path: Path) -> Iterator[list[float]]:
                     raise SystemExit(f"error: dp test left an odd {path}: {error}") from None
 
 
-def called_dp(command: str) -> Dp:
+def called_dp(command: str, *options: str) -> Dp:
     """dp through the user's command, whatever it is."""
 
     def dp(*args: str) -> None:
-        code = subprocess.call(["sh", "-c", f'{command} "$@"', "dp", *args])
+        code = subprocess.call(["sh", "-c", f'{command} "$@"', "dp", *options, *args])
         if code:
             raise SystemExit(f"{command} {' '.join(args)}: exit code {code}")
 
@@ -226,7 +276,10 @@ def called_dp(command: str) -> Dp:
 
 
 def imported_dp() -> Dp | None:
-    """dp in a forked child of this process, if it is installed here: TensorFlow is imported once, not every time."""
+    """dp in a forked child of this process, if it is installed here: TensorFlow is imported once, not every time.
+
+    Not for PyTorch: its import may touch the GPUs, and then no forked child can use them.
+    """
     if not os.environ.get("DP_HERE"):
         return None
     try:

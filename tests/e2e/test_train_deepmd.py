@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from operators.train.deepmd import last_row
+from operators.train.dp_judge import last_row
 from tests.e2e.engines import need
-from tests.train_run import TrainRun, hot_frames
+from tests.stage_harness import run_stage
+from tests.train_run import SYSTEMS, TrainRun, hot_frames
 
 pytestmark = pytest.mark.engines
 
@@ -78,6 +80,25 @@ def test_reuse_goes_on_where_the_last_committee_stopped(committee: TrainRun) -> 
         assert second[0][-1] == 1e-3
         log = (committee.job(number, 1) / "log/task.000000.log").read_text()
         assert "from the frozen model" in log
+
+
+def test_old_and_new_data_are_weighed(tmp_path: Path) -> None:
+    train = {"numb_models": 1, "numb_steps": 10, "training_reuse_iter": 1, "training_reuse_old_ratio": 0.7}
+    run = TrainRun(tmp_path, {**train, "skip_neighbor_stat": True}, tested=False)
+    run.write_data()
+    data = tmp_path / "dataset/deepmd/iter"
+    shutil.copytree(data / "000000", data / "000001")
+    assert run.stage(0).complete
+    facts = {**run.facts(1), "systems": [*SYSTEMS, "iter/000001/Cu32"]}
+    report = run_stage(run.app, run.place(1), tmp_path, facts)
+    assert report.complete, report.messages
+    log = (run.job(0, 1) / "log/task.000000.log").read_text()
+    rows = re.findall(r"data/(\S+)(?:\s+\d+){3}\s+(\S+)", log)
+    assert [(name, float(share)) for name, share in rows] == [
+        ("init/bulk/Cu32", pytest.approx(0.35)),
+        ("iter/000000/Cu32", pytest.approx(0.35)),
+        ("iter/000001/Cu32", pytest.approx(0.3)),
+    ]
 
 
 # Kills its whole process group when dp has saved its second checkpoint, once.

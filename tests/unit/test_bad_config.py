@@ -116,6 +116,24 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "template in a command": (put(STUB, 'train: {app: stub, command: "{{x}}"}'), r"train\.command: .*\{\{"),
     "image with a space": (put(STUB, 'train: {app: stub, image: "a b"}'), r"train\.image: .*'a b'"),
+    "unknown backend": (put(STUB, "train: {app: deepmd, input: x, backend: jax}"), r"train\.backend: .*'tensorflow'"),
+    "old ratio of all": (
+        put(STUB, "train: {app: deepmd, input: x, training_reuse_old_ratio: 1.0}"),
+        r"train\.training_reuse_old_ratio: .*less than 1",
+    ),
+    "empty head": (put(STUB, 'train: {app: deepmd, input: x, head: ""}'), r"train\.head: "),
+    "empty branch": (put(STUB, 'train: {app: deepmd, input: x, model_branch: ""}'), r"train\.model_branch: "),
+    "text for a flag": (
+        put(STUB, "train: {app: deepmd, input: x, use_pretrain_script: 'yes'}"),
+        r"train\.use_pretrain_script: .*'yes'",
+    ),
+    "no epochs": (put(STUB, "train: {app: mace, input: x, max_num_epochs: 0}"), r"train\.max_num_epochs: .*0"),
+    "DeePMD-kit's key for MACE": (
+        put(STUB, "train: {app: mace, input: x, numb_steps: 5}"), r"train\.numb_steps: unknown key"
+    ),
+    "list of foundation models": (
+        put(STUB, "train: {app: mace, input: x, foundation_model: [a]}"), r"train\.foundation_model: "
+    ),
     "unknown app": (put(STUB, "train: {app: deepmdd}"), r"train\.app: there is no 'deepmdd'; .*stub"),
     "app that is a path": (put(STUB, "train: {app: ../x}"), r"train\.app: there is no"),
     # elements and structures

@@ -36,6 +36,7 @@ explore:
     - - {structures: [start], template: in.lammps, plumed: plumed.dat, revisions: {V_TEMP: [300, 600]}}
 select: {app: model_devi, f_trust_lo: 0.1, f_trust_hi: 0.4, fp_task_max: 4}
 """
+TORCH = "input: input.json, backend: pytorch"
 CP2K = """\
 &FORCE_EVAL
   METHOD QS
@@ -152,6 +153,32 @@ BAD: dict[str, tuple[dict[str, str | bytes], str]] = {
     "no model to begin with": (
         {**put("run.yaml", "input: input.json", "input: input.json, training_init_frozen_model: [a.pb]"), "a.pb": ""},
         r"train\.training_init_frozen_model: a\.pb is not a frozen model; give what dp freeze wrote",
+    ),
+    "frozen model of another backend": (
+        {
+            **put(
+                "run.yaml",
+                "input: input.json",
+                "input: input.json, backend: pytorch, training_init_frozen_model: [a.pb]",
+            ),
+            "a.pb": "\nx",
+        },
+        r"train\.training_init_frozen_model: a\.pb is not a frozen model; give what dp freeze wrote",
+    ),
+    "checkpoint to fine-tune": (
+        {
+            **put("run.yaml", "input: input.json", f"{TORCH}, training_finetune_model: [a.pth]"),
+            "a.pth": "x",
+        },
+        r"train\.training_finetune_model: a\.pth is not a checkpoint of PyTorch; give a \.pt",
+    ),
+    "head of a model that has one": (
+        put("run.yaml", "input: input.json", "input: input.json, backend: pytorch, head: a"),
+        r"train\.head: train\.input \(input\.json\) has no model\.model_dict",
+    ),
+    "MACE's seed": (
+        {**put("run.yaml", "{app: deepmd, input: input.json}", "{app: mace, input: m.yaml}"), "m.yaml": "seed: 3\n"},
+        r"explore\.app: lammps cannot drive the models of train\.app mace",
     ),
     # CP2K's input
     "section open": (put("cp2k.inp", "    &END CELL\n", ""), r"cp2k\.inp\): line 6: '&END SUBSYS', but &CELL is open"),

@@ -131,6 +131,25 @@ def test_dp_and_its_backend(
     assert seen is good and words in detail
 
 
+def test_dp_and_pytorch(tmp_path: Path, program: Callable[..., None]) -> None:
+    program("dp", "echo DeePMD-kit v3.2.0")
+    program("python3", 'echo "$2" | grep -q "import torch;" && echo 2.11.0')
+    settings = config(tmp_path, train={**TRAIN["train"], "backend": "pytorch"})
+    detail = found(check_stages(settings, tmp_path), "train/deepmd")[0]
+    assert detail == (True, "DeePMD-kit v3.2.0, PyTorch 2.11.0")
+
+
+def test_mace_and_its_pytorch(tmp_path: Path, program: Callable[..., None]) -> None:
+    settings = config(tmp_path, train={"app": "mace", "input": "x"})
+    program("mace_run_train", "echo usage")
+    program("python3", 'echo "$2" | grep -q "^import mace" && echo MACE 0.3.16 torch 2.15.0')
+    assert found(check_stages(settings, tmp_path), "train/mace")[0] == (True, "MACE 0.3.16 torch 2.15.0")
+    program("python3", "echo 'ModuleNotFoundError: mace' >&2; exit 1")
+    assert found(check_stages(settings, tmp_path), "train/mace")[0] == (False, "ModuleNotFoundError: mace")
+    somewhere = config(tmp_path, train={"app": "mace", "input": "x", "command": "env mace_run_train"})
+    assert found(check_stages(somewhere, tmp_path), "train/mace")[0] == (True, "env mace_run_train")
+
+
 VERSION = """\
  CP2K version 2023.1
    -D __COMPILE_ARCH="Linux" -D __DA

@@ -31,8 +31,8 @@ from operators.select.pool import SCORES, gather
 from operators.select.score import CLASSES, score
 from operators.structures import check_structures, load_structures
 from operators.sums import SUMS, verify, write_sums
-from operators.train.deepmd import judge as judge_model
 from operators.train.dp_input import read_input
+from operators.train.dp_judge import judge as judge_model
 from tests.figures import Figures
 from tests.label_samples import SAMPLES, Sample, text_of
 from tests.mutations import LONG, Parser, check

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from pydantic import ValidationError
 
 from conventions.errors import ConfigError, DataError
 from operators.train import dp_model
-from operators.train.deepmd import DeepmdConfig, check, executables, last_row
+from operators.train.deepmd import DeepmdConfig, check, check_files, committee, executables
+from operators.train.dp_judge import last_row
 from tests.stage_harness import record
 from tests.train_run import INPUT, TrainRun
 
@@ -164,6 +166,163 @@ def test_models_of_the_users_to_begin_with(tmp_path: Path, key: str, option: str
         assert not (run.job(number, 1) / "in/task.000000/start.pb").exists()
 
 
+def archive(path: Path, *names: str) -> Path:
+    """A file like those of torch.save and torch.jit.save: a zip archive."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, "x")
+    return path
+
+
+def test_pytorch_is_told_to_the_job_and_nothing_is_to_tensorflow(tmp_path: Path) -> None:
+    run = TrainRun(tmp_path, {"numb_models": 1, "backend": "pytorch"})
+    run.plan()
+    job = run.job() / "in"
+    assert json.loads((job / "task.000000/job.json").read_text())["backend"] == "pytorch"
+    assert "keep graph.pth\nkeep original.pth\n" in (job / "outputs").read_text()
+    found = committee(run.config.train)
+    assert (found.kind, found.files) == ("deepmd", ["graph.000.pth"])
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "members", "start"),
+    [
+        ("init_frozen", "m.pth", ["m/code/model.py", "m/data.pkl"], ["--init-frz-model", "start.pth"]),
+        ("finetune", "m.pth", ["m/code/model.py", "m/data.pkl"], None),
+        ("finetune", "dpa.pt", ["dpa/data.pkl"], ["--finetune", "start.pt"]),
+        ("init_frozen", "dpa.pt", ["dpa/data.pkl"], None),
+        ("init_frozen", "m.pb", None, None),
+        ("finetune", "m.pb", None, None),
+    ],
+)
+def test_models_of_pytorch_to_begin_with(
+    tmp_path: Path, key: str, name: str, members: list[str] | None, start: list[str] | None
+) -> None:
+    content = b"\nx" if members is None else archive(tmp_path / "given", *members).read_bytes()
+    given = TrainRun(tmp_path / "files", {}).add_file(name, content)
+    run = TrainRun(tmp_path, {"numb_models": 1, "backend": "pytorch", f"training_{key}_model": [given]})
+    shutil.copytree(tmp_path / "files/config/file", tmp_path / "config/file", dirs_exist_ok=True)
+    files = tmp_path / run.place().space.files
+    if start is None:
+        with pytest.raises(ConfigError, match=rf"training_{key}_model: {name} is not a .*; give"):
+            check_files(run.config, files)
+        return
+    check_files(run.config, files)
+    run.plan()
+    task = run.job() / "in/task.000000"
+    assert (task / start[1]).read_bytes() == content
+    assert dp_model.start_arguments(json.loads((task / "job.json").read_text()), ".pth") == start
+
+
+def several_heads(**changes: Any) -> dict[str, Any]:
+    """An input of the heads `mine` and `other`, which share a descriptor."""
+    found = copy.deepcopy(INPUT)
+    model, training = found["model"], found["training"]
+    head = {"type_map": "elements", "descriptor": "shared", "fitting_net": model["fitting_net"]}
+    found["model"] = {
+        "shared_dict": {"elements": ["O", "Cu"], "shared": model["descriptor"]},
+        "model_dict": {"mine": head, "other": copy.deepcopy(head)},
+    }
+    found["loss_dict"] = dict.fromkeys(("mine", "other"), found["loss"])
+    del found["loss"], training["validation_data"], training["training_data"]
+    training["data_dict"] = {
+        "mine": {"training_data": {"batch_size": 1}, "validation_data": {"systems": ["x"]}},
+        "other": {"training_data": {"systems": ["/data/other"], "batch_size": 1}},
+    }
+    training.update(changes)
+    return found
+
+
+HEAD: dict[str, Any] = {"backend": "pytorch", "head": "mine", "numb_models": 2}
+
+
+def test_several_heads(tmp_path: Path) -> None:
+    run = TrainRun(tmp_path, HEAD, several_heads())
+    check_files(run.config, tmp_path / "config/file")
+    run.plan()
+    first, second = run.task_input(0), run.task_input(1)
+    data = first["training"]["data_dict"]
+    systems = ["data/init/bulk/Cu32", "data/iter/000000/Cu32"]
+    assert data["mine"] == {"training_data": {"batch_size": 1, "systems": systems}}
+    assert data["other"]["training_data"]["systems"] == ["/data/other"]
+
+    def seeds(found: dict[str, Any]) -> list[int]:
+        heads = found["model"]["model_dict"]
+        parts = [found["model"]["shared_dict"]["shared"], *(heads[name]["fitting_net"] for name in ("mine", "other"))]
+        return [part.pop("seed") for part in (*parts, found["training"])]
+
+    assert len({*seeds(first), *seeds(second)}) == 8
+    assert first == second
+    job = json.loads((run.job() / "in/task.000000/job.json").read_text())
+    assert job["head"] == "mine"
+    assert committee(run.config.train).files == ["graph.000.pth", "graph.001.pth"]
+
+
+def test_the_curve_of_a_head() -> None:
+    text = "# step rmse_trn_a rmse_e_trn_a rmse_trn_b rmse_e_trn_b lr\n 20 1 2 3 4 5\n"
+    assert last_row(text, "b")["rmse_e_trn"] == 4
+    with pytest.raises(ValueError, match="no header"):
+        last_row(text, "c")
+
+
+def without(*keys: str) -> dict[str, Any]:
+    found = several_heads()
+    part = found
+    for key in keys[:-1]:
+        part = part[key]
+    del part[keys[-1]]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("train", "content", "message"),
+    [
+        ({}, INPUT, r"train\.head: .*has no model\.model_dict.*take head out"),
+        ({"head": None}, several_heads(), r"train\.head: None, but .*has mine, other; name the head"),
+        ({"head": "theirs"}, several_heads(), r"train\.head: 'theirs', but .*has mine, other"),
+        ({}, several_heads(data_dict=[]), "training.data_dict must be JSON objects"),
+        ({}, without("training", "data_dict", "other"), r"data_dict\.other has no training_data"),
+        ({}, without("training", "data_dict", "mine", "training_data"), r"data_dict\.mine has no training_data"),
+        ({"head": "other"}, several_heads(), r"data_dict\.mine: systems is None; .*absolute paths"),
+        ({}, without("model", "shared_dict", "elements"), "type_map of mine has no Cu"),
+        ({}, {**several_heads(), "model": {"model_dict": [1]}}, "model_dict is not a JSON object of models"),
+    ],
+)
+def test_heads_that_cannot_be_filled_in(tmp_path: Path, train: dict[str, Any], content: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainRun(tmp_path, {**HEAD, **train}, content).plan()
+
+
+def test_old_and_new_data_are_weighed_where_the_last_committee_is_reused(tmp_path: Path) -> None:
+    train = {"numb_models": 1, "training_reuse_iter": 1, "training_reuse_old_ratio": 0.7}
+    run = TrainRun(tmp_path, train)
+    systems = ["iter/000001/Cu32", "init/bulk/Cu32", "iter/000001/Cu16", "iter/000000/Cu32"]
+    run.plan(0, systems=systems)
+    assert "auto_prob" not in run.task_input()["training"]["training_data"]
+    run.plan(1, systems=systems)
+    data = run.task_input(0, 1)["training"]["training_data"]
+    assert data["auto_prob"] == "prob_sys_size; 0:2:0.7; 2:4:0.3"
+    assert data["systems"][2:] == ["data/iter/000001/Cu16", "data/iter/000001/Cu32"]
+    run.plan(2, systems=systems)  # nothing new
+    assert "auto_prob" not in run.task_input(0, 2)["training"]["training_data"]
+    flat = TrainRun(tmp_path / "flat", train, changed(training_data=None, batch_size=2))
+    flat.plan(1, systems=systems)
+    assert flat.task_input(0, 1)["training"]["auto_prob_style"] == data["auto_prob"]
+
+
+def test_what_is_taken_over_from_a_pretrained_model(tmp_path: Path) -> None:
+    given = TrainRun(tmp_path / "files", {}).add_file("dpa.pt", archive(tmp_path / "dpa", "dpa/data.pkl").read_bytes())
+    train = {"backend": "pytorch", "numb_models": 1, "model_branch": "Metals", "use_pretrain_script": True}
+    run = TrainRun(tmp_path, {**train, "training_finetune_model": [given], "training_reuse_iter": 1})
+    shutil.copytree(tmp_path / "files/config/file", tmp_path / "config/file", dirs_exist_ok=True)
+    for iteration, options in ((0, ["--model-branch", "Metals", "--use-pretrain-script"]), (1, None)):
+        run.plan(iteration)
+        job = json.loads((run.job(0, iteration) / "in/task.000000/job.json").read_text())
+        assert job.get("start_args") == options
+        if options:
+            assert dp_model.start_arguments(job, ".pth") == ["--finetune", "start.pt", *options]
+
+
 BAD_INPUTS: list[tuple[Any, str]] = [
     (b"{model: 1}", "not valid JSON"),
     (b'{"model": {}, "model": {}}', "'model' appears twice"),
@@ -211,6 +370,12 @@ def test_no_systems_and_a_lost_input(tmp_path: Path) -> None:
         ({"training_reuse_iter": 1, "training_reuse_start_lr": 1e-4, "dp_compress": True}, []),
         ({"dp_compress": True, "skip_neighbor_stat": True}, ["dp_compress"]),
         ({"training_reuse_start_lr": 1e-4}, ["training_reuse_start_lr"]),
+        ({"training_reuse_old_ratio": 0.5}, ["training_reuse_old_ratio"]),
+        ({"backend": "pytorch", "head": "a", "training_reuse_iter": 1}, ["a frozen head cannot"]),
+        ({"head": "a"}, ["train.head: only PyTorch has it; set backend"]),
+        ({"backend": "pytorch", "model_branch": "a"}, ["model_branch: it is of a model to fine-tune"]),
+        ({"backend": "pytorch", "use_pretrain_script": True}, ["use_pretrain_script: there is no pretrained model"]),
+        ({"training_init_frozen_model": ["a/b"], "use_pretrain_script": True}, ["use_pretrain_script: only PyTorch"]),
         ({"training_init_frozen_model": ["a/b"] * 3}, ["training_init_frozen_model: 3 models"]),
         ({"training_init_frozen_model": ["a/b"], "training_finetune_model": ["a/b"]}, ["training_finetune_model"]),
     ],
@@ -240,6 +405,11 @@ def test_one_model_is_too_few_for_a_deviation(tmp_path: Path) -> None:
         {"numb_step": 5},
         {"ratio_failed": 0.25},
         {"training_reuse_iter": 0},
+        {"backend": "jax"},
+        {"head": ""},
+        {"model_branch": ""},
+        {"training_reuse_old_ratio": 1.0},
+        {"training_reuse_old_ratio": 0.0},
         {"training_reuse_start_lr": 0.0},
         {"command": "dp {{workflow.name}}"},
     ],
@@ -324,6 +494,54 @@ def test_a_checkpoint_that_leads_nowhere_is_dropped(task: Path) -> None:
     assert calls == [[], ["--restart", "ckpt/model.ckpt-20"], []]
 
 
+def test_pytorch_goes_on_from_its_newest_whole_file(task: Path) -> None:
+    backend = dp_model.BACKENDS["pytorch"]
+    calls: list[list[str]] = []
+
+    def dp(*args: str) -> None:
+        calls.append([*args[4:]])
+        for step in (20, 40, 60):
+            archive(Path(f"ckpt/model.ckpt-{step}.pt"), "model.ckpt/data.pkl")
+        if len(calls) == 1:
+            raise SystemExit("killed")
+
+    with pytest.raises(SystemExit):
+        dp_model.train(dp, [], [], backend)
+    whole = Path("ckpt/model.ckpt-60.pt").read_bytes()
+    Path("ckpt/model.ckpt-60.pt").write_bytes(whole[:-10])  # it was killed while it wrote this one
+    Path("ckpt/model.ckpt.pt").symlink_to("model.ckpt-60.pt")
+    assert dp_model.trained(backend) == "ckpt/model.ckpt-40.pt"
+    dp_model.train(dp, [], [], backend)
+    assert calls == [[], ["--restart", "ckpt/model.ckpt-40"]]
+    assert dp_model.trained(backend) == "ckpt/model.ckpt-60.pt"
+
+
+def test_going_on_needs_the_settings_of_the_pretrained_model(task: Path) -> None:
+    backend, start = dp_model.BACKENDS["pytorch"], ["--finetune", "start.pt", "--use-pretrain-script"]
+    calls: list[list[str]] = []
+
+    def dp(*args: str) -> None:
+        calls.append([args[1], *args[4:]])
+        Path("ckpt/out.json").write_text("{}")
+        archive(Path("ckpt/model.ckpt-20.pt"), "model.ckpt/data.pkl")
+        if len(calls) == 1:
+            raise SystemExit("killed")
+
+    with pytest.raises(SystemExit):
+        dp_model.train(dp, start, [], backend)
+    dp_model.train(dp, start, [], backend)
+    assert calls == [
+        ["input.json", *start, "--output", "ckpt/out.json"],
+        ["ckpt/out.json", "--restart", "ckpt/model.ckpt-20"],
+    ]
+
+
+def test_freezing_needs_a_checkpoint(task: Path) -> None:
+    with pytest.raises(SystemExit, match="left no checkpoint in ckpt"):
+        dp_model.trained(dp_model.BACKENDS["pytorch"])
+    assert dp_model.trained(dp_model.BACKENDS["tensorflow"]) == "ckpt"
+
+
 def test_a_stop_at_nan_is_a_result(task: Path) -> None:
     dp_model.train(trainer([], 0, 20, fail="ERROR Batch 20: trn: rmse =      nan, rmse_e"), [], [])
     assert "nan" in Path("diverged.txt").read_text()
@@ -355,6 +573,8 @@ def test_errors_of_the_detail_files(task: Path) -> None:
 
 FAKE_DP = """#!/bin/sh
 # A dp that trains at once. $FAKE says what goes wrong with model 1.
+pytorch=
+[ "$1" != --pt ] || { pytorch=1; shift; }
 model=
 case $PWD in *job/000001/*) model=${FAKE-} ;; esac
 [ "$model" != "$1" ] || { echo "RuntimeError: no luck"; exit 1; }
@@ -363,8 +583,9 @@ case $1 in
     loss=1e-1
     [ "$model" != nan ] || loss=nan
     printf '# step rmse_trn rmse_e_trn rmse_f_trn lr\\n 60 %s 2e-2 3e-1 1e-3\\n' $loss >lcurve.out
+    [ -z "$pytorch" ] || cp "$WHOLE" ckpt/model.ckpt-60.pt
     [ "$model" != stop ] || { echo "rmse = nan" >train.log; exit 1; } ;;
-  freeze) printf '\\nmodel' >"$5" ;;
+  freeze) if [ -z "$pytorch" ]; then printf '\\nmodel' >"$5"; else cp "$3" "$5"; fi ;;
   test)
     printf '# data/a: data_e pred_e\\n1.0 1.5\\n' >detail.e_peratom.out
     echo "0 0 0 2 ${model:-2} 2" >detail.f.out ;;
@@ -372,13 +593,15 @@ esac
 """
 
 
-def faked(path: Path, monkeypatch: pytest.MonkeyPatch, fake: str = "", **more: Any) -> TrainRun:
+def faked(
+    path: Path, monkeypatch: pytest.MonkeyPatch, fake: str = "", train: dict[str, Any] | None = None, **more: Any
+) -> TrainRun:
     path.mkdir(exist_ok=True)
     program = path / "fakedp"
     program.write_text(FAKE_DP)
     program.chmod(0o755)
     monkeypatch.setenv("FAKE", fake)
-    run = TrainRun(path, {"numb_models": 2, "command": str(program)}, **more)
+    run = TrainRun(path, {"numb_models": 2, "command": str(program), **(train or {})}, **more)
     (path / "dataset/deepmd/test/hot/Cu32").mkdir(parents=True)
     (path / "dataset/deepmd/test/hot/Cu32/type.raw").touch()
     return run
@@ -395,6 +618,34 @@ def test_a_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (tmp_path / run.place().report).read_bytes()
     run.reduce(2)
     assert (tmp_path / run.place().report).read_bytes() == before
+
+
+def test_a_committee_of_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.joinpath("run").mkdir()
+    monkeypatch.setenv("WHOLE", str(archive(tmp_path / "model.pth", "model/code/model.py", "model/data.pkl")))
+    run = faked(tmp_path / "run", monkeypatch, train={"backend": "pytorch", "dp_compress": True})
+    report = run.stage()
+    assert (report.complete, report.classes, report.messages) == (False, {"failed": 2}, report.messages)
+    assert "dp ended well but left no graph.pth" in report.messages[0]  # this dp cannot compress
+    run = faked(tmp_path / "more", monkeypatch, train={"backend": "pytorch"})
+    report = run.stage()
+    assert (report.complete, report.classes, report.messages) == (True, {"ok": 2}, [])
+    names = ["SHA256SUMS", "graph.000.pth", "graph.001.pth", "lcurve.000.out", "lcurve.001.out"]
+    assert sorted(path.name for path in run.product().iterdir()) == names
+    assert sorted(committee(run.config.train).files) == names[1:3]
+
+
+def test_a_frozen_model_of_pytorch_that_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = archive(tmp_path / "model.pth", "model/code/model.py", "model/data.pkl").read_bytes()
+    monkeypatch.setenv("WHOLE", str(tmp_path / "model.pth"))
+    run = faked(tmp_path / "run", monkeypatch, train={"backend": "pytorch"})
+    run.stage()
+    for content in (b"\nmodel", whole[:-10], archive(tmp_path / "checkpoint", "model/data.pkl").read_bytes()):
+        (run.job(1) / "out/task.000000/graph.pth").write_bytes(content)
+        record(run.place(), run.root, "000001")
+        report = run.reduce(2)
+        assert report.classes == {"broken": 1, "ok": 1}
+        assert report.messages == ["model 1 (job 000001 task.000000): graph.pth is not a frozen model"]
 
 
 def test_without_test_data_the_figures_are_those_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
