@@ -29,6 +29,10 @@ class MdGroup(Strict):
     """Trajectories that are run together: a grid of temperatures and pressures."""
 
     structures: list[Name] = Field(min_length=1, description="Structure sets to start from.")
+    start: Literal["files", "selected"] = Field(
+        "files",
+        description="selected: from the frames of these sets that select chose last, where there are some.",
+    )
     n_sample: int | None = Field(
         None, ge=1, description="How many of their structures each iteration takes, in turn; default: all."
     )
