@@ -100,6 +100,8 @@ def md_inputs(config: Any, group: TaskGroup, variant: dict[str, Any], seed: int)
         seed=seed,
         models=committee_of(config).files,
         type_map=config.type_map,
+        epsilon=group.epsilon,
+        epsilon_v=group.epsilon_v,
     )
     return {INPUT: text}
 

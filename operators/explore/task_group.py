@@ -45,6 +45,14 @@ class MdGroup(Strict):
     dt: Positive = Field(0.001, description="Time step, ps.")
     tau_t: Positive = Field(0.1, description="Time constant of the thermostat, ps.")
     tau_p: Positive = Field(0.5, description="Time constant of the barostat, ps.")
+    epsilon: Positive | None = Field(
+        None,
+        description="DP-GEN's use_relative with this epsilon: deviations of forces are divided by |F| + epsilon "
+        "(eV/Angstrom), and have no unit then.",
+    )
+    epsilon_v: Positive | None = Field(
+        None, description="The same for virials: divided by |virial per atom| + epsilon_v (eV)."
+    )
 
     def check_md(self, instead: str = "") -> None:
         """Raise `ValueError` where the grid lacks something; `instead` is what else could be given."""
