@@ -81,7 +81,9 @@ def plan(params: PlanParams, ctx: ExplorePlan) -> Planned:
     }
 
     def prepare(group: AseGroup, where: str) -> Callable[[Atoms, Points], Iterator[dict[str, Content]]]:
-        settings = group.model_dump(include={"nsteps", "dt", "tau_t", "tau_p", "trj_freq", "fmax"})
+        settings = group.model_dump(
+            include={"nsteps", "dt", "tau_t", "tau_p", "trj_freq", "fmax", "epsilon", "epsilon_v"}
+        )
 
         def inputs_of(atoms: Atoms, points: Points) -> Iterator[dict[str, Content]]:
             symbols = atoms.get_chemical_symbols()

@@ -93,6 +93,7 @@ class Record:
         self.symbols, self.others, self.rows, self.dump = task["symbols"], others, rows, dump
         self.periodic = task["periodic"]
         self.types = [task["type_map"].index(symbol) + 1 for symbol in self.symbols]
+        self.epsilon, self.epsilon_v = task["epsilon"], task["epsilon_v"]
         self.waiting: list[tuple[int, Any, Any, Any, Any]] = []
         rows.write(f"#{'step':>11}{''.join(f'{name:>19}' for name in COLUMNS)}\n")
 
@@ -119,9 +120,8 @@ class Record:
         given = np.array(cells) if self.periodic else None
         answers += [model(self.symbols, np.array(positions), given)[1:] for model in self.others]
         for number, step in enumerate(steps):
-            found = deviations(
-                np.array([answer[0][number] for answer in answers]), np.array([answer[1][number] for answer in answers])
-            )
+            of_forces, of_virials = (np.array([answer[kind][number] for answer in answers]) for kind in (0, 1))
+            found = deviations(of_forces, of_virials, self.epsilon, self.epsilon_v)
             self.rows.write(f"{step:12d}{''.join(f' {value:18.6e}' for value in found)}\n")
             self.dump.write(dumped(step, cells[number], self.types, positions[number], self.periodic))
         self.rows.flush()
@@ -129,7 +129,7 @@ class Record:
         self.waiting.clear()
 
 
-def deviations(forces: Any, virials: Any) -> list[float]:
+def deviations(forces: Any, virials: Any, epsilon: float | None = None, epsilon_v: float | None = None) -> list[float]:
     """A row of model_devi.out, by the formulas of DeePMD-kit's LAMMPS plugin.
 
     An atom's deviation is sqrt(<|F - <F>|^2>) over the models; a component's of the virial by the number of atoms is
@@ -140,9 +140,17 @@ def deviations(forces: Any, virials: Any) -> list[float]:
     ----------
     forces, virials
         (models, atoms, 3) in eV/Angstrom and (models, 3, 3) in eV.
+    epsilon, epsilon_v
+        Where given, deviations are relative: divided by |<F>| + epsilon (eV/Angstrom), and by
+        |<virial per atom>| + epsilon_v (eV).
     """
+    virials = virials / forces.shape[1]
     f = np.sqrt(((forces - forces.mean(axis=0)) ** 2).sum(axis=2).mean(axis=0))
-    v = np.std(virials / forces.shape[1], axis=0)
+    v = np.std(virials, axis=0)
+    if epsilon is not None:
+        f = f / (np.linalg.norm(forces.mean(axis=0), axis=1) + epsilon)
+    if epsilon_v is not None:
+        v = v / (np.abs(virials.mean(axis=0)) + epsilon_v)
     return [float(x) for x in (v.max(), v.min(), np.sqrt((v**2).mean()), f.max(), f.min(), f.mean())]
 
 

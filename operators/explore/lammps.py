@@ -115,6 +115,8 @@ def md_inputs(config: Any, group: TaskGroup, variant: dict[str, Any], seed: int,
         models=committee_of(config).files,
         type_map=config.type_map,
         periodic=periodic,
+        epsilon=group.epsilon,
+        epsilon_v=group.epsilon_v,
     )
     return {INPUT: text}
 

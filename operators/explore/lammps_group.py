@@ -13,7 +13,7 @@ from conventions.forms import IDENTIFIER
 from .lammps_input import SEED
 from .task_group import MD, Md, MdGroup
 
-_MD = ("ensemble", "temps", "press", "nsteps", "dt", "tau_t", "tau_p")
+_MD = ("ensemble", "temps", "press", "nsteps", "dt", "tau_t", "tau_p", "epsilon", "epsilon_v")
 _TEMPLATE = ("plumed", "revisions")
 
 

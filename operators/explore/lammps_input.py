@@ -84,8 +84,12 @@ def make_input(
     models: Sequence[str],
     type_map: Sequence[str],
     periodic: bool = True,
+    epsilon: float | None = None,
+    epsilon_v: float | None = None,
 ) -> str:
-    """in.lammps of a plain MD run: temperature in K, pressure in bar, times in ps."""
+    """in.lammps of a plain MD run: temperature in K, pressure in bar, times in ps; relative deviations by epsilon."""
+    options = f" relative {epsilon}" if epsilon is not None else ""
+    options += f" relative_v {epsilon_v}" if epsilon_v is not None else ""
     thermostat = f"temp {temp} {temp} {tau_t}"
     if ensemble in COUPLING:
         fix = f"npt {thermostat} {COUPLING[ensemble]} {press} {press} {tau_p}"
@@ -99,7 +103,7 @@ def make_input(
         "box tilt large",
         f"read_data {CONF}",
         "change_box all triclinic",
-        pair_style(models, trj_freq),
+        pair_style(models, trj_freq, options),
         pair_coeff(type_map),
         "thermo_style custom step temp pe ke etotal press vol lx ly lz xy xz yz",
         f"thermo {trj_freq}",

@@ -31,6 +31,7 @@ from operators.registry import load_config
 from operators.structures import has_molecules, load_structures
 from operators.sums import SUMS
 
+from .selected import selected_frames
 from .task_group import MdGroup
 from .trajectory import MODEL_DEVI, TRAJECTORY, Outcome
 
@@ -60,6 +61,7 @@ class PlanParams:
 @dataclass(frozen=True)
 class ExplorePlan(PlanContext):
     files: Annotated[Path, Input(lambda at: at.space.files, optional=True)]
+    selected: Annotated[Path, Input(lambda at: at.newest_product("select"), optional=True)]
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,17 @@ class ExploreJob(JobContext):
 def write_tasks(config: Any, params: PlanParams, ctx: ExplorePlan, script: Script, prepare: Prepare) -> Planned:
     """One task a trajectory: what `prepare` makes, and task.json, which says what it is."""
     groups = enumerate(config.explore.stages[params.explore_stage])
-    total = sum(len(choose(config, params, number, ctx.files)) * len(group.variants()) for number, group in groups)
-    tasks = make_tasks(config, params, ctx.files, prepare)
+    total = sum(len(choose(config, params, number, ctx)) * len(group.variants()) for number, group in groups)
+    tasks = make_tasks(config, params, ctx, prepare)
     return write_jobs(ctx.jobs, ctx.done, tasks, script, pack(total, config.explore.group_size))
 
 
-def make_tasks(config: Any, params: PlanParams, files: Path, prepare: Prepare) -> Iterator[Task]:
+def make_tasks(config: Any, params: PlanParams, ctx: ExplorePlan, prepare: Prepare) -> Iterator[Task]:
     """The tasks of an exploration stage: groups, structures, temperatures (or revisions), pressures, in that order."""
     count = itertools.count()
     for number, group in enumerate(config.explore.stages[params.explore_stage]):
         inputs_of = prepare(group, f"explore.stages.{params.explore_stage}.{number}")
-        for atoms, index in choose(config, params, number, files):
+        for atoms, index in choose(config, params, number, ctx):
             facts = {"structure": atoms.info["structure"], "index": index, "group": number}
             points = [
                 (variant, derive_seed(config.seed, "explore", params.iteration, next(count), "velocity"))
@@ -92,7 +94,7 @@ def make_tasks(config: Any, params: PlanParams, files: Path, prepare: Prepare) -
                 yield Task({**inputs, "task.json": canonical_json({**facts, **variant})})
 
 
-def choose(config: Any, params: PlanParams, number: int, files: Path) -> list[tuple[Atoms, int]]:
+def choose(config: Any, params: PlanParams, number: int, ctx: ExplorePlan) -> list[tuple[Atoms, int]]:
     """The structures of a group for this iteration, with their places in their sets.
 
     With n_sample, iterations take turns through a seeded order of all structures of the group.
@@ -100,7 +102,9 @@ def choose(config: Any, params: PlanParams, number: int, files: Path) -> list[tu
     group: MdGroup = config.explore.stages[params.explore_stage][number]
     found = []
     for name in group.structures:
-        found += [(atoms, index) for index, atoms in enumerate(load_structures(config, [name], files))]
+        going_on = selected_frames(ctx.selected, name) if group.start == "selected" else []
+        frames = going_on or load_structures(config, [name], ctx.files)
+        found += [(atoms, index) for index, atoms in enumerate(frames)]
     if group.n_sample is None or group.n_sample >= len(found):
         return found
     import numpy as np

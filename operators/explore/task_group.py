@@ -29,6 +29,10 @@ class MdGroup(Strict):
     """Trajectories that are run together: a grid of temperatures and pressures."""
 
     structures: list[Name] = Field(min_length=1, description="Structure sets to start from.")
+    start: Literal["files", "selected"] = Field(
+        "files",
+        description="selected: from the frames of these sets that select chose last, where there are some.",
+    )
     n_sample: int | None = Field(
         None, ge=1, description="How many of their structures each iteration takes, in turn; default: all."
     )
@@ -41,6 +45,14 @@ class MdGroup(Strict):
     dt: Positive = Field(0.001, description="Time step, ps.")
     tau_t: Positive = Field(0.1, description="Time constant of the thermostat, ps.")
     tau_p: Positive = Field(0.5, description="Time constant of the barostat, ps.")
+    epsilon: Positive | None = Field(
+        None,
+        description="DP-GEN's use_relative with this epsilon: deviations of forces are divided by |F| + epsilon "
+        "(eV/Angstrom), and have no unit then.",
+    )
+    epsilon_v: Positive | None = Field(
+        None, description="The same for virials: divided by |virial per atom| + epsilon_v (eV)."
+    )
 
     def check_md(self, instead: str = "") -> None:
         """Raise `ValueError` where the grid lacks something; `instead` is what else could be given."""

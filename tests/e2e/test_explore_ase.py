@@ -25,7 +25,7 @@ atom_style atomic
 box tilt large
 read_data conf.lmp
 change_box all triclinic
-pair_style deepmd graph.000.pb graph.001.pb out_freq 1 out_file lmp.out
+pair_style deepmd graph.000.pb graph.001.pb out_freq 1 out_file lmp.out OPTIONS
 pair_coeff * * H O
 thermo 1
 thermo_style custom step pe
@@ -42,7 +42,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory, models: Path) -> ExploreR
     skewed.rotate(30, (1, 2, 3), rotate_cell=True)
     groups = [
         MD,
-        {**MD, "structures": ["skewed"], "ensemble": "npt-t", "press": [1.0], "trj_freq": 5},
+        {
+            **MD,
+            "structures": ["skewed"],
+            "ensemble": "npt-t",
+            "press": [1.0],
+            "trj_freq": 5,
+            "epsilon": 1.0,
+            "epsilon_v": 0.5,
+        },
         {**MD, "structures": ["skewed"], "ensemble": "nve", "temps": [1e9]},
         {"structures": ["water"], "ensemble": "relax", "relax_cell": True, "nsteps": 6, "trj_freq": 4},
     ]
@@ -78,7 +86,8 @@ def test_deviations_and_energies_are_those_of_lammps(
 
     atoms = Atoms(given["symbols"], given["positions"], cell=given["cell"], pbc=True)
     (tmp_path / "conf.lmp").write_text(write_conf(atoms, ["H", "O"], None))
-    (tmp_path / "in.lammps").write_text(RERUN)
+    options = "relative 1.0 relative_v 0.5" if given["epsilon"] else ""
+    (tmp_path / "in.lammps").write_text(RERUN.replace("OPTIONS", options))
     for path in [out / "traj.lammpstrj", *models.glob("graph.*.pb")]:
         (tmp_path / path.name).symlink_to(path)
     command = [str(BIN / "dpgen2-lmp"), "-in", "in.lammps"]

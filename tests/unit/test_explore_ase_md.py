@@ -57,6 +57,8 @@ def task(atoms: Atoms, method: str = "nvt", **more: Any) -> dict[str, Any]:
         "tau_p": 0.5,
         "trj_freq": 5,
         "fmax": 0.05,
+        "epsilon": None,
+        "epsilon_v": None,
         "largest_volume_ratio": 4.0,
         "closest": 0.4,
         "seed": 7,
@@ -144,6 +146,21 @@ def test_deviations() -> None:
     virials = np.zeros((2, 3, 3))
     virials[1, 0, 1] = 8.0  # half of that, by two atoms
     assert ase_md.deviations(forces, virials) == [2.0, 0.0, 2.0 / 3, 2.5, 0.0, 1.25]
+
+
+def test_relative_deviations(folder: Path) -> None:
+    forces = np.zeros((2, 2, 3))
+    forces[0, 0] = [3.0, 4.0, 0.0]
+    forces[:, 1] = [0.0, 0.0, 2.0]
+    virials = np.zeros((2, 3, 3))
+    virials[1, 0, 1] = 8.0
+    assert ase_md.deviations(forces, virials, 0.5, 3.0) == pytest.approx([0.4, 0, 0.4 / 3, 2.5 / 3, 0, 2.5 / 6])
+    assert ase_md.deviations(forces, virials, 0.5)[:3] == ase_md.deviations(forces, virials)[:3]
+    run(CU, "nve", nsteps=5)
+    plain = np.loadtxt(folder / "model_devi.out")
+    run(CU, "nve", nsteps=5, epsilon=1.0, epsilon_v=1.0)
+    relative = np.loadtxt(folder / "model_devi.out")
+    assert (relative[:, [1, 4]] < plain[:, [1, 4]]).all()
 
 
 def test_more_frames_than_a_batch_are_all_written(folder: Path) -> None:

@@ -106,6 +106,15 @@ def test_generated_input(ensemble: str) -> None:
     golden(f"{ensemble}.lammps", text)
 
 
+def test_relative_deviations_are_options_of_the_plugin(tmp_path: Path) -> None:
+    run = ExploreRun(
+        tmp_path, {"cu": [CU]}, [[{**NVT, "epsilon": 0.5, "epsilon_v": 2.0}, {**NVT, "epsilon": 1.0}]], ["Cu"]
+    )
+    run.plan()
+    for job, options in ((0, " relative 0.5 relative_v 2.0"), (1, " relative 1.0")):
+        assert f"out_file model_devi.out{options}\n" in (run.task(job) / "in.lammps").read_text()
+
+
 def test_template_is_fitted() -> None:
     fitted = fit_template(TEMPLATE, "t", plumed=True, **FIT)
     golden("template.lammps", revise(fitted, {"V_TEMP": 300, "V_NSTEPS": 1000, "V_SEED": 7}, "t"))
@@ -259,6 +268,11 @@ def test_revision_that_the_template_does_not_have(tmp_path: Path) -> None:
         ({"template": "in.lammps"}, "remove ensemble, temps, nsteps: with a template"),
         ({"ensemble": "nvt-x"}, "npt-tri"),
         ({"temp": [300.0]}, "Extra inputs"),
+        ({"epsilon": 0.0}, "greater than 0"),
+        (
+            {"epsilon": 1.0, "ensemble": None, "temps": None, "nsteps": None, "template": "x"},
+            "remove epsilon: with a temp",
+        ),
     ],
 )
 def test_bad_group(change: dict[str, Any], words: str) -> None:
