@@ -121,6 +121,12 @@ def test_converged_with_candidates_left_trains_on_the_last_labels() -> None:
     assert decide(trained, seen(report("train", iteration=1))).state.at == "converged"
 
 
+def test_the_last_iteration_takes_a_patch_that_waits() -> None:
+    patched = running("select", config_sha256="a" * 64, next_config_sha256="b" * 64)
+    state = decide(patched, seen(selected(98, 2))).state
+    assert (state.final, state.config_sha256, state.next_config_sha256) == ("converged", "b" * 64, "")
+
+
 def test_converged_without_candidates_ends_at_once() -> None:
     assert decide(running("select"), seen(selected(100, 0))).state.at == "converged"
 
@@ -189,8 +195,15 @@ def test_a_pause_during_the_last_stage_ends_with_it(final: str) -> None:
 
 def test_pause_holds_submission_and_resume_releases() -> None:
     paused = command(first_state(), Order("pause", "lunch"))
+    assert (paused.hold, paused.reason) == (True, "lunch")
     assert decide(paused, Observation()).action is Action.WAIT
-    assert decide(command(paused, Order("resume", "")), Observation()).action is Action.SUBMIT
+    released = command(paused, Order("resume", "back"))
+    assert (released.hold, released.reason) == (False, "back")
+    assert decide(released, Observation()).action is Action.SUBMIT
+
+
+def test_a_cancel_says_why() -> None:
+    assert command(running("label"), Order("cancel", "a wrong input")).reason == "a wrong input"
 
 
 def test_a_paused_run_still_consumes_what_runs() -> None:

@@ -63,6 +63,8 @@ def test_bad_signs_in_the_table() -> None:
     assert warnings(WORSE.figures, FIRST.figures) == ["more than half failed", "RMSE grew"]
     assert warnings(BETTER.figures, FIRST.figures) == warnings({}, {}) == warnings(FIRST.figures, {}) == []
     assert warnings({"train_rmse_f": 0.5}, {"rmse_f": 0.1}) == [], "of other data"
+    half = row(0, accurate=25, candidate=25, failed=50)
+    assert warnings(half.figures, {}) == [] and "More than half" not in why_not_converged([half], 0.95)
 
 
 def exhausted(cli: Cli, stub_run: Path) -> str:
