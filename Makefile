@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PEERS = .venv-peers
+TORCH = .venv-torch
 
-.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines soak figures search lint deploy-check constraints bench bench-peers docs clean
+.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines test-torch soak figures search lint deploy-check constraints bench bench-peers docs clean
 
 demo: $(VENV)/.local ## copper on one machine: trains a force field to convergence (about 3 minutes after set-up)
 	$(BIN)/python -W ignore examples/copper/make_test_set.py
@@ -25,7 +26,11 @@ test-servers: $(VENV)/.dev ## Ceph, Slurm, the double of Argo, the image (Debian
 	$(BIN)/pytest -n 2 --dist worksteal -m "servers or slow"
 
 test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k, pw.x, nwchem
-	$(BIN)/pytest -m engines
+	$(BIN)/pytest -n 2 --dist loadfile -m engines
+
+test-torch: $(VENV)/.dev $(TORCH)/.done ## PyTorch and MACE end to end, in a virtual environment of their own (6 GB)
+	DPGEN2_TORCH_VENV=$(TORCH) DPGEN2_MACE_VENV=$(TORCH) $(BIN)/pytest -n 2 --dist loadfile -m engines \
+	  $(if $(K),-k "$(K)") tests/e2e/test_train_pytorch.py tests/e2e/test_train_mace.py
 
 soak: $(VENV)/.dev ## kills, orders and damages at random: make soak SECONDS=3600 SEED=7
 	SOAK_SECONDS=$(or $(SECONDS),600) SOAK_SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/fault/test_soak.py tests/fault/test_soak_orders.py
@@ -74,10 +79,15 @@ $(VENV)/.local: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -e ".[local]"
 	touch $@
 
+$(TORCH)/.done: pyproject.toml
+	$(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/python -m pip install -q ".[pytorch,mace]"
+	touch $@
+
 $(PEERS)/.done:
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install -q "dpgen==0.14.*"
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) runs
+	rm -rf $(VENV) $(PEERS) $(TORCH) runs
