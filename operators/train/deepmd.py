@@ -13,9 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from conventions.config import RunConfig, StageConfig, UserFile
+from conventions.documents import Strict
 from conventions.errors import ConfigError
 from conventions.names import canonical_json, derive_seed
 from conventions.space import DataSpace
@@ -38,6 +39,12 @@ STARTS = ("training_init_frozen_model", "training_finetune_model")
 Steps = Annotated[int, Field(ge=1, le=10**9)]
 
 
+class Member(Strict):
+    """One model of a committee whose models differ by more than their seeds."""
+
+    input: UserFile = Field(description="Its input.json.")
+
+
 class DeepmdConfig(StageConfig):
     """Training by DeePMD-kit."""
 
@@ -47,9 +54,13 @@ class DeepmdConfig(StageConfig):
         "tensorflow", description="Of DeePMD-kit; frozen models are .pb with TensorFlow, .pth with PyTorch."
     )
     numb_models: int = Field(4, ge=1, le=1000, description="Models of the committee; they differ by their seeds.")
-    input: UserFile = Field(
+    input: UserFile | None = Field(
+        None,
         description="DeePMD-kit's own input.json. Systems, seeds, type_map and file names are filled in; validation "
-        "data are left out: dp test measures on init.test."
+        "data are left out: dp test measures on init.test.",
+    )
+    committee: list[Member] = Field(
+        [], description="Instead of input: models of different kinds, an input for each; numb_models is their number."
     )
     numb_steps: Steps | Annotated[list[Steps], Field(min_length=1)] | None = Field(
         None, description="Steps of each iteration (the last number repeats); default: those of the input."
@@ -86,6 +97,27 @@ class DeepmdConfig(StageConfig):
     training_reuse_start_pref_e: float | None = Field(None, ge=0, description="loss.start_pref_e there.")
     training_reuse_start_pref_f: float | None = Field(None, ge=0, description="loss.start_pref_f there.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _count(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("committee"), list) and given["committee"]:
+            return {"numb_models": len(given["committee"]), **given}
+        return given
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DeepmdConfig:
+        if (self.input is None) == (not self.committee):
+            raise ValueError("give either input, for all models, or committee, with an input for each")
+        if self.committee and len(self.committee) != self.numb_models:
+            raise ValueError(
+                f"numb_models is {self.numb_models}, but committee has {len(self.committee)}: leave it out"
+            )
+        return self
+
+    def inputs(self) -> list[UserFile]:
+        """The input of each model: one stands for all."""
+        return [self.input] if self.input is not None else [member.input for member in self.committee]
+
 
 @dataclass(frozen=True)
 class PlanParams:
@@ -115,8 +147,9 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
         raise ConfigError("train: there are no training systems; give init.label or init.data something to train on")
     reuse = train.training_reuse_iter is not None and params.iteration >= train.training_reuse_iter
     reuse = reuse and params.has_models
-    template = read_input(user_file(ctx.files, train.input.root), config.type_map, train.head)
-    fill_input(template, train, params.iteration, params.systems, reuse)
+    templates = [read_input(user_file(ctx.files, file.root), config.type_map, train.head) for file in train.inputs()]
+    for template in templates:
+        fill_input(template, train, params.iteration, params.systems, reuse)
 
     option = "--finetune" if train.training_finetune_model else "--init-frz-model"
     models = [] if reuse else train.training_finetune_model or train.training_init_frozen_model
@@ -133,6 +166,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     }
 
     def task(index: int) -> Task:
+        template = templates[index % len(templates)]
         seeded = with_seeds(template, lambda part: derive_seed(config.seed, "train", params.iteration, index, part))
         model = models[index % len(models)].root if models else None
         contents: dict[str, Content] = {
@@ -158,10 +192,11 @@ def check_files(config: Any, files: Path) -> None:
     for key in STARTS:
         for file in getattr(train, key):
             check_start(key, user_file(files, file.root), train.backend)
-    found = read_input(user_file(files, train.input.root), config.type_map, train.head)
-    fill_input(found, train, iteration=0, systems=["system"], reuse=False)
-    if config.engine.type == "local" and not (train.command or train.setup or train.hpc):
-        check_arguments(found, f"train.input ({Path(train.input.root).name})")
+    for file in train.inputs():
+        found = read_input(user_file(files, file.root), config.type_map, train.head)
+        fill_input(found, train, iteration=0, systems=["system"], reuse=False)
+        if config.engine.type == "local" and not (train.command or train.setup or train.hpc):
+            check_arguments(found, f"train.input ({Path(file.root).name})")
 
 
 def start_args(train: DeepmdConfig) -> list[str]:
@@ -244,14 +279,22 @@ def check(config: RunConfig) -> list[str]:
 def misfits(config: RunConfig, files: Path) -> list[str]:
     """Elements with more neighbours than `sel` has places for."""
     train: Any = config.train
-    return short_sel(read_input(user_file(files, train.input.root), config.type_map, train.head), config, files)
+    inputs = [read_input(user_file(files, file.root), config.type_map, train.head) for file in train.inputs()]
+    return list(dict.fromkeys(problem for found in inputs for problem in short_sel(found, config, files)))
 
 
 def tiny(train: DeepmdConfig) -> dict[str, Any]:
     """Two models, ten steps."""
     reuse = [name for name in DeepmdConfig.model_fields if name.startswith("training_reuse_")]
     begin = {name: [file.root for file in getattr(train, name)[:1]] for name in STARTS}
-    return {"numb_models": 2, "numb_steps": 10, **begin, **dict.fromkeys(reuse)}
+    committee = [member.model_dump() for member in train.committee[:2]]
+    return {
+        "numb_models": len(committee) or 2,
+        "committee": committee,
+        "numb_steps": 10,
+        **begin,
+        **dict.fromkeys(reuse),
+    }
 
 
 def committee(train: DeepmdConfig) -> Committee:

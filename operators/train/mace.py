@@ -46,7 +46,6 @@ class MaceConfig(StageConfig):
     """Training by MACE."""
 
     app: Literal["mace"] = "mace"
-    command: str | None = Field(None, description="Default: mace_run_train.")
     ratio_failed: float = Field(0.0, ge=0, le=0, description="Every model of the committee is needed.")
     numb_models: int = Field(4, ge=1, le=1000, description="Models of the committee; they differ by their seeds.")
     input: UserFile = Field(

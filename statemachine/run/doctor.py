@@ -31,6 +31,7 @@ from .trust import authorise, reached
 
 DEFAULT_PROGRAMS = {
     "dp": "train/deepmd",
+    "mace_run_train": "train/mace",
     "lmp": "explore/lammps",
     "cp2k.psmp": "label/cp2k",
     "pw.x": "label/qe",

@@ -117,6 +117,12 @@ BAD: dict[str, tuple[bytes, str]] = {
     "template in a command": (put(STUB, 'train: {app: stub, command: "{{x}}"}'), r"train\.command: .*\{\{"),
     "image with a space": (put(STUB, 'train: {app: stub, image: "a b"}'), r"train\.image: .*'a b'"),
     "unknown backend": (put(STUB, "train: {app: deepmd, input: x, backend: jax}"), r"train\.backend: .*'tensorflow'"),
+    "no input": (put(STUB, "train: {app: deepmd}"), "train: .*give either input, for all models, or committee"),
+    "committee of another size": (
+        put(STUB, "train: {app: deepmd, numb_models: 3, committee: [{input: a}]}"),
+        "train: .*numb_models is 3, but committee has 1: leave it out",
+    ),
+    "committee of files": (put(STUB, "train: {app: deepmd, committee: [a.json]}"), r"train\.committee\.0: "),
     "old ratio of all": (
         put(STUB, "train: {app: deepmd, input: x, training_reuse_old_ratio: 1.0}"),
         r"train\.training_reuse_old_ratio: .*less than 1",

@@ -15,8 +15,9 @@ import pytest
 from pydantic import ValidationError
 
 from conventions.errors import ConfigError, DataError
+from operators.registry import load_config
 from operators.train import dp_model
-from operators.train.deepmd import DeepmdConfig, check, check_files, committee, executables
+from operators.train.deepmd import DeepmdConfig, check, check_files, committee, executables, tiny
 from operators.train.dp_judge import last_row
 from tests.stage_harness import record
 from tests.train_run import INPUT, TrainRun
@@ -212,6 +213,41 @@ def test_models_of_pytorch_to_begin_with(
     task = run.job() / "in/task.000000"
     assert (task / start[1]).read_bytes() == content
     assert dp_model.start_arguments(json.loads((task / "job.json").read_text()), ".pth") == start
+
+
+def test_a_committee_of_different_kinds(tmp_path: Path) -> None:
+    small = changed()
+    small["model"]["fitting_net"]["neuron"] = [4]
+    files = TrainRun(tmp_path / "files", {})
+    names = [files.add_file(f"{number}.json", json.dumps(each).encode()) for number, each in enumerate([INPUT, small])]
+    run = TrainRun(tmp_path, {"input": None, "committee": [{"input": name} for name in names]})
+    shutil.copytree(tmp_path / "files/config/file", tmp_path / "config/file", dirs_exist_ok=True)
+    assert run.config.train.numb_models == 2
+    assert committee(run.config.train).files == ["graph.000.pb", "graph.001.pb"]
+    check_files(run.config, tmp_path / "config/file")
+    assert run.plan().n_jobs == 2
+    nets = [run.task_input(number)["model"]["fitting_net"] for number in range(2)]
+    assert [net["neuron"] for net in nets] == [[20, 20], [4]]
+    assert nets[0]["seed"] != nets[1]["seed"]
+    again = load_config(run.config.dump())  # as an iteration reads it
+    assert again.train == run.config.train
+    few = tiny(run.config.train)
+    assert DeepmdConfig(**{**run.config.train.model_dump(), **few}).inputs() == run.config.train.inputs()
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({}, "give either input, for all models, or committee"),
+        ({"input": "a", "committee": [{"input": "a"}]}, "give either input, for all models, or committee"),
+        ({"committee": [{"input": "a"}] * 2, "numb_models": 4}, "numb_models is 4, but committee has 2: leave it out"),
+        ({"committee": [{"inputs": "a"}]}, "inputs"),
+        ({"committee": ["a"]}, "committee"),
+    ],
+)
+def test_a_committee_that_is_none(train: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DeepmdConfig(**train)
 
 
 def several_heads(**changes: Any) -> dict[str, Any]:

@@ -183,7 +183,14 @@ def test_no_systems(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "train",
-    [{"numb_models": 0}, {"max_num_epochs": 0}, {"max_num_epochs": []}, {"ratio_failed": 0.5}, {"numb_steps": 5}],
+    [
+        {"numb_models": 0},
+        {"max_num_epochs": 0},
+        {"max_num_epochs": []},
+        {"ratio_failed": 0.5},
+        {"numb_steps": 5},
+        {"command": "mace 'x"},
+    ],
 )
 def test_refused_configuration(train: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
