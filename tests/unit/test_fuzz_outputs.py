@@ -17,7 +17,9 @@ from ase.build import bulk
 from conventions.config import Structures, UserFile
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json, sha256
+from operators.explore.ase import judge as judge_ase
 from operators.explore.lammps_log import judge as judge_trajectory
+from operators.explore.trajectory import BROKEN
 from operators.frame_keys import atomic_numbers, dataset_keys
 from operators.jobs import TaskOutput, telling_line
 from operators.label import frames as label_frames
@@ -181,6 +183,15 @@ def log_of_lammps(data: bytes, folder: Path) -> None:
     trajectory(folder, log=data)
 
 
+END = {"class": "ok", "step": 20, "why": ""}
+
+
+def end_of_ase(data: bytes, folder: Path) -> None:
+    (folder / "end.json").write_bytes(data)
+    found = judge_ase(folder)
+    assert found.kind in ("ok", "truncated", *BROKEN)
+
+
 def devi_in_explore(data: bytes, folder: Path) -> None:
     trajectory(folder, devi=data)
 
@@ -281,6 +292,7 @@ PARSERS: dict[str, Parser] = {
     "traj.lammpstrj (explore)": Parser(dump_in_explore, [DUMP, TRICLINIC]),
     "a frame of a dump": Parser(one_frame, [DUMP, TRICLINIC], errors=(CorruptFrame,)),
     "log.lammps": Parser(log_of_lammps, [LOG]),
+    "end.json": Parser(end_of_ase, [canonical_json(END)], [END]),
     "output of CP2K": Parser(cp2k, OUTPUTS),
     "labels.jsonl": Parser(ase_line, [LABEL], [json.loads(LABEL)]),
     "frames.json": Parser(frames_json, [FRAMES], [json.loads(FRAMES)], (DataError,)),

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from conventions.state import State
 from operators.explore.live import live as of_lammps
+from operators.explore.live import live_ase as of_ase
 from operators.live import TASK_LOG, Read
 from operators.train.live import live as of_deepmd
 from statemachine.cli import follow
@@ -167,6 +168,17 @@ def test_how_far_a_trajectory_is() -> None:
     assert of_lammps({TASK_LOG: thermo, "in.lammps": "run 50\n"}.get) == "step 10 of 50"
     assert of_lammps({TASK_LOG: thermo, "in.lammps": "run 50\nrun 50\n"}.get) == "step 10", "of a template"
     assert of_lammps(texts()) == ""
+
+
+def test_how_far_a_trajectory_of_ase_is() -> None:
+    printed = "      step energy/eV temperature/K volume/Angstrom^3\n         0 -3.5 300.00 64.000\n"
+    task = '{"cell": [[1.0]], "nsteps": 50}'
+    assert of_ase({TASK_LOG: printed, "md.json": task}.get) == "step 0 of 50"
+    rows = "#       step ...\n          20       1e-02 1e-3 5e-3       0.12 0.01 0.05\n"
+    assert of_ase({TASK_LOG: printed, "md.json": task, "model_devi.out": rows}.get) == (
+        "step 20 of 50, max_devi_f 0.12 eV/Angstrom"
+    )
+    assert of_ase(texts()) == ""
 
 
 def test_of_a_file_that_grows_only_what_is_new_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
