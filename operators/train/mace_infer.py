@@ -17,23 +17,31 @@ def models(product: Path) -> dict[str, Model]:
     RuntimeError
         When MACE is not installed here, or cannot load a model.
     """
+    calculator()
     return {path.name: model(path) for path in sorted(product.glob("mace.*.model"))}
 
 
-def model(path: Path) -> Model:
-    """One model, on a GPU where there is one; see `models`."""
+def calculator() -> Any:
+    """MACE's class for ASE."""
     try:
-        import torch
         from mace.calculators import MACECalculator
     except ImportError as error:
         raise RuntimeError(
             f'the models need MACE, which is not installed here ({error}): pip install "dpgen2-sm[mace]"'
         ) from None
+    return MACECalculator
+
+
+def model(path: Path) -> Model:
+    """One model, on a GPU where there is one; see `models`."""
+    of_mace = calculator()
+    import torch
+
     try:
-        calculator = MACECalculator(model_paths=[str(path)], device="cuda" if torch.cuda.is_available() else "cpu")
+        found = of_mace(model_paths=[str(path)], device="cuda" if torch.cuda.is_available() else "cpu")
     except Exception as error:  # PyTorch's and MACE's own
         raise RuntimeError(f"MACE cannot load {path.name}: {str(error) or type(error).__name__}") from None
-    return _evaluator(calculator)
+    return _evaluator(found)
 
 
 def _evaluator(calculator: Any) -> Model:

@@ -144,10 +144,10 @@ def _recorded(store: Store, state: State, read: Callable[[int], None]) -> Iterat
 
 
 def _lists(store: Store, state: State) -> list[str]:
-    """The lists of all folders of the dataset, also of those that have lost theirs."""
+    """The lists of all folders of the dataset, also of training data that have lost theirs."""
     keys = {entry.key for entry in store.list(_SPACE.dataset + "/")}
-    systems = {key.rpartition("/")[0] for key in keys if key.endswith("/type.raw")}
-    folders = {system.removeprefix(f"{_SPACE.dataset}/").rpartition("/")[0] for system in systems}
+    systems = [system for key in keys if (system := _SPACE.training_system(key))]
+    folders = {system.rpartition("/")[0] for system in systems}
     without = [folder for folder in folders if _SPACE.sums(folder) not in keys]
     lost = [_SPACE.sums(folder) for folder in without if was_complete(store, state, folder)]
     return sorted([*lost, *(key for key in keys if key.endswith(f"/{SUMS}"))])

@@ -15,7 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conventions.space import DataSpace
 from tests.e2e.engines import need_venv
+from tests.explore_run import ExploreRun
+from tests.stage_harness import newest
 from tests.train_run import TrainRun, copper
 
 pytestmark = pytest.mark.engines
@@ -153,3 +156,20 @@ def test_fine_tuning_begins_where_the_other_ended(programs: Path, committee: Tra
     began = evaluations(run.product() / "lcurve.000.jsonl")[0]["rmse_f"]
     assert began < 0.9 * evaluations(committee.product() / "lcurve.000.jsonl")[0]["rmse_f"]
     assert set(report.summary) == {"train_rmse_e", "train_rmse_f"}
+
+
+def test_ase_explores_with_the_committee(programs: Path, committee: TrainRun, tmp_path: Path) -> None:
+    group = {"structures": ["copper"], "ensemble": "npt", "press": [1.0], "temps": [300.0], "nsteps": 10, "dt": 0.001}
+    command = {"app": "ase", "command": str(programs / "python3")}
+    run = ExploreRun(tmp_path, {"copper": copper(1, 5, 0.02)}, [[{**group, "trj_freq": 5}]], ["Cu"], explore=command)
+    run.config["train"] = {"app": "mace", "input": run.config["train"]["input"], "numb_models": 2}
+    run.space = DataSpace({"label": "stub", "train": "mace", "explore": "ase", "select": "stub"})
+    run.place = run.space.stage("explore", 0, newest("explore", 0))
+    made = run.place.newest_product("train")
+    assert made is not None
+    (tmp_path / made).parent.mkdir(parents=True)
+    (tmp_path / made).symlink_to(committee.product())
+    report = run.run()
+    assert (report.complete, report.next, report.classes) == (True, True, {"ok": 1}), report.messages
+    table = np.loadtxt(run.out(0) / "model_devi.out")
+    assert table[:, 0].tolist() == [0, 5, 10] and (table[:, 4] > 0).all()

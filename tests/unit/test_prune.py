@@ -10,6 +10,7 @@ import pytest
 from conventions.documents import DoneMarker, TaskResult
 from conventions.errors import CommandRefused
 from conventions.state import IterationSummary, State
+from operators.sums import write_sums
 from statemachine.machine.orders import Order
 from statemachine.machine.transitions import command
 from statemachine.run.record import Record
@@ -40,8 +41,10 @@ def run(cli: Cli, stub_run: Path, tmp_path: Path) -> Path:
                 path = tmp_path / "out" / stage / "stub" / "iter" / f"{iteration:06d}" / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(MARKER if name.startswith("done/") else b"x" * 1000)
-        (tmp_path / "out" / "dataset" / "deepmd" / "iter" / f"{iteration:06d}").mkdir(parents=True)
-        (tmp_path / "out" / "dataset" / "deepmd" / "iter" / f"{iteration:06d}" / "type.raw").touch()
+            write_sums(tmp_path / "out" / stage / "stub" / "iter" / f"{iteration:06d}" / "product")
+        labels = tmp_path / "out" / "dataset" / "deepmd" / "iter" / f"{iteration:06d}"
+        (labels / "Cu1").mkdir(parents=True)
+        (labels / "Cu1" / "type.raw").touch()
     return stub_run
 
 
@@ -70,7 +73,7 @@ def test_what_goes_and_what_stays(cli: Cli, run: Path, tmp_path: Path) -> None:
     assert code == 0 and json.loads(output)["deleted"]
     assert not files(tmp_path / "out") & {f"label/stub/iter/{n:06d}/{GONE[1]}" for n in range(3)}
     assert f"explore/stub/iter/000003/{GONE[1]}" in files(tmp_path / "out"), "the newest explored iteration"
-    assert "dataset/deepmd/iter/000000/type.raw" in files(tmp_path / "out")
+    assert "dataset/deepmd/iter/000000/Cu1/type.raw" in files(tmp_path / "out")
     assert cli("status", run)[0] == 0 and cli("doctor", run)[0] == 0
 
 
