@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from .task_group import COUPLING, MD, Md, MdGroup, Positive
 
-_MD = ("temps", "dt", "tau_t", "tau_p", "thermostat")
+_MD = ("temps", "n_replica", "dt", "tau_t", "tau_p", "thermostat")
 _RELAX = ("relax_cell", "fmax")
 
 

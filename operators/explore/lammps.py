@@ -139,6 +139,8 @@ def read_template(config: Any, group: TaskGroup, files: Path, where: str) -> dic
     for name in group.revisions:
         if not any(re.search(rf"(?<!\w){name}(?!\w)", text) for text in texts.values()):
             raise ConfigError(f"{where}.revisions: {name} is not in the template")
+    if group.n_replica > 1 and not re.search(rf"(?<!\w){SEED}(?!\w)", texts[INPUT]):
+        raise ConfigError(f"{where}.n_replica: the template has no {SEED}, so all would be the same; use it as a seed")
     if group.plumed:
         check_plumed(texts[PLUMED], f"{where}.plumed")
     texts[INPUT] = fit_template(

@@ -74,7 +74,7 @@ class ExploreJob(JobContext):
 def write_tasks(config: Any, params: PlanParams, ctx: ExplorePlan, script: Script, prepare: Prepare) -> Planned:
     """One task a trajectory: what `prepare` makes, and task.json, which says what it is."""
     groups = enumerate(config.explore.stages[params.explore_stage])
-    total = sum(len(choose(config, params, number, ctx)) * len(group.variants()) for number, group in groups)
+    total = sum(len(choose(config, params, number, ctx)) * len(group.replicas()) for number, group in groups)
     tasks = make_tasks(config, params, ctx, prepare)
     return write_jobs(ctx.jobs, ctx.done, tasks, script, pack(total, config.explore.group_size))
 
@@ -88,7 +88,7 @@ def make_tasks(config: Any, params: PlanParams, ctx: ExplorePlan, prepare: Prepa
             facts = {"structure": atoms.info["structure"], "index": index, "group": number}
             points = [
                 (variant, derive_seed(config.seed, "explore", params.iteration, next(count), "velocity"))
-                for variant in group.variants()
+                for variant in group.replicas()
             ]
             for (variant, _), inputs in zip(points, inputs_of(atoms, points), strict=True):
                 yield Task({**inputs, "task.json": canonical_json({**facts, **variant})})

@@ -36,6 +36,9 @@ class MdGroup(Strict):
     n_sample: int | None = Field(
         None, ge=1, description="How many of their structures each iteration takes, in turn; default: all."
     )
+    n_replica: int = Field(
+        1, ge=1, le=10**4, description="Trajectories of each structure and choice of values; their velocities differ."
+    )
     trj_freq: int = Field(10, ge=1, description="Steps between two frames, and between two rows of model deviation.")
 
     ensemble: str | None = None  # each software says which ones it has
@@ -73,7 +76,11 @@ class MdGroup(Strict):
         if self.nsteps is not None and self.trj_freq > self.nsteps:
             raise ValueError(f"trj_freq {self.trj_freq} is more than nsteps {self.nsteps}: nothing would be explored")
 
+    def replicas(self) -> list[dict[str, Any]]:
+        """What is known of each trajectory of one structure: each variant, n_replica times."""
+        return [variant for variant in self.variants() for _ in range(self.n_replica)]
+
     def variants(self) -> list[dict[str, Any]]:
-        """What differs between the trajectories of one structure, in a fixed order."""
+        """What differs between the trajectories of one structure but the velocities, in a fixed order."""
         pressures: Sequence[float | None] = (self.press if self.coupled else None) or [None]
         return [{"temp": temp, "press": press} for temp in self.temps or [] for press in pressures]

@@ -285,6 +285,29 @@ def test_trj_freq_need_not_divide_nsteps() -> None:
     assert TaskGroup.model_validate({**NVT, "trj_freq": 7}).trj_freq == 7
 
 
+def test_replicas_differ_by_their_velocities(tmp_path: Path) -> None:
+    group = {**NVT, "temps": [300.0, 600.0], "n_replica": 3}
+    run = ExploreRun(tmp_path, {"cu": [CU]}, [[group]], ["Cu"])
+    assert run.plan().n_jobs == 6
+    facts = [json.loads((run.task(job) / "task.json").read_bytes()) for job in range(6)]
+    assert [fact["temp"] for fact in facts] == [300.0] * 3 + [600.0] * 3
+    texts = {(run.task(job) / "in.lammps").read_text() for job in range(6)}
+    assert len(texts) == 6
+
+
+def test_replicas_of_a_template_need_its_seed(tmp_path: Path) -> None:
+    group = {"structures": ["cu"], "template": "@t", "n_replica": 2, "revisions": {"V_TEMP": [3], "V_NSTEPS": [9]}}
+    for text, fits in ((TEMPLATE, True), (TEMPLATE.replace("V_SEED", "17"), False)):
+        text = text.replace("fix dpgen_plm\n", "")
+        (tmp_path / str(fits)).mkdir()
+        run = ExploreRun(tmp_path / str(fits), {"cu": [CU]}, [[group]], ["Cu"], {"t": text})
+        if fits:
+            assert run.plan().n_jobs == 2
+        else:
+            with pytest.raises(ConfigError, match=r"stages\.0\.0\.n_replica: the template has no V_SEED"):
+                run.plan()
+
+
 def test_seed_of_a_template_is_not_the_users() -> None:
     with pytest.raises(ValidationError, match="V_SEED is filled in by itself"):
         TaskGroup.model_validate({"structures": ["cu"], "template": "x", "revisions": {"V_SEED": [1]}})
