@@ -74,6 +74,16 @@ class UserFile(RootModel[str]):
     model_config = {"strict": True, "frozen": True}
 
     @property
+    def name(self) -> str:
+        """What it is called in a task's folder."""
+        return self.root.rpartition("/")[2]
+
+    @property
+    def keeps_name(self) -> bool:
+        """Has it a name that a store and a shell know too? A pattern stands for such names."""
+        return bool(re.fullmatch(r"[A-Za-z0-9*?\[][A-Za-z0-9._*?!\[\]-]*", self.name))
+
+    @property
     def stored(self) -> bool:
         return bool(re.match(r"[0-9a-f]{64}/", self.root))
 

@@ -115,4 +115,6 @@ class ExploreRun:
 
 
 def _filled(value: Any, stored: dict[str, str]) -> Any:
+    if isinstance(value, list):
+        return [_filled(item, stored) for item in value]
     return stored.get(value, value) if isinstance(value, str) else value

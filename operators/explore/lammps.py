@@ -83,6 +83,7 @@ def plan(params: PlanParams, ctx: ExplorePlan) -> Planned:
 
     def prepare(group: TaskGroup, where: str) -> Callable[[Atoms, Points], Iterator[dict[str, Content]]]:
         template = read_template(config, group, ctx.files, where) if group.template else {}
+        more = {file.name: user_file(ctx.files, file.root) for file in group.files}
 
         def inputs_of(atoms: Atoms, points: Points) -> Iterator[dict[str, Content]]:
             conf = write_conf(atoms, config.type_map, config.mass_map)
@@ -93,7 +94,7 @@ def plan(params: PlanParams, ctx: ExplorePlan) -> Planned:
                     if template
                     else md_inputs(config, group, variant, seed, periodic)
                 )
-                yield {CONF: conf, **made}
+                yield {CONF: conf, **made, **more}
 
         return inputs_of
 
@@ -192,6 +193,8 @@ def check_files(config: Any, files: Path) -> None:
     for number, stage in enumerate(config.explore.stages):
         for place, group in enumerate(stage):
             where = f"explore.stages.{number}.{place}"
+            for file in group.files:
+                user_file(files, file.root)
             if group.template:
                 template_inputs(read_template(config, group, files, where), group.variants()[0], 1, where)
 

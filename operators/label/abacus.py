@@ -20,7 +20,7 @@ from operators.structures import masses
 
 from .frames import Label, grouped, rows_of
 from .outputs import Problem, number, same_atoms, unit, vectors
-from .program import Fill, Program, ProgramConfig, name_of, names_by_element, read_text
+from .program import Fill, Program, ProgramConfig, names_by_element, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ def fill_input(config: RunConfig, files: Path) -> Fill:
     """What writes the inputs of a frame."""
     label = config.label
     assert isinstance(label, AbacusConfig)
-    where = f"label.input ({name_of(label.input)})"
+    where = f"label.input ({label.input.name})"
     keys = read_input(read_text(label.input, files, where), label.kpt is not None, bool(label.orbital), where)
     weights = masses(config.type_map, config.mass_map)
     pseudo = names_by_element(PSEUDO, label.pseudo)

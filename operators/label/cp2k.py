@@ -15,7 +15,7 @@ from conventions.config import RunConfig, UserFile
 from operators.sums import user_file
 
 from .frames import Label
-from .program import Fill, Program, ProgramConfig, name_of, read_text
+from .program import Fill, Program, ProgramConfig, read_text
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -69,8 +69,8 @@ def read_input(label: Any, files: Path) -> Section:
     from .cp2k_input import read_template
 
     # Latin-1 reads every byte: what a data file holds matters only if the input includes it.
-    included = {name_of(file): user_file(files, file.root).read_text("latin-1") for file in label.files}
-    where = f"label.input ({name_of(label.input)})"
+    included = {file.name: user_file(files, file.root).read_text("latin-1") for file in label.files}
+    where = f"label.input ({label.input.name})"
     return read_template(read_text(label.input, files, where), included, where)
 
 
@@ -79,7 +79,7 @@ def probe_files(config: RunConfig, files: Path) -> dict[str, str | bytes]:
     from .cp2k_input import data_files
 
     label: Any = config.label
-    brought = {name_of(file) for file in label.files}
+    brought = {file.name for file in label.files}
     names = [name for name in data_files(read_input(label, files)) if name not in brought]
     return {"data_files": "".join(f"{name}\n" for name in names)}
 

@@ -17,7 +17,7 @@ from conventions.errors import ConfigError
 
 from .frames import Label, rows_of
 from .outputs import Problem, number, same_atoms, same_positions, unit, vectors
-from .program import Fill, Program, ProgramConfig, name_of, read_text
+from .program import Fill, Program, ProgramConfig, read_text
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -57,7 +57,7 @@ def fill_input(config: RunConfig, files: Path) -> Fill:
     """What puts a frame into the user's input."""
     label = config.label
     assert isinstance(label, NwchemConfig)
-    where = f"label.input ({name_of(label.input)})"
+    where = f"label.input ({label.input.name})"
     before, after = read_template(read_text(label.input, files, where), where)
 
     def fill(atoms: Atoms) -> dict[str, str]:

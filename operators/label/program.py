@@ -90,9 +90,6 @@ class ProgramJob(JobContext):
     files: Annotated[Path, Input(lambda at: at.space.files)]
 
 
-# Names that files have in a store, too; or a pattern, which stands for such names.
-_KEPT = re.compile(r"[A-Za-z0-9*?\[][A-Za-z0-9._*?!\[\]-]*")
-
 # The input files of a frame's task, by name.
 Fill = Callable[["Atoms"], dict[str, str]]
 
@@ -182,7 +179,7 @@ class Program:
 
     def brought(self, label: Any) -> list[tuple[str, UserFile]]:
         """The user's files that a task needs beside its inputs, each with its name in the task's folder."""
-        found = [(name_of(file), file) for file in label.files]
+        found = [(file.name, file) for file in label.files]
         for key, pattern in (self.element_files or {}).items():
             files = getattr(label, key)
             found += [(name, files[element]) for element, name in names_by_element(pattern, files).items()]
@@ -194,7 +191,7 @@ class Program:
         names = Counter(name for name, _ in self.brought(label))
         problems = [f"label.files: {name} is given {count} times" for name, count in names.items() if count > 1]
         taken = [name for name in names if name in (*self.inputs, self.output, FRAMES)]
-        strange = [file.root for file in label.files if not _KEPT.fullmatch(name_of(file))]
+        strange = [file.root for file in label.files if not file.keeps_name]
         problems += [f"label.files: {name}: use letters, digits, '.', '_', '-' in its name" for name in strange]
         problems += [f"label.files: {name} is a name that the run itself uses; rename the file" for name in taken]
         for key in self.element_files or {}:
@@ -273,7 +270,3 @@ def read_text(file: UserFile, files: Path, where: str) -> str:
 def names_by_element(pattern: str, files: Mapping[str, UserFile]) -> dict[str, str]:
     """The name in a task's folder of each element's file: see `Program.element_files`."""
     return {name: pattern.format(element=name, suffix=Path(file.root).suffix) for name, file in files.items()}
-
-
-def name_of(file: UserFile) -> str:
-    return Path(file.root).name

@@ -18,7 +18,7 @@ from operators.structures import masses
 
 from .frames import Label
 from .outputs import Problem, number, same_atoms, same_positions, unit, vectors
-from .program import Fill, Program, ProgramConfig, name_of, names_by_element, read_text
+from .program import Fill, Program, ProgramConfig, names_by_element, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +70,7 @@ def fill_input(config: RunConfig, files: Path) -> Fill:
 
     label = config.label
     assert isinstance(label, QeConfig)
-    where = f"label.input ({name_of(label.input)})"
+    where = f"label.input ({label.input.name})"
     pseudo = names_by_element(PSEUDO, label.pseudo)
     text = read_text(label.input, files, where)
     template = read_template(

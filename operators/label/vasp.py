@@ -18,7 +18,7 @@ from conventions.errors import ConfigError, did_you_mean
 from operators.sums import user_file
 
 from .frames import grouped, rows_of
-from .program import Fill, Program, ProgramConfig, name_of, read_text
+from .program import Fill, Program, ProgramConfig, read_text
 from .vasp_output import read, said
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def fill_input(config: RunConfig, files: Path) -> Fill:
         found = _OF_POTCAR.search(user_file(files, file.root).read_text("latin-1"))
         if not found or found[1] != element:
             what = f"is of {found[1]}" if found else "is no POTCAR: it has no VRHFIN"
-            raise ConfigError(f"label.potcar.{element}: {name_of(file)} {what}; give the POTCAR of {element}")
+            raise ConfigError(f"label.potcar.{element}: {file.name} {what}; give the POTCAR of {element}")
 
     def fill(atoms: Atoms) -> dict[str, str]:
         chosen = by_set.get(str(atoms.info.get("structure", "")), incar)
@@ -80,7 +80,7 @@ def fill_input(config: RunConfig, files: Path) -> Fill:
 
 def read_incar(file: UserFile, files: Path, key: str, has_kpoints: bool) -> str:
     """The text of an INCAR that gives labels."""
-    where = f"{key} ({name_of(file)})"
+    where = f"{key} ({file.name})"
     text = read_text(file, files, where)
     lines = "\n".join(re.split("[#!]", line, maxsplit=1)[0] for line in text.splitlines())
     tags = {name.upper(): value.strip().upper() for name, value in _TAG.findall(lines)}

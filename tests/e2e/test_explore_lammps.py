@@ -210,3 +210,49 @@ def test_same_input_same_bytes(tmp_path: Path, models: Path) -> None:
         run.run()
         found.append([(run.out(0) / file).read_bytes() for file in ("model_devi.out", "traj.lammpstrj")])
     assert found[0] == found[1]
+
+
+COLVARS = """\
+colvar {
+  name stretch
+  distance {
+    group1 {
+      atomNumbers 1
+    }
+    group2 {
+      atomNumbers 2
+    }
+  }
+}
+harmonic {
+  colvars stretch
+  centers V_LENGTH
+  forceConstant 50
+}
+"""
+
+
+def test_a_collective_variable_pulls(tmp_path: Path, models: Path) -> None:
+    """COLVARS of the wheel reads a file of its own beside the template: two bonds held at other lengths."""
+    run = explore(tmp_path, models, {"water": [water()]}, [MD])
+    lines = TEMPLATE.replace("box tilt", "atom_modify map yes\nbox tilt").splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("fix"))
+    lines.insert(place, "fix pull all colvars pull.V_LENGTH.inp output pulled")
+    groups = []
+    for length in (0.9, 1.3):
+        name = f"pull.{length}.inp"
+        stored = {
+            "in.lammps": run._store("in.lammps", "\n".join(lines).replace("V_LENGTH", str(length)).encode() + b"\n"),
+            name: run._store(name, COLVARS.replace("V_LENGTH", str(length)).encode()),
+        }
+        group = {"structures": ["water"], "template": stored["in.lammps"], "files": [stored[name]], "trj_freq": 10}
+        groups.append({**group, "revisions": {"V_TEMP": [100]}})
+    run.config["explore"]["stages"] = [groups]
+    report = run.run()
+    assert (report.complete, report.classes) == (True, {"ok": 2}), report.messages
+    lengths = []
+    for one in run.trajectories():
+        folder = tmp_path / run.place.jobs / one["job_id"] / "out" / one["task_id"]
+        last = ase.io.read(folder / "traj.lammpstrj", index=-1, format="lammps-dump-text")
+        lengths.append(last.get_distance(0, 1, mic=True))
+    assert lengths[0] < lengths[1] - 0.1, lengths

@@ -308,6 +308,35 @@ def test_replicas_of_a_template_need_its_seed(tmp_path: Path) -> None:
                 run.plan()
 
 
+def test_files_that_a_template_reads_lie_beside_it(tmp_path: Path) -> None:
+    group = {"structures": ["cu"], "template": "@in.lammps", "files": ["@colvars.inp"]}
+    texts = {"in.lammps": TEMPLATE.replace("fix dpgen_plm\n", ""), "colvars.inp": "colvar {}\n"}
+    group["revisions"] = {"V_TEMP": [3, 4], "V_NSTEPS": [9]}  # type: ignore[assignment]
+    run = ExploreRun(tmp_path, {"cu": [CU]}, [[group]], ["Cu"], texts)
+    run.app.check_files(run.freeze(), tmp_path / "config/file")
+    assert run.plan().n_jobs == 2
+    assert [(run.task(job) / "colvars.inp").read_text() for job in (0, 1)] == ["colvar {}\n"] * 2
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["a b"], "use letters, digits"),
+        (["sub/in.lammps"], "in.lammps is a name that the run itself uses"),
+        (["graph.000.pb"], "a name that the run itself uses"),
+        (["x/colvars", "y/colvars"], "colvars is given 2 times"),
+    ],
+)
+def test_files_that_would_take_anothers_place(files: list[str], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        TaskGroup.model_validate({"structures": ["cu"], "template": "in.lammps", "files": files})
+
+
+def test_files_go_with_a_template() -> None:
+    with pytest.raises(ValidationError, match="remove files: it goes with a template"):
+        TaskGroup.model_validate({**NVT, "files": ["colvars"]})
+
+
 def test_seed_of_a_template_is_not_the_users() -> None:
     with pytest.raises(ValidationError, match="V_SEED is filled in by itself"):
         TaskGroup.model_validate({"structures": ["cu"], "template": "x", "revisions": {"V_SEED": [1]}})
