@@ -144,6 +144,9 @@ class Repository(Strict):
     key: Annotated[str, Field(pattern=_KEY)] | None = Field(None, description="Its key.")
     endpoint: Endpoint | None = Field(None, description="The store as pods see it; default: as the prefix says.")
     credentials: Credentials | None = None
+    ca: SecretKey | None = Field(
+        None, description="Secret with the CA certificates (PEM) that verify the store, where its authority is private."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Repository:

@@ -18,9 +18,10 @@ from .builder import seal
 STEP_LABEL = "dpgen2-sm/step"
 JOB_LABEL = "dpgen2-sm/job"
 _ROOT = "/dpgen2"
+_CA = "/dpgen2-ca"
 _MONTH = 30 * 24 * 3600
 _HINT = 600  # seconds
-_JOB = "job"
+_JOB, _GUARD = "job", "guard"
 
 
 def dress(manifest: dict[str, Any], engine: ArgoConfig, stage: StageConfig, store: Place) -> dict[str, Any]:
@@ -55,6 +56,8 @@ def dress(manifest: dict[str, Any], engine: ArgoConfig, stage: StageConfig, stor
             pod = stage.pod if template["name"] == _JOB else engine.pod
             own = _secrets_of(template["name"], engine)
             _dress_template(template, pod.model_copy(update={"secrets": {**pod.secrets, **own}}))
+            if template["name"] == _GUARD and engine.repository.ca:
+                _mount_ca(template, engine.repository.ca)
             if template["name"] == "notify":  # the workflow's own deadline is not for its last pod, and the run waits
                 template["activeDeadlineSeconds"] = _HINT
     return seal(manifest)
@@ -69,6 +72,8 @@ def coordinates(repository: Repository, store: Place) -> dict[str, Any]:
     found: dict[str, Any] = {"bucket": store.bucket, "endpoint": host, "insecure": scheme == "http"}
     if store.region:
         found["region"] = store.region
+    if repository.ca:
+        found["caSecret"] = repository.ca.model_dump()
     if repository.credentials is None:
         return {**found, "useSDKCreds": True}
     secrets = repository.credentials
@@ -118,6 +123,15 @@ def _dress_template(template: dict[str, Any], pod: Pod) -> None:
         template["podSpecPatch"] = json.dumps(pod.patch, sort_keys=True)
 
 
+def _mount_ca(template: dict[str, Any], ca: SecretKey) -> None:
+    """For the pod that speaks to the store itself; Argo's executor is told with each artifact."""
+    script = template["script"]
+    volume = {"name": "ca", "secret": {"secretName": ca.name, "items": [{"key": ca.key, "path": ca.key}]}}
+    template["volumes"] = [*template["volumes"], volume]
+    script["volumeMounts"] = [*script["volumeMounts"], {"name": "ca", "mountPath": _CA, "readOnly": True}]
+    script["env"] = [*script["env"], {"name": "AWS_CA_BUNDLE", "value": f"{_CA}/{ca.key}"}]
+
+
 def _resources(pod: Pod) -> dict[str, str]:
     found = {"cpu": f"{pod.cpu:g}" if pod.cpu else None, "memory": pod.memory}
     found[pod.gpu_resource] = str(pod.gpu) if pod.gpu else None
@@ -134,7 +148,7 @@ def _environment(pod: Pod) -> list[dict[str, Any]]:
 def _secrets_of(step: str, engine: ArgoConfig) -> dict[str, SecretKey]:
     """The guard writes its claim into the store itself, and the last pod signs its hint: only they get the keys."""
     keys = engine.repository.credentials
-    if step == "guard" and keys:
+    if step == _GUARD and keys:
         return {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}
     if step == "notify" and engine.hook:
         return {"DPGEN2_HOOK_KEY": engine.hook.key}

@@ -205,6 +205,25 @@ def test_artifacts_of_a_repository_that_the_cluster_knows_have_only_keys() -> No
         assert spec.get("artifactRepositoryRef", {}) == wanted
 
 
+def test_a_private_authority_of_the_store() -> None:
+    """Argo's executor is told with each artifact; only the guard speaks to the store itself."""
+    ca = {"name": "store-ca", "key": "ca.crt"}
+    engine = {**ENGINE, "repository": {**ENGINE["repository"], "endpoint": "https://minio.argo:9000", "ca": ca}}
+    workflow = dressed(engine=engine)
+    validate(workflow.manifest)
+    assert all(each["s3"]["caSecret"] == ca for each in artifacts(workflow.manifest))
+    guard = template(workflow, "guard")
+    assert guard["volumes"][-1] == {
+        "name": "ca",
+        "secret": {"secretName": "store-ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]},
+    }
+    assert {"name": "AWS_CA_BUNDLE", "value": "/dpgen2-ca/ca.crt"} in guard["script"]["env"]
+    assert not any(volume["name"] == "ca" for volume in template(workflow, "plan")["volumes"])
+    known = dressed(engine={"type": "argo", "repository": {"config_map": "x", "ca": ca}})
+    assert all(list(each["s3"]) == ["key"] for each in artifacts(known.manifest)), "the cluster's own says it"
+    assert template(known, "guard")["volumes"][-1]["name"] == "ca"
+
+
 def test_without_credentials_pods_use_their_service_account() -> None:
     engine = {"type": "argo", "repository": {"endpoint": "https://s3.amazonaws.com"}}
     found = artifacts(dressed(engine=engine).manifest)
