@@ -30,7 +30,7 @@ test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k, pw.x
 
 test-torch: $(VENV)/.dev $(TORCH)/.pytorch $(TORCH)/.mace ## PyTorch and MACE end to end; each in a virtual environment of its own (5 GB)
 	DPGEN2_TORCH_VENV=$(TORCH)/pytorch DPGEN2_MACE_VENV=$(TORCH)/mace $(BIN)/pytest -n 2 --dist loadfile -m engines \
-	  $(if $(K),-k "$(K)") tests/e2e/test_train_pytorch.py tests/e2e/test_train_mace.py
+	  tests/e2e/test_train_pytorch.py tests/e2e/test_train_mace.py
 
 soak: $(VENV)/.dev ## kills, orders and damages at random: make soak SECONDS=3600 SEED=7
 	SOAK_SECONDS=$(or $(SECONDS),600) SOAK_SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/fault/test_soak.py tests/fault/test_soak_orders.py

@@ -27,7 +27,7 @@ def need_venv(variable: str, program: str) -> Path:
     venv = os.environ.get(variable)
     if not venv:
         pytest.skip(f"{variable} is not set: let it name the folder of a virtual environment with {program}")
-    path = Path(venv) / "bin"
+    path = Path(venv).absolute() / "bin"
     if not (path / program).exists():
         pytest.fail(f"{variable}={venv}: there is no bin/{program} in it")
     return path
