@@ -251,11 +251,12 @@ class Job:
             if self.batch_job.job_id:
                 self._say("taken up again")
                 return True
-        self.submission = self.route = None
         return False
 
     def _take(self, route: "Route", name: str) -> None:
-        """Make it the submission of a route, with its number there if it has one."""
+        """Make it the submission of a route, with its number there if it has one; each look is a call over SSH."""
+        if self.route is route:
+            return
         self.route, self.submission = route, route.submission(name, OUTPUTS.values())
         context = self.submission.machine.context
         self.submission.try_recover_from_json()
