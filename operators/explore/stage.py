@@ -28,10 +28,10 @@ from operators.jobs import (
     write_report,
 )
 from operators.registry import load_config
+from operators.selected import selected_frames
 from operators.structures import has_molecules, load_structures
 from operators.sums import SUMS
 
-from .selected import selected_frames
 from .task_group import MdGroup
 from .trajectory import MODEL_DEVI, TRAJECTORY, Outcome
 
@@ -101,8 +101,9 @@ def choose(config: Any, params: PlanParams, number: int, ctx: ExplorePlan) -> li
     """
     group: MdGroup = config.explore.stages[params.explore_stage][number]
     found = []
+    selected = selected_frames(ctx.selected) if group.start == "selected" else []
     for name in group.structures:
-        going_on = selected_frames(ctx.selected, name) if group.start == "selected" else []
+        going_on = [atoms for atoms in selected if atoms.info.get("structure") == name]
         frames = going_on or load_structures(config, [name], ctx.files)
         found += [(atoms, index) for index, atoms in enumerate(frames)]
     if group.n_sample is None or group.n_sample >= len(found):

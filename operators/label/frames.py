@@ -21,8 +21,9 @@ from conventions.names import canonical_json
 from operators.core import Input, Output, PlanContext, ReduceContext, Reduced, ReduceParams
 from operators.jobs import TaskOutput, job_counts, read_tasks, settles, telling_line, write_report
 from operators.registry import load_config
-from operators.structures import load_structures, read_file
-from operators.sums import verify
+from operators.selected import FRAMES as SELECTED
+from operators.selected import selected_frames
+from operators.structures import load_structures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,20 +88,12 @@ def frames_to_label(config: RunConfig, params: PlanParams, ctx: LabelPlan) -> li
     """The structures of `init.label` at first, later what the last select stage chose (perhaps nothing)."""
     if not params.has_selected:
         return load_structures(config, config.init.label, ctx.files)
-    path = ctx.selected / "frames.extxyz"
-    if path.exists():
-        verify(ctx.selected, path.name, what="the product of select")
-    if not path.is_file() or path.stat().st_size == 0:
-        return []
-    try:
-        frames = read_file(path, "extxyz")
-    except ValueError as error:
-        raise DataError(f"{path.name} of the select stage: {error}") from None
+    frames = selected_frames(ctx.selected)
     for number, atoms in enumerate(frames):
         unknown = sorted(set(atoms.get_chemical_symbols()) - set(config.type_map))
         if unknown or atoms.cell.rank < 3:
             problem = f"element {unknown[0]} is not in type_map" if unknown else "it has no periodic cell"
-            raise DataError(f"{path.name} of the select stage: frame {number}: {problem}")
+            raise DataError(f"{SELECTED} of the select stage: frame {number}: {problem}")
     return frames
 
 
