@@ -204,15 +204,20 @@ def check(config: RunConfig) -> list[str]:
 
 
 def check_molecules(config: Any, files: Path) -> None:
-    """Refuse to couple a cell to a pressure where there is none."""
-    for number, stage in enumerate(config.explore.stages):
-        for place, group in enumerate(stage):
-            for name in group.structures if group.coupled else []:
-                if has_molecules(config, name, files):
-                    raise ConfigError(
-                        f"explore.stages.{number}.{place}: {group.ensemble} needs a cell, but structures.{name} has "
-                        "molecules (files without a cell): take another ensemble, or give the files their cell"
-                    )
+    """Refuse to couple a cell to a pressure where there is none; each set is read once."""
+    coupled = {
+        name: f"explore.stages.{number}.{place}: {group.ensemble}"
+        for number, stage in reversed(list(enumerate(config.explore.stages)))
+        for place, group in reversed(list(enumerate(stage)))
+        if group.coupled
+        for name in group.structures
+    }  # with the first place of each
+    for name, where in coupled.items():
+        if has_molecules(config, name, files):
+            raise ConfigError(
+                f"{where} needs a cell, but structures.{name} has molecules (files without a cell): take another "
+                "ensemble, or give the files their cell"
+            )
 
 
 def notes(config: RunConfig) -> list[str]:
