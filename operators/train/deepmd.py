@@ -19,8 +19,7 @@ from conventions.config import RunConfig, StageConfig, UserFile
 from conventions.documents import Strict
 from conventions.errors import ConfigError
 from conventions.names import canonical_json, derive_seed
-from conventions.space import DataSpace
-from operators.core import App, Committee, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
+from operators.core import App, Committee, Input, JobContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, read_tasks, write_jobs
 from operators.registry import load_config
 from operators.setup import with_setup
@@ -33,7 +32,7 @@ from .dp_judge import is_frozen, is_saved, judge
 from .dp_model import BACKENDS, PRETRAINED, start_file
 from .live import live
 from .neighbours import short_sel
-from .results import DIVERGED, write_committee
+from .stage import DIVERGED, PlanParams, TrainPlan, check_deviation, folders_of_tests, need_systems, write_committee
 
 STARTS = ("training_init_frozen_model", "training_finetune_model")
 Steps = Annotated[int, Field(ge=1, le=10**9)]
@@ -120,18 +119,6 @@ class DeepmdConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class PlanParams:
-    iteration: int
-    has_models: bool
-    systems: list[str]
-
-
-@dataclass(frozen=True)
-class TrainPlan(PlanContext):
-    files: Annotated[Path, Input(lambda at: at.space.files, optional=True)]
-
-
-@dataclass(frozen=True)
 class TrainJob(JobContext):
     """A training job reads all data, and the last committee where there is one."""
 
@@ -143,8 +130,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     """One task a model: its input.json, and how to begin."""
     config = load_config(ctx.config.read_bytes())
     train: DeepmdConfig = config.train
-    if not params.systems:
-        raise ConfigError("train: there are no training systems; give init.label or init.data something to train on")
+    need_systems(params.systems)
     reuse = train.training_reuse_iter is not None and params.iteration >= train.training_reuse_iter
     reuse = reuse and params.has_models
     templates = [read_input(user_file(ctx.files, file.root), config.type_map, train.head) for file in train.inputs()]
@@ -154,7 +140,6 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     option = "--finetune" if train.training_finetune_model else "--init-frz-model"
     models = [] if reuse else train.training_finetune_model or train.training_init_frozen_model
     suffix = BACKENDS[train.backend].suffix
-    space = DataSpace({})
     job = {
         **({} if train.backend == "tensorflow" else {"backend": train.backend}),
         **({"head": train.head} if train.head else {}),
@@ -162,7 +147,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
         "start": option if models else "",
         "train_args": ["--skip-neighbor-stat"] if train.skip_neighbor_stat else [],
         "compress": train.dp_compress,
-        "tests": [f"data/{space.dataset_test(name)[len(space.dataset) + 1 :]}" for name in sorted(config.init.test)],
+        "tests": [f"data/{name}" for name in folders_of_tests(config)],
     }
 
     def task(index: int) -> Task:
@@ -247,9 +232,7 @@ def check(config: RunConfig) -> list[str]:
     """Problems that no file is needed to see."""
     train = config.train
     assert isinstance(train, DeepmdConfig)
-    problems = []
-    if train.numb_models < 2 and config.select.app == "model_devi":
-        problems.append("train.numb_models: one model has no deviation; select.model_devi needs at least 2")
+    problems = check_deviation(train.numb_models, config.select.app)
     if train.dp_compress and train.skip_neighbor_stat:
         problems.append("train.dp_compress: it needs the neighbor statistics; set skip_neighbor_stat to false")
     if all(getattr(train, name) for name in STARTS):

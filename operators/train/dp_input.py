@@ -12,6 +12,7 @@ from conventions.errors import ConfigError, DataError
 from conventions.space import DataSpace
 
 from .dp_heads import check_heads, data_section, has_heads, seed_heads
+from .stage import of_iteration
 
 # Names that DeePMD-kit knows for the length of a training.
 STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
@@ -69,9 +70,7 @@ def fill_input(found: dict[str, Any], train: Any, iteration: int, systems: list[
     data["systems"] = paths
     (training if train.head is None else training["data_dict"][train.head]).pop("validation_data", None)
 
-    steps = train.numb_steps
-    if isinstance(steps, list):
-        steps = steps[min(iteration, len(steps) - 1)]
+    steps = of_iteration(train.numb_steps, iteration)
     if reuse and train.training_reuse_numb_steps is not None:
         steps = train.training_reuse_numb_steps
     key = next((name for name in STEPS if name in training), "numb_steps")

@@ -11,7 +11,7 @@ from conventions.errors import DataError
 from operators.jobs import TaskOutput
 
 from .dp_model import BACKENDS
-from .results import DIVERGED, Judged, who
+from .stage import DIVERGED, Judged, who
 
 _GRAPH = b"\n"  # the first field of TensorFlow's GraphDef
 

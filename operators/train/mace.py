@@ -19,8 +19,7 @@ from conventions.config import RunConfig, StageConfig, UserFile
 from conventions.documents import parse_json
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json, derive_seed
-from conventions.space import DataSpace
-from operators.core import App, Committee, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
+from operators.core import App, Committee, Input, JobContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, TaskOutput, read_tasks, write_jobs
 from operators.live import TASK_LOG, Read
 from operators.registry import load_config
@@ -29,7 +28,17 @@ from operators.sums import user_file
 
 from .dp_judge import is_saved
 from .mace_infer import models
-from .results import Judged, who, write_committee
+from .stage import (
+    Judged,
+    PlanParams,
+    TrainPlan,
+    check_deviation,
+    folders_of_tests,
+    need_systems,
+    of_iteration,
+    who,
+    write_committee,
+)
 
 Epochs = Annotated[int, Field(ge=1, le=10**9)]
 # What the run decides; the rest of MACE's options is the user's, and MACE refuses the ones that it does not know.
@@ -61,18 +70,6 @@ class MaceConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class PlanParams:
-    iteration: int
-    has_models: bool
-    systems: list[str]
-
-
-@dataclass(frozen=True)
-class TrainPlan(PlanContext):
-    files: Annotated[Path, Input(lambda at: at.space.files, optional=True)]
-
-
-@dataclass(frozen=True)
 class TrainJob(JobContext):
     """A training job reads all data."""
 
@@ -83,14 +80,12 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     """One task a model: the user's input, and the options that the run adds to it."""
     config = load_config(ctx.config.read_bytes())
     train: MaceConfig = config.train
-    if not params.systems:
-        raise ConfigError("train: there are no training systems; give init.label or init.data something to train on")
+    need_systems(params.systems)
     source = user_file(ctx.files, train.input.root)
     fixed = options(train, params.iteration, config.type_map, read_keys(source))
-    space = DataSpace({})
     job = {
         "systems": sorted(params.systems),
-        "tests": [space.dataset_test(name)[len(space.dataset) + 1 :] for name in sorted(config.init.test)],
+        "tests": folders_of_tests(config),
         "model": train.foundation_model.root if train.foundation_model else None,
     }
 
@@ -166,9 +161,9 @@ def options(train: MaceConfig, iteration: int, type_map: list[str], given: set[s
             )
     else:
         defaults["E0s"] = "average"
-    epochs = train.max_num_epochs
+    epochs = of_iteration(train.max_num_epochs, iteration)
     if epochs is not None:
-        found["max_num_epochs"] = str(epochs[min(iteration, len(epochs) - 1)] if isinstance(epochs, list) else epochs)
+        found["max_num_epochs"] = str(epochs)
     elif "max_num_epochs" not in given:
         raise ConfigError("train.max_num_epochs: neither the run nor train.input says how many epochs to train")
     found.update({key: value for key, value in defaults.items() if key not in given})
@@ -234,9 +229,7 @@ def judge(task: TaskOutput, tested: bool) -> Judged:
 def check(config: RunConfig) -> list[str]:
     """Problems that no file is needed to see."""
     train: Any = config.train
-    if train.numb_models < 2 and config.select.app == "model_devi":
-        return ["train.numb_models: one model has no deviation; select.model_devi needs at least 2"]
-    return []
+    return check_deviation(train.numb_models, config.select.app)
 
 
 def check_files(config: Any, files: Path) -> None:

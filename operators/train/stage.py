@@ -1,18 +1,60 @@
-"""From judged models to the product and the report of a train stage: the same for every trainer."""
+"""What plan and reduce of every trainer have in common: one task is one model."""
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
+from conventions.config import RunConfig
 from conventions.documents import StageReport
-from operators.core import ReduceContext, Reduced, ReduceParams
+from conventions.errors import ConfigError
+from conventions.space import DataSpace
+from operators.core import Input, PlanContext, ReduceContext, Reduced, ReduceParams
 from operators.jobs import TaskOutput, job_counts, write_report
 
 # Class of a model (ok, diverged, broken, failed), its figures (eV/atom, eV/Angstrom), and what a person should know.
 Judged = tuple[str, dict[str, float], str]
 DIVERGED = "diverged.txt"  # what a task leaves instead of a model where the loss became NaN
+
+
+@dataclass(frozen=True)
+class PlanParams:
+    iteration: int
+    has_models: bool
+    systems: list[str]
+
+
+@dataclass(frozen=True)
+class TrainPlan(PlanContext):
+    files: Annotated[Path, Input(lambda at: at.space.files, optional=True)]
+
+
+def need_systems(systems: Sequence[str]) -> None:
+    """Raise `ConfigError` where there is nothing to train on."""
+    if not systems:
+        raise ConfigError("train: there are no training systems; give init.label or init.data something to train on")
+
+
+def folders_of_tests(config: RunConfig) -> list[str]:
+    """The folders of the independent test data, relative to the dataset."""
+    space = DataSpace({})
+    return [space.dataset_test(name)[len(space.dataset) + 1 :] for name in sorted(config.init.test)]
+
+
+def of_iteration(numbers: int | list[int] | None, iteration: int) -> int | None:
+    """One number for all iterations, or that of this one; the last repeats."""
+    return numbers[min(iteration, len(numbers) - 1)] if isinstance(numbers, list) else numbers
+
+
+def check_deviation(numb_models: int, select: str) -> list[str]:
+    """A committee of one has no deviation."""
+    if numb_models < 2 and select == "model_devi":
+        return ["train.numb_models: one model has no deviation; select.model_devi needs at least 2"]
+    return []
 
 
 def who(task: TaskOutput) -> str:
