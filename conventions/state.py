@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,8 +24,12 @@ _PHASE = form(
 
 
 class Convergence(Strict):
-    """When exploration counts as converged."""
+    """When exploration counts as converged, and whether a stage of it is repeated until it has."""
 
+    repeat: Literal["until_converged", "once"] = Field(
+        "until_converged",
+        description="once: each exploration stage takes one iteration, whatever it finds, as a job of DP-GEN does.",
+    )
     accuracy: float = Field(
         0.95, gt=0, le=1, description="Minimum fraction of explored frames whose model deviation is below f_trust_lo."
     )
@@ -35,6 +39,14 @@ class Convergence(Strict):
         gt=0,
         description="Maximum relative change of the 95th percentile of max_devi_f between two iterations in a row.",
     )
+
+    @model_validator(mode="after")
+    def _in_a_row(self) -> Convergence:
+        if self.repeat == "once" and self.clean_iterations > 1:
+            raise ValueError(
+                "clean_iterations: with `repeat: once` no stage has a second iteration; take one of them out"
+            )
+        return self
 
 
 class Policy(Strict):

@@ -221,9 +221,13 @@ def check_molecules(config: Any, files: Path) -> None:
 
 
 def notes(config: RunConfig) -> list[str]:
-    """Pressures that are given, as DP-GEN's inputs often do, where nothing is coupled to them."""
+    """Pressures that are given, as DP-GEN's inputs often do, where nothing is coupled to them; stages never reached."""
     explore: Any = config.explore
-    return [
+    few = config.convergence.repeat == "once" and config.max_iterations < len(explore.stages)
+    return few * [
+        f"max_iterations: {config.max_iterations}, but {len(explore.stages)} exploration stages take one iteration "
+        "each (convergence.repeat: once); the last ones are not reached"
+    ] + [
         f"explore.stages.{number}.{place}: press is not used with ensemble {group.ensemble}; npt uses it"
         for number, stage in enumerate(explore.stages)
         for place, group in enumerate(stage)

@@ -90,13 +90,17 @@ class Cursor:
     def final_converged(self) -> bool:
         return self.doc.final == "converged"
 
-    def last_stage_clean(self) -> bool:
-        return self._clean() and self.doc.explore_stage + 1 >= self.doc.policy.explore_stages
+    def explored(self) -> bool:
+        """The last exploration stage is done."""
+        return self._leaves() and self.doc.explore_stage + 1 >= self.doc.policy.explore_stages
+
+    def clean(self) -> bool:
+        return self._clean()
 
     def goes_on(self) -> bool:
         """Another iteration is allowed and would not repeat the same one."""
         another = self.doc.round + 1 < self.doc.policy.max_iterations
-        return another and (self.has_work() or self._accurate())
+        return another and not self.explored() and (self.has_work() or self._accurate() or self._leaves())
 
     def unterminated(self) -> bool:
         return not self.seen.terminated
@@ -145,12 +149,12 @@ class Cursor:
     def next_iteration(self) -> None:
         """After select: start the next one; without new labels the models stay, and exploration repeats or moves on."""
         clean = self.doc.clean + 1 if self._accurate() else 0
-        moved = {"explore_stage": self.doc.explore_stage + 1, "clean": 0} if self._clean() else {"clean": clean}
+        moved = {"explore_stage": self.doc.explore_stage + 1, "clean": 0} if self._leaves() else {"clean": clean}
         self._enter(self.state.partition(".")[0], iteration=self.doc.iteration + 1, **moved, **adopted(self.doc))
 
     def last_labels(self) -> None:
         """The last iteration: label what was chosen last, and train on it."""
-        final = "converged" if self.last_stage_clean() else "exhausted"
+        final = "converged" if self.explored() and self._clean() else "exhausted"
         self._enter("label", iteration=self.doc.iteration + 1, final=final, **adopted(self.doc))
 
     def finish(self) -> None:
@@ -238,6 +242,10 @@ class Cursor:
     def _clean(self) -> bool:
         return self._accurate() and self.doc.clean + 1 >= self.doc.policy.convergence.clean_iterations
 
+    def _leaves(self) -> bool:
+        """Is this iteration the last one of its exploration stage?"""
+        return self._clean() or self.doc.policy.convergence.repeat == "once"
+
     def _trouble(self) -> str:
         messages = list(self.seen.report.messages) if self.seen.report else []
         return "; ".join(dict.fromkeys([*messages, *([self.seen.message] if self.seen.message else [])])) or (
@@ -251,10 +259,17 @@ class Cursor:
         return f"; {report.jobs.failed} of {report.jobs.planned} jobs are run again"
 
     def _why_exhausted(self) -> str:
-        if self.doc.final or self.doc.round + 1 >= self.doc.policy.max_iterations:
+        last = self.doc.explore_stage + 1 >= self.doc.policy.explore_stages
+        once = last and self.doc.policy.convergence.repeat == "once"
+        if once or self.doc.final or self.doc.round + 1 >= self.doc.policy.max_iterations:
             why = why_not_converged(self._trail(), self.doc.policy.convergence.accuracy)
-            more = "; `dpgen2-sm extend RUN --iterations N` goes on" if self.doc.final or self._accurate() else ""
-            reached = f"max_iterations ({self.doc.policy.max_iterations}) reached before convergence"
+            if once:
+                reached = "every exploration stage has had its one iteration (convergence.repeat: once)"
+                more = "; to go on, add stages, `patch`, and `rewind` to the last explore"
+            else:
+                reached = f"max_iterations ({self.doc.policy.max_iterations}) reached before convergence"
+                goes = self.doc.final or self._accurate()
+                more = "; `dpgen2-sm extend RUN --iterations N` goes on" if goes else ""
             return f"{reached}{': ' * bool(why)}{why}{more}"
         return (
             "not converged, but no frame was chosen to label: the inaccurate frames are above f_trust_hi or were "

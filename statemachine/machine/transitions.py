@@ -63,8 +63,8 @@ def _rows() -> list[dict[str, Any]]:
             rows += [tick(running, "select.submitting", ["complete", "has_work"], "next_stage")]
         if stage == "select":
             rows += [
-                tick(running, "label.submitting", ["complete", "last_stage_clean", "has_work"], "last_labels"),
-                tick(running, "converged", ["complete", "last_stage_clean"], "finish"),
+                tick(running, "label.submitting", ["complete", "explored", "has_work"], "last_labels"),
+                tick(running, "converged", ["complete", "explored", "clean"], "finish"),
                 tick(running, "label.submitting", ["complete", "goes_on", "has_work"], "next_iteration"),
                 tick(running, "explore.submitting", ["complete", "goes_on"], "next_iteration"),
                 tick(running, "label.submitting", ["complete", "has_work"], "last_labels"),

@@ -34,6 +34,11 @@ def extend(store: Store, iterations: int, reason: str) -> State:
             f"cannot extend: the run's state is {state.at}; only a run that ended at max_iterations is extended "
             "(`patch` changes max_iterations of one that goes on)"
         )
+    if state.policy.convergence.repeat == "once" and state.explore_stage + 1 >= state.policy.explore_stages:
+        raise CommandRefused(
+            "cannot extend: with convergence.repeat: once the last exploration stage is not repeated; add stages to "
+            "the configuration, `patch` it, and `rewind` to the last explore"
+        )
     if not state.final and not is_accurate(state, state.figures):
         raise CommandRefused(
             "cannot extend: the run ended because no frame was chosen to label, and the next iteration would choose "

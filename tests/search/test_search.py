@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 
 from conventions.names import sha256
-from conventions.state import State
+from conventions.state import Convergence, State
 from tests.doubles import first_state
 from tests.figures import Figures
 
@@ -72,6 +72,18 @@ def test_nothing_is_lost_and_nothing_is_done_twice(
     found = searched(stages, faults, commands, pollers, damage)
     assert set(found.ends) >= {"train.submitting", "train.running", "converged"}
     what = f"stages {stages}, accidents {faults}{' or damage' * damage}, commands {commands}, pollers {pollers}"
+    figure(f"search: worlds ({what})", found.worlds, exact=False)
+    figure(f"search: moves between them ({what})", found.moves, exact=False)
+
+
+@pytest.mark.parametrize(("faults", "pollers"), [(0, 2), pytest.param(1, 1, marks=pytest.mark.slow)])
+def test_exploration_stages_that_run_once(figure: Figures, faults: int, pollers: int) -> None:
+    """Two of them, never accurate: two iterations, then the last labels and training."""
+    policy = RULES.model_copy(update={"explore_stages": 2, "convergence": Convergence(repeat="once")})
+    start = first(9).model_copy(update={"policy": policy})
+    found = Search(Scenario(start, faults, 0, pollers, False, 9)).run()
+    assert set(found.ends) >= {"explore.running", "exhausted"} and "converged" not in found.ends
+    what = f"10 stages, exploration once, accidents {faults}, commands 0, pollers {pollers}"
     figure(f"search: worlds ({what})", found.worlds, exact=False)
     figure(f"search: moves between them ({what})", found.moves, exact=False)
 

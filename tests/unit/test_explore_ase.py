@@ -15,6 +15,7 @@ from ase.build import bulk
 from pydantic import ValidationError
 
 from conventions.errors import ConfigError
+from conventions.state import Convergence
 from operators import registry
 from operators.committee import check_drives
 from operators.explore.ase import AseConfig, programs, run_script
@@ -220,6 +221,15 @@ def test_press_that_nothing_uses_is_told(tmp_path: Path) -> None:
     groups = [{**NVT, "press": [1.0]}, {**RELAX, "relax_cell": True, "press": [1.0]}]
     (note,) = explore(tmp_path, groups).app.notes(explore(tmp_path, groups).freeze())
     assert note.startswith("explore.stages.0.0: press is not used with ensemble nvt")
+
+
+def test_stages_that_are_not_reached_are_told(tmp_path: Path) -> None:
+    run = explore(tmp_path, [NVT])
+    config = run.freeze().model_copy(update={"convergence": Convergence(repeat="once"), "max_iterations": 1})
+    assert run.app.notes(config) == []
+    more = config.explore.model_copy(update={"stages": config.explore.stages * 2})
+    (note,) = run.app.notes(config.model_copy(update={"explore": more}))
+    assert note.startswith("max_iterations: 1, but 2 exploration stages")
 
 
 # --- doctor ---------------------------------------------------------------------------------------------------------

@@ -173,6 +173,51 @@ def test_level_drift_must_be_small() -> None:
     assert decide(state, seen(selected(99, 1, level=0.19, iteration=1))).state.final == "converged"
 
 
+def once(stages: int = 2, most: int = 9) -> Policy:
+    """The rules of a run each of whose exploration stages takes one iteration."""
+    rules = Convergence(repeat="once")
+    return Policy(
+        apps=APPS, max_iterations=most, explore_stages=stages, retries=dict.fromkeys(APPS, 2), convergence=rules
+    )
+
+
+@pytest.mark.parametrize(
+    ("figures", "at"),
+    [((50, 50), "label"), ((50, 0, 50), "explore"), ((99, 1), "label"), ((100, 0), "explore")],
+)
+def test_with_repeat_once_every_stage_is_followed_by_the_next(figures: tuple[int, ...], at: str) -> None:
+    state = decide(running("select", policy=once()), seen(selected(*figures))).state
+    assert (state.at, state.explore_stage, state.iteration, state.final) == (f"{at}.submitting", 1, 1, "")
+
+
+@pytest.mark.parametrize(("figures", "final"), [((50, 50), "exhausted"), ((99, 1), "converged")])
+def test_with_repeat_once_the_last_stage_is_labelled_and_trained_on(figures: tuple[int, ...], final: str) -> None:
+    state = decide(running("select", policy=once(1)), seen(selected(*figures))).state
+    assert (state.at, state.iteration, state.final) == ("label.submitting", 1, final)
+    trained = state.model_copy(update={"at": "train.running", "stage": "train"})
+    ended = decide(trained, seen(report("train", iteration=1))).state
+    assert ended.at == final and ("convergence.repeat: once" in ended.reason) == (final == "exhausted")
+
+
+@pytest.mark.parametrize(("figures", "at"), [((50, 0, 50), "exhausted"), ((100, 0), "converged")])
+def test_with_repeat_once_the_last_stage_ends_the_run(figures: tuple[int, ...], at: str) -> None:
+    state = decide(running("select", policy=once(1)), seen(selected(*figures))).state
+    assert state.at == at
+    assert ("add stages, `patch`, and `rewind`" in state.reason) == (at == "exhausted")
+
+
+def test_with_repeat_once_max_iterations_still_ends_the_run() -> None:
+    state = decide(running("select", policy=once(3, most=1)), seen(selected(50, 50))).state
+    assert (state.at, state.final) == ("label.submitting", "exhausted")
+    trained = state.model_copy(update={"at": "train.running", "stage": "train"})
+    assert "max_iterations (1)" in decide(trained, seen(report("train", iteration=1))).state.reason
+
+
+def test_what_is_not_repeated_has_no_iterations_in_a_row() -> None:
+    with pytest.raises(ValueError, match="clean_iterations"):
+        Convergence(repeat="once", clean_iterations=2)
+
+
 @pytest.mark.parametrize(("candidate", "at"), [(1, "label.submitting"), (0, "explore.submitting")])
 def test_a_clean_exploration_stage_is_followed_by_the_next(candidate: int, at: str) -> None:
     policy = Policy(apps=APPS, max_iterations=9, explore_stages=2, retries=dict.fromkeys(APPS, 2))

@@ -116,6 +116,17 @@ def test_an_extension_that_was_interrupted_is_repeated(
     assert (state.at, state.policy.max_iterations, state.iteration) == ("explore.submitting", 3, 2)
 
 
+def test_a_run_whose_stages_run_once_is_not_extended(cli: Cli, stub_run: Path) -> None:
+    with open(stub_run, "a") as run:
+        run.write("convergence: {repeat: once}\n")
+    edit(stub_run, select={"accurate_after": 9})
+    code, output, _ = cli("run", stub_run)
+    assert code == 3
+    assert output.splitlines()[-1].startswith("every exploration stage has had its one iteration (convergence.repeat")
+    code, _, errors = cli("extend", stub_run, "--iterations", "2")
+    assert code == 2 and "cannot extend" in errors and "add stages" in errors
+
+
 def test_a_run_without_candidates_is_not_extended(cli: Cli, stub_run: Path) -> None:
     assert cli("init", stub_run)[0] == 0
     poller = open_poller(f"file://{stub_run.parent}/out")
