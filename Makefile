@@ -64,8 +64,9 @@ bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle mac
 
 bench-peers: $(PEERS)/.done ## DP-GEN, for benchmarks/orchestration.py to compare with; in a virtual environment of its own
 
-docs: $(VENV)/.dev ## the machine's diagram
+docs: $(VENV)/.dev ## the machine's diagram, the page of DP-GEN's keys
 	$(BIN)/python docs/make_diagram.py
+	$(BIN)/python docs/make_from_dpgen.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

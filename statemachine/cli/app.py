@@ -13,7 +13,7 @@ import typer
 
 from conventions import __version__
 
-from . import evaluate, examine, orders
+from . import evaluate, examine, imports, orders
 from .options import AsJson, ConfigFile, Interval, Target, Yes, checked
 
 if TYPE_CHECKING:
@@ -243,6 +243,7 @@ for order in (
 ):
     app.command()(order)
 app.command()(evaluate.test)
+app.command("import")(imports.import_)
 
 
 @app.command()

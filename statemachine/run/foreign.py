@@ -19,7 +19,7 @@ def foreign(keys: Iterable[str]) -> str | None:
         found = sorted(known.intersection(keys))
         if len(found) >= _ENOUGH:
             return (
-                f"this is {what} ({', '.join(found)}), which dpgen2-sm does not read; write a run.yaml: "
-                "docs/tutorial.md has a whole one, and the README says where each of DP-GEN's keys goes"
+                f"this is {what} ({', '.join(found)}), not a configuration of dpgen2-sm; "
+                "`dpgen2-sm import FILE...` makes one of it"
             )
     return None

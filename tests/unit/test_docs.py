@@ -41,6 +41,11 @@ def test_the_diagram_is_up_to_date() -> None:
     assert (ROOT / "docs" / "machine.md").read_text("utf-8") == made, "run `make docs`"
 
 
+def test_the_page_of_dpgens_keys_is_up_to_date() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_from_dpgen.py"))["page"]()
+    assert (ROOT / "docs" / "from-dpgen.md").read_text("utf-8") == made, "run `make docs`"
+
+
 def test_the_diagram_shows_every_state() -> None:
     text = (ROOT / "docs" / "machine.md").read_text("utf-8")
     first = text.partition("```mermaid")[2].partition("```")[0]

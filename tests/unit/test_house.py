@@ -98,7 +98,8 @@ ROOMS = {  # what a room of statemachine may import of the others
     "engine": {"machine", "store", "logs.py"},
     "run": {"machine", "store", "engine", "logs.py"},
     "daemon": {"machine", "store", "engine", "run", "logs.py"},
-    "cli": {"machine", "store", "engine", "run", "daemon", "logs.py"},
+    "importer": {"machine", "store", "run"},
+    "cli": {"machine", "store", "engine", "run", "daemon", "importer", "logs.py"},
 }
 
 

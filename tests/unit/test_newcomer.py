@@ -172,7 +172,7 @@ def test_the_files_of_dpgen(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monkey
         Path(name).write_text(json.dumps(text))
     code, output, errors = cli(*typed.split())
     assert (code, output, len(errors.splitlines())) == (2, "", 1)
-    assert re.search(rf"this is {what}.*, which dpgen2-sm does not read; write a run.yaml: docs/tutorial.md", errors)
+    assert re.search(rf"this is {what}.*, not a configuration of dpgen2-sm; `dpgen2-sm import FILE...`", errors)
 
 
 def test_our_own_files_with_a_key_of_theirs_are_ours(cli: Cli, stub_run: Path) -> None:

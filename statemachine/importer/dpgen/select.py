@@ -1,0 +1,87 @@
+"""DP-GEN's trust levels and limits."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from conventions.errors import ConfigError
+
+from ..draft import Draft
+from ..source import Section
+from .explore import LEVELS, Job
+
+_OFF = 1e9  # DP-GEN's default of a virial's level is 1e10
+
+
+def selection(param: Section, draft: Draft, jobs: Job) -> None:
+    """The whole select stage."""
+    draft.put("select.app", "model_devi", "")
+    _levels(param, draft, jobs)
+    most = int(param.need("fp_task_max"))
+    draft.put("select.fp_task_max_per_system", most, "fp_task_max, which DP-GEN counts for each system")
+    draft.put("select.fp_task_max", most * jobs.most, f"fp_task_max times {jobs.most}, the most systems of one job")
+    fewest = max(1, int(param.number("fp_task_min", 1)))
+    draft.put("select.fp_task_min", fewest, "fp_task_min")
+    draft.put("select.model_devi_skip", int(param.number("model_devi_skip", 0)), "model_devi_skip")
+    threshold = float(param.number("fp_accurate_threshold", 1.0))
+    if 0 < threshold < 1:
+        draft.put("convergence.accuracy", threshold, "fp_accurate_threshold")
+    elif "fp_accurate_threshold" in param:
+        param.drop("fp_accurate_threshold", "1: all candidates are labelled")
+    _boxes(param, draft)
+
+
+def _levels(param: Section, draft: Draft, jobs: Job) -> None:
+    """One level for all sets where all have the same, else one for each."""
+    for name in LEVELS:
+        key = f"model_devi_{name}"
+        given = param.take(key, 1e10) if name[0] == "v" else param.need(key)
+        values = {
+            set_name: _level(own.get(name, given), index, param.at(key)) for set_name, (index, own) in jobs.sets.items()
+        }
+        distinct = set(values.values()) or {_level(given, 0, param.at(key))}
+        if all(value >= _OFF for value in distinct):
+            if key in param:
+                param.drop(key, "so large that it decides nothing")
+            continue
+        draft.put(f"select.{name}", distinct.pop() if len(distinct) == 1 else values, key)
+    low, high = (f"v_trust_{end}" in draft.config["select"] for end in ("lo", "hi"))
+    if low != high:  # DP-GEN's default stands for the other one
+        draft.put(f"select.v_trust_{'hi' if low else 'lo'}", 1e10, "DP-GEN's default")
+
+
+def _level(given: Any, index: int, where: str) -> float:
+    """The level of a system: of a number, of a list by its number, of a mapping by its number as text."""
+    try:
+        found = given[index] if isinstance(given, list) else given[str(index)] if isinstance(given, dict) else given
+        return float(found)
+    except (IndexError, KeyError):
+        raise ConfigError(f"{where}: it has no level for system {index}, which is explored") from None
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}: a number is expected, or one for each system, not {given!r}") from None
+
+
+def _boxes(param: Section, draft: Draft) -> None:
+    """fp_skip_bad_box: "length_ratio:5;tilt_ratio:1"."""
+    text = param.text("fp_skip_bad_box")
+    if text is None:
+        return
+    left = []
+    for part in str(text).split(";"):
+        name, _, value = part.partition(":")
+        try:
+            number = float(value)
+        except ValueError:
+            raise ConfigError(f"{param.at('fp_skip_bad_box')}: {part!r} is not a name and a number") from None
+        if name.strip() == "length_ratio":
+            draft.put("select.max_length_ratio", max(1.0, number), "fp_skip_bad_box: length_ratio")
+        elif name.strip() == "tilt_ratio":
+            angle = math.degrees(math.atan(number))
+            draft.put("select.max_tilt_angle", angle, "fp_skip_bad_box: arctan of tilt_ratio, degrees")
+        else:
+            left.append(name.strip())
+    if left:
+        param.lose(
+            "fp_skip_bad_box", f"{', '.join(left)}: no such filter; max_length_ratio and max_tilt_angle are there"
+        )

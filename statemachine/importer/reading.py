@@ -1,0 +1,114 @@
+"""Reading a source as people write it: JSON with comments and trailing commas, or YAML."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from conventions.errors import ConfigError
+
+LARGEST = 16 << 20  # bytes: inputs with long lists of structures are large
+DEEPEST = 100
+
+# A string, which is kept, or what JSON does not have.
+_TOKENS = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/|(?<![\w"])#[^\n]*', re.DOTALL)
+_TRAILING = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', re.DOTALL)
+
+
+def read_source(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """A document of keys, and those that it gives twice (the last one counts, as in the programs that read them).
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be read, or is no mapping of keys.
+    """
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(data) > LARGEST:
+        raise ConfigError(f"{path}: larger than {LARGEST >> 20} MiB; not an input")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+    if target := _link(text, path):
+        raise ConfigError(
+            f"{path}: it holds only the name {target!r}: a symbolic link that was stored as text; give that file"
+        )
+    if path.suffix in (".yaml", ".yml"):
+        return _yaml(text, path), []
+    return _json(text, path)
+
+
+def _json(text: str, path: Path) -> tuple[dict[str, Any], list[str]]:
+    twice: list[str] = []
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in found]
+        twice.extend(name for name in dict.fromkeys(names) if names.count(name) > 1 and not name.startswith("_"))
+        return dict(found)
+
+    def constant(name: str) -> NoReturn:
+        raise ConfigError(f"{path}: {name} is no number of JSON; write a finite one")
+
+    # Of the same length, so that an error names the right line.
+    plain = _TOKENS.sub(lambda found: found[0] if found[0][0] == '"' else re.sub(r"[^\n]", " ", found[0]), text)
+    plain = _TRAILING.sub(lambda found: found[1] or " ", plain)
+    try:
+        document = json.loads(plain, object_pairs_hook=pairs, parse_constant=constant)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+    return _mapping(document, path), twice
+
+
+def _yaml(text: str, path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return _mapping(YAML(typ="safe", pure=True).load(text), path)
+    except (YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(f"{path}: {line}not YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def _mapping(document: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: a mapping of keys is expected" + (", the file is empty" if not document else ""))
+    try:
+        _check(document, "", 0)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return document
+
+
+def _check(value: Any, where: str, depth: int) -> None:
+    if depth > DEEPEST:
+        raise ValueError("nested too deeply")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise ValueError(f"{where or 'the top'}: key {name!r} is no text; put it in quotes")
+            _check(inner, f"{where}.{name}".lstrip("."), depth + 1)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _check(inner, f"{where}[{number}]", depth + 1)
+    elif isinstance(value, float) and not abs(value) < float("inf"):
+        raise ValueError(f"{where}: {value} is not a finite number")
+
+
+def _link(text: str, path: Path) -> str:
+    """The name that the file holds where git or an archive wrote a symbolic link as text; else nothing."""
+    line = text.strip()
+    looks = line and "\n" not in line and len(line) < 1000 and not line.startswith(("{", "[", '"')) and ":" not in line
+    return line if (looks and "/" in line) or (looks and (path.parent / line).is_file()) else ""
