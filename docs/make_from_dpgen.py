@@ -5,6 +5,7 @@ python docs/make_from_dpgen.py
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -81,10 +82,9 @@ def table(title: str, keys: Iterable[Key]) -> str:
 
 def page() -> str:
     """The text of `from-dpgen.md`."""
-    with tempfile.TemporaryDirectory() as folder:
-        for source in EXAMPLE.iterdir():
-            (Path(folder) / source.name).write_text(source.read_text("utf-8"), "utf-8")
-        made = make([Path(folder) / "param.json", Path(folder) / "machine.json"])
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(shutil.copytree(EXAMPLE, Path(temporary) / "campaign"))
+        made = make([folder / "param.json", folder / "machine.json"])
     tables = {
         **TABLES,
         "machine.json before 0.10": FLAT,
@@ -94,7 +94,7 @@ def page() -> str:
     parts = {
         "PARAM": (EXAMPLE / "param.json").read_text("utf-8"),
         "MACHINE": (EXAMPLE / "machine.json").read_text("utf-8"),
-        "RUN": made.files["run.yaml"].replace(Path(folder).name, "campaign"),
+        "RUN": made.files["run.yaml"],
         "TABLES": "\n".join(table(title, keys) for title, keys in tables.items()),
     }
     text = PAGE

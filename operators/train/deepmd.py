@@ -27,7 +27,7 @@ from operators.sums import user_file
 
 from .dp_command import FIND_PYTHON, probe
 from .dp_infer import models
-from .dp_input import check_arguments, fill_input, read_input, with_seeds
+from .dp_input import AUTO, auto_weights, check_arguments, fill_input, read_input, with_seeds
 from .dp_judge import is_frozen, is_saved, judge
 from .dp_model import BACKENDS, PRETRAINED, start_file
 from .live import live
@@ -88,8 +88,10 @@ class DeepmdConfig(StageConfig):
     training_reuse_iter: int | None = Field(
         None, ge=1, description="From this iteration on, model i goes on from model i of the last committee."
     )
-    training_reuse_old_ratio: float | None = Field(
-        None, gt=0, lt=1, description="Probability there of a batch from the data of earlier iterations."
+    training_reuse_old_ratio: Annotated[float, Field(gt=0, lt=1)] | Annotated[str, Field(pattern=AUTO)] | None = Field(
+        None,
+        description="Probability there of a batch from the data of earlier iterations; auto:N (auto is auto:10): a new "
+        "frame counts as much as N old ones, whose number is that of the dataset.",
     )
     training_reuse_numb_steps: Steps | None = Field(None, description="Steps where the last committee is reused.")
     training_reuse_start_lr: float | None = Field(None, gt=0, description="learning_rate.start_lr there.")
@@ -136,6 +138,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     templates = [read_input(user_file(ctx.files, file.root), config.type_map, train.head) for file in train.inputs()]
     for template in templates:
         fill_input(template, train, params.iteration, params.systems, reuse)
+    weights = auto_weights(train, params.iteration, params.systems) if reuse else None
 
     option = "--finetune" if train.training_finetune_model else "--init-frz-model"
     models = [] if reuse else train.training_finetune_model or train.training_init_frozen_model
@@ -144,6 +147,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
         **({} if train.backend == "tensorflow" else {"backend": train.backend}),
         **({"head": train.head} if train.head else {}),
         **({"start_args": start_args(train)} if models and start_args(train) else {}),
+        **({"weights": weights} if weights else {}),
         "start": option if models else "",
         "train_args": ["--skip-neighbor-stat"] if train.skip_neighbor_stat else [],
         "compress": train.dp_compress,

@@ -9,10 +9,13 @@ from typing import Any
 
 from conventions.documents import parse_json
 from conventions.errors import ConfigError, DataError
+from conventions.forms import form
 from conventions.space import DataSpace
 
 from .dp_heads import check_heads, data_section, has_heads, seed_heads
 from .stage import of_iteration
+
+AUTO = form(r"^auto(:[0-9]+(\.[0-9]+)?)?$", "a number between 0 and 1, auto, or auto:10")
 
 # Names that DeePMD-kit knows for the length of a training.
 STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
@@ -88,7 +91,7 @@ def fill_input(found: dict[str, Any], train: Any, iteration: int, systems: list[
     training["save_ckpt"] = "ckpt/model.ckpt"
 
     if reuse:
-        if train.training_reuse_old_ratio is not None:
+        if isinstance(train.training_reuse_old_ratio, float):
             weigh(training, data, iteration, train.training_reuse_old_ratio)
         for section, name in (("learning_rate", "start_lr"), ("loss", "start_pref_e"), ("loss", "start_pref_f")):
             value = getattr(train, f"training_reuse_{name}")
@@ -101,15 +104,32 @@ def weigh(training: dict[str, Any], data: dict[str, Any], iteration: int, old_ra
 
     Within each half, systems count by their numbers of frames.
     """
-    space = DataSpace({})
-    begin = f"data/{space.dataset_iter(iteration)[len(space.dataset) + 1 :]}/"
-    new = [path for path in data["systems"] if path.startswith(begin)]
-    old = [path for path in data["systems"] if path not in new]
+    old, new = old_and_new(data["systems"], iteration)
     if not old or not new:  # there is nothing to weigh
         return
     data["systems"] = [*old, *new]
     halves = f"0:{len(old)}:{old_ratio:g}; {len(old)}:{len(old) + len(new)}:{1 - old_ratio:g}"
     data["auto_prob_style" if data is training else "auto_prob"] = f"prob_sys_size; {halves}"
+
+
+def old_and_new(systems: list[str], iteration: int) -> tuple[list[str], list[str]]:
+    """Training systems of earlier iterations (and the initial data), and those of this one."""
+    space = DataSpace({})
+    begin = f"data/{space.dataset_iter(iteration)[len(space.dataset) + 1 :]}/"
+    new = [path for path in systems if path.startswith(begin)]
+    return [path for path in systems if path not in new], new
+
+
+def auto_weights(train: Any, iteration: int, systems: list[str]) -> dict[str, Any] | None:
+    """What a job needs for training_reuse_old_ratio auto: it counts the frames, since plan has no data.
+
+    As in DP-GEN, with N = 10 unless auto:N says another one: p(old) = old / (old + N new) of numbers of frames.
+    """
+    ratio = train.training_reuse_old_ratio
+    old, new = old_and_new([f"data/{system}" for system in sorted(systems)], iteration)
+    if not isinstance(ratio, str) or not old or not new:
+        return None
+    return {"old": old, "new": new, "new_to_old": float(ratio.partition(":")[2] or 10)}
 
 
 def check_arguments(found: dict[str, Any], where: str) -> None:

@@ -10,6 +10,7 @@ the order of batches starts anew from the seed.
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import hashlib
 import json
@@ -65,6 +66,8 @@ def main() -> None:
             Path(name).symlink_to(place)
     head = job.get("head")
     check_once(sorted({Path(system).parent / "SHA256SUMS" for system in training_systems(head)}))
+    if "weights" in job:
+        weigh(job["weights"], head)
     for name in (graph, original, "test.json", str(DIVERGED)):
         Path(name).unlink(missing_ok=True)  # of an earlier attempt
     start = start_arguments(job, backend.suffix)
@@ -134,6 +137,35 @@ def training_systems(head: str | None) -> list[str]:
         training = training["data_dict"][head]
     systems: list[str] = training.get("training_data", training)["systems"]
     return systems
+
+
+def weigh(weights: dict[str, Any], head: str | None) -> None:
+    """Write into the input how often a batch is of old data: p = old / (old + N new), of numbers of frames."""
+    found = json.loads(Path("input.json").read_text())
+    training = found["training"]["data_dict"][head] if head else found["training"]
+    data = training.get("training_data", training)
+    old, new = ([(system, frames(Path(system))) for system in weights[name]] for name in ("old", "new"))
+    before, added = (sum(count for _, count in part) for part in (old, new))
+    ratio = before / (before + weights["new_to_old"] * added)
+    data["systems"] = [system for system, _ in (*old, *new)]
+    halves = f"0:{len(old)}:{ratio:g}; {len(old)}:{len(old) + len(new)}:{1 - ratio:g}"
+    data["auto_prob" if "training_data" in training else "auto_prob_style"] = f"prob_sys_size; {halves}"
+    Path("input.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+def frames(system: Path) -> int:
+    """Frames of a system: the length of its energies, as the heads of their files say it.
+
+    The format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+    """
+    count = 0
+    for file in sorted(system.glob("set.*/energy.npy")):
+        with open(file, "rb") as stream:
+            start = stream.read(8)
+            length = int.from_bytes(stream.read(2 if start[6] == 1 else 4), "little")
+            head: dict[str, Any] = ast.literal_eval(stream.read(length).decode("latin-1"))
+        count += int(head["shape"][0])
+    return count
 
 
 def start_file(model: str | None, suffix: str) -> str:

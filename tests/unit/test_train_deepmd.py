@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -346,6 +347,35 @@ def test_old_and_new_data_are_weighed_where_the_last_committee_is_reused(tmp_pat
     assert flat.task_input(0, 1)["training"]["auto_prob_style"] == data["auto_prob"]
 
 
+@pytest.mark.parametrize(("ratio", "old", "new"), [("auto", 5, 2), ("auto:2.5", 5, 2)])
+@pytest.mark.parametrize("flat", [False, True])
+def test_old_data_are_weighed_by_the_numbers_of_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: str, old: int, new: int, flat: bool
+) -> None:
+    """In the job, which has the data: 5 old frames in three sets of two systems, 2 new ones."""
+    train = {"numb_models": 1, "training_reuse_iter": 1, "training_reuse_old_ratio": ratio}
+    run = TrainRun(tmp_path, train, *([changed(training_data=None, batch_size=2)] if flat else []))
+    systems = {"init/bulk/Cu32": [2, 1], "iter/000000/Cu32": [2], "iter/000001/Cu32": [2]}
+    run.plan(0, systems=list(systems))
+    assert "weights" not in json.loads((run.job(0, 0) / "in/task.000000/job.json").read_text())
+    run.plan(1, systems=list(systems))
+    task = run.job(0, 1) / "in/task.000000"
+    job = json.loads((task / "job.json").read_text())
+    for system, sets in systems.items():
+        for number, count in enumerate(sets):
+            folder = task / "data" / system / f"set.{number:03d}"
+            folder.mkdir(parents=True)
+            np.save(folder / "energy.npy", np.zeros((count, 1) if number else count))
+    monkeypatch.chdir(task)
+    dp_model.weigh(job["weights"], None)
+    training = json.loads(Path("input.json").read_text())["training"]
+    data = training if flat else training["training_data"]
+    assert data["systems"] == ["data/init/bulk/Cu32", "data/iter/000000/Cu32", "data/iter/000001/Cu32"]
+    p_old = old / (old + float(ratio.partition(":")[2] or 10) * new)
+    halves = f"0:2:{p_old:g}; 2:3:{1 - p_old:g}"
+    assert data["auto_prob_style" if flat else "auto_prob"] == f"prob_sys_size; {halves}"
+
+
 def test_what_is_taken_over_from_a_pretrained_model(tmp_path: Path) -> None:
     given = TrainRun(tmp_path / "files", {}).add_file("dpa.pt", archive(tmp_path / "dpa", "dpa/data.pkl").read_bytes())
     train = {"backend": "pytorch", "numb_models": 1, "model_branch": "Metals", "use_pretrain_script": True}
@@ -446,6 +476,7 @@ def test_one_model_is_too_few_for_a_deviation(tmp_path: Path) -> None:
         {"model_branch": ""},
         {"training_reuse_old_ratio": 1.0},
         {"training_reuse_old_ratio": 0.0},
+        {"training_reuse_old_ratio": "often"},
         {"training_reuse_start_lr": 0.0},
         {"command": "dp {{workflow.name}}"},
     ],
