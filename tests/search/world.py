@@ -226,6 +226,8 @@ def check_input(objects: Objects, flow: Flow) -> None:
 
 def check_commit(objects: Objects, flows: tuple[Flow, ...], before: State, after: State) -> None:
     """A state is swapped for another one."""
+    if _taken_back(objects, before, after):
+        return
     if after.version != before.version + 1:
         raise Violation(f"version {before.version} is followed by {after.version}")
     event = objects.get(SPACE.event(before.version))
@@ -251,6 +253,14 @@ def check_commit(objects: Objects, flows: tuple[Flow, ...], before: State, after
     if not (repeated or after.stage == following) or after.iteration != before.iteration + (before.stage == "select"):
         raise Violation(f"{before.stage} of {before.iteration} is followed by {after.stage} of {after.iteration}")
     _check_complete(objects, before)
+
+
+def _taken_back(objects: Objects, before: State, after: State) -> bool:
+    """Is a swap undone that was made of a state that had been rolled back to: the history goes on otherwise?"""
+    kept, older = objects.get(SPACE.event(before.version)), objects.get(SPACE.event(after.version))
+    if after.version + 1 != before.version or kept is None or older is None:
+        return False
+    return bool(kept.data != objects[SPACE.state].data and older.data == after.seal())
 
 
 def _check_same_attempt(objects: Objects, flows: tuple[Flow, ...], before: State, after: State) -> None:
