@@ -87,10 +87,10 @@ def migrate(source: Store, target: Store, reason: str, progress: Progress = lamb
         raise CommandRefused(f"cannot migrate: {problem}")
     _fits(source, state, target.url)
     refuse_nested(target)
-    prove(target)
     wanted = _listing(source)
     copying = _Copying(source, target, wanted, _listing(target), _recorded(source, state, wanted))
     copying.refuse_strange()
+    prove(target)
     total = sum(entry.size for entry in wanted.values())
     progress(total, 0)
     for group in _in_order(list(wanted.values())):
