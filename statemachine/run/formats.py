@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from conventions.errors import ConfigError
 
@@ -62,19 +61,10 @@ def extxyz(systems: Iterable[System], target: Path) -> Written:
 
     written = []
     for path, members in _by_kind(systems, target, ".extxyz"):
-        frames = [atoms for member in members for atoms in _atoms(member.data)]
+        frames = [atoms for member in members for atoms in member.data.to("ase/structure")]
         ase.io.write(path, frames, format="extxyz")
         written += [(path, member) for member in members]
     return written
-
-
-def _atoms(data: Any) -> list[Any]:
-    """Frames as ASE's atoms with their labels; a molecule has no cell."""
-    frames: list[Any] = data.to("ase/structure")
-    if data.nopbc:
-        for atoms in frames:
-            atoms.cell[:] = 0.0
-    return frames
 
 
 def quip(systems: Iterable[System], target: Path) -> Written:
