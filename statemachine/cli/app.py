@@ -13,7 +13,7 @@ import typer
 
 from conventions import __version__
 
-from . import evaluate, examine, imports, orders
+from . import bring, evaluate, examine, orders
 from .options import AsJson, ConfigFile, Interval, Target, Yes, checked
 
 if TYPE_CHECKING:
@@ -240,10 +240,12 @@ for order in (
     orders.fork,
     orders.trust,
     orders.prune,
+    bring.export,
+    bring.migrate,
 ):
     app.command()(order)
 app.command()(evaluate.test)
-app.command("import")(imports.import_)
+app.command("import")(bring.import_)
 
 
 @app.command()

@@ -46,10 +46,7 @@ def measure(prefix: str, data: Sequence[str], format: str, iteration: int | None
     product = DataSpace(state.policy.apps).stage("train", iteration).product
     with tempfile.TemporaryDirectory() as scratch:
         progress(total, 0)
-        folder = store.fetch(product, Path(scratch))
-        if folder is None:
-            raise CommandRefused(f"{store.at(product)} is missing; choose another iteration with --iter")
-        verify(folder, *(path.name for path in folder.iterdir() if path.name != SUMS), what=store.at(product))
+        folder = fetched(store, product, Path(scratch))
         try:
             models = trainer.models(folder)
         except RuntimeError as error:
@@ -64,6 +61,24 @@ def measure(prefix: str, data: Sequence[str], format: str, iteration: int | None
         "models": [store.at(f"{product}/{name}") for name in models],
         "data": [{"path": name, **found} for name, found in errors.items()],
     }
+
+
+def fetched(store: Store, product: str, scratch: Path, *names: str) -> Path:
+    """A local folder with the models of a product, of which the named files, or all, are those that were recorded.
+
+    Raises
+    ------
+    CommandRefused
+        When they are gone.
+    DataError
+        When a file is damaged.
+    """
+    folder = store.fetch(product, scratch)
+    if folder is None:
+        raise CommandRefused(f"{store.at(product)} is missing; choose another iteration with --iter")
+    names = names or tuple(path.name for path in folder.iterdir() if path.name != SUMS)
+    verify(folder, *names, what=store.at(product))
+    return folder
 
 
 def _trained(store: Store, state: State, iteration: int | None) -> int:
