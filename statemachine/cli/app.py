@@ -72,8 +72,8 @@ def validate(config: ConfigFile) -> None:
         print(f"structures.{name}: {count} structure{'s' * (count != 1)}")
     for kind in ("data", "test"):
         for name, data in getattr(found.init, kind).items():
-            systems = load_data(data, config.parent, f"init.{kind}.{name}", found.type_map)
-            print(f"init.{kind}.{name}: {sum(map(len, systems.values()))} labelled frames")
+            loaded = load_data(data, config.parent, f"init.{kind}.{name}", found.type_map)
+            print(f"init.{kind}.{name}: {loaded.told}")
     print(f"{config}: valid; the run's prefix is {stored.prefix}")
 
 
