@@ -24,6 +24,12 @@ def check(config: RunConfig) -> list[str]:
             f"select.fp_task_min: {settings.fp_task_min} is more than fp_task_max ({settings.fp_task_max}), "
             "so nothing would ever be labelled"
         )
+    most = min(settings.fp_task_max, settings.fp_task_max_per_system or settings.fp_task_max)
+    if settings.fp_task_min_per_system > most:
+        problems.append(
+            f"select.fp_task_min_per_system: {settings.fp_task_min_per_system} is more than the frames of a "
+            f"structure set that may be labelled ({most})"
+        )
     for name in LEVELS:
         value = getattr(settings, name)
         for structure in value if isinstance(value, dict) else ():
@@ -73,11 +79,15 @@ def _unfit_rule(config: RunConfig) -> Iterator[str]:
         if getattr(rule, name) and settings.v_trust_hi is None:
             yield f"select.adaptive.{name}: it needs v_trust_hi: virials are not compared without it"
     most = rule.numb_candi_f + rule.numb_candi_v
-    if not rule.rate_candi_f and not rule.rate_candi_v and most < settings.fp_task_min:
-        yield (
-            f"select.fp_task_min: {settings.fp_task_min} is more than adaptive.numb_candi_f and numb_candi_v allow "
-            f"({most}), so nothing would ever be labelled"
-        )
+    own = isinstance(settings.f_trust_hi, dict) or isinstance(settings.v_trust_hi, dict)
+    # Of all sets together there are more where each one has its own number.
+    for name in ("fp_task_min_per_system", *([] if own else ["fp_task_min"])):
+        least = getattr(settings, name)
+        if not rule.rate_candi_f and not rule.rate_candi_v and most < least:
+            yield (
+                f"select.{name}: {least} is more than adaptive.numb_candi_f and numb_candi_v allow ({most}), "
+                "so nothing would ever be labelled"
+            )
     if rules.repeat == "once":
         return
     if rules.level_drift is None:

@@ -57,6 +57,9 @@ class ModelDeviConfig(StageConfig):
     fp_task_max: int = Field(ge=1, description="Most frames labelled in an iteration.")
     fp_task_max_per_system: int | None = Field(None, ge=1, description="Most frames of one structure set.")
     fp_task_min: int = Field(1, ge=1, description="If fewer frames would be labelled than that, none are.")
+    fp_task_min_per_system: int = Field(
+        1, ge=1, description="If a structure set has fewer candidates than that, none of it is labelled."
+    )
     model_devi_skip: int = Field(0, ge=0, description="First frames of each trajectory that do not count.")
     min_distance: float | None = Field(
         0.5, gt=0, description="Frames with two atoms closer than that are not labelled, Angstrom."
@@ -289,6 +292,7 @@ def _choose(
         seed=derive_seed(config.seed, "select", params.iteration),
         maximum=settings.fp_task_max,
         per_system=settings.fp_task_max_per_system,
+        least=settings.fp_task_min_per_system,
         reject=lambda frame: rejection(
             frame, settings.min_distance, settings.max_length_ratio, settings.max_tilt_angle
         ),

@@ -262,6 +262,20 @@ BOTH = {"convergence": RULES}
             [r"select.fp_task_min: 5 is more than .* allow \(4\), so nothing"],
         ),
         ({"adaptive": {"numb_candi_f": 4}, "fp_task_min": 5}, ONCE, []),
+        (
+            {"adaptive": {"numb_candi_f": 4, "rate_candi_f": 0.0}, "fp_task_min_per_system": 5},
+            ONCE,
+            [r"select.fp_task_min_per_system: 5 is more than .* allow \(4\), so nothing"],
+        ),
+        (
+            {
+                "adaptive": {"numb_candi_f": 4, "rate_candi_f": 0.0},
+                "fp_task_min": 5,
+                "f_trust_hi": {"bulk": 0.3, "surface": 0.3},
+            },
+            ONCE,
+            [],
+        ),
         ({"f_trust_hi": 0.0}, ONCE, ["select.f_trust_hi: no frame is below 0.0, so nothing"]),
         ({"f_trust_hi": {"bulk": 0.3, "surface": 0.0}}, ONCE, ["no frame is below 0.0 of 'surface'"]),
         ({"f_trust_hi": {"bulk": 0.3}}, ONCE, ["select.f_trust_hi: structure set 'surface' is explored but has no"]),
