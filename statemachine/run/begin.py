@@ -159,7 +159,7 @@ def begin(
     check_files(stored, objects)
     named = [("data", space.dataset_init, stored.init.data), ("test", space.dataset_test, stored.init.test)]
     imports = {
-        key(name): load_data(data, base, f"init.{kind}.{name}", stored.type_map)
+        key(name): load_data(data, base, f"init.{kind}.{name}", stored.type_map).systems
         for kind, key, group in named
         for name, data in group.items()
     }

@@ -107,9 +107,8 @@ class _Adoption:
         if not self.tree.labels(number):
             return {}
         folder = self.tree.path(number, "02.fp")
-        systems = load_data(
-            LabelledData(path=str(folder.resolve() / "data.*")), folder, f"{folder}", self.config.type_map
-        )
+        data = LabelledData(path=str(folder.resolve() / "data.*"))
+        systems = load_data(data, folder, str(folder), self.config.type_map).systems
         self._of(number + 1)["labelled"] = float(sum(system.get_nframes() for system in systems.values()))
         self.done.setdefault(number + 1, []).append("label")
         return systems
