@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from statemachine.importer.dispatcher import RESOURCES as NOW
 from statemachine.importer.dpgen.flat import FLAT, MACHINE, RESOURCES
-from statemachine.importer.dpgen.keys import RESOURCES as NOW
 from statemachine.importer.dpgen.keys import TABLES
 from statemachine.importer.make import make
 from statemachine.importer.report import Key
