@@ -69,3 +69,9 @@ def whole(value: Any, where: str) -> int:
     if type(value) not in (int, float) or int(value) != value:
         raise ConfigError(f"{where}: a whole number is expected, not {value!r}")
     return int(value)
+
+
+def run_name(text: str) -> str:
+    """A name of a run that is like the folder's."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).lstrip("-0123456789")[:20].rstrip("-")
+    return name or "imported"
