@@ -155,6 +155,12 @@ class LabelledData(Strict):
 
     path: str
     format: str = Field("deepmd/npy", description="dpdata's name of the format.")
+    every: int = Field(
+        1, ge=1, le=10**9, description="Use the first frame of each file (or DeePMD system), and then every so many-th."
+    )
+    unique: bool = Field(
+        False, description="Leave out frames that have the structure of an earlier frame of these data."
+    )
 
 
 class Init(Strict):

@@ -37,7 +37,8 @@ class Convergence(Strict):
     level_drift: float | None = Field(
         None,
         gt=0,
-        description="Maximum relative change of the 95th percentile of max_devi_f between two iterations in a row.",
+        description="Maximum relative change of the 95th percentile of max_devi_f between two iterations in a row; "
+        "with select.adaptive, of the lower trust level.",
     )
 
     @model_validator(mode="after")

@@ -48,6 +48,30 @@ What is different:
   time, as `sys003.job002`, since levels belong to sets.
 - `ratio_failed` counts frames in both.
 
+## A campaign that is half finished
+
+```sh
+dpgen2-sm import param.json machine.json --adopt .       # the folder with record.dpgen and iter.000000, ...
+dpgen2-sm import dpgen2-sm/run.yaml --adopt .            # the same, where run.yaml had to be edited first
+dpgen2-sm resume dpgen2-sm/run.yaml
+```
+
+The run begins where DP-GEN stopped, by the last line of `record.dpgen`; its folder is only read, and can be removed
+later.
+
+| done last | the run begins with |
+| --- | --- |
+| 0, 1: `make_train`, `run_train` | the training of this iteration |
+| 2 to 5: `post_train` to `post_model_devi` | the exploration of this iteration, with its models |
+| 6, 7: `make_fp`, `run_fp` | the labels that are left; a task whose output is a good label is not run again |
+| 8: `post_fp` | the training of the next iteration |
+
+Labels of `iter.000002/02.fp` are in `dataset/deepmd/iter/000003`, since a run labels when an iteration begins and
+DP-GEN when it ends; those of tasks that were taken one by one are in `dataset/deepmd/init/fp.000002`. They are checked
+as all labels are, and their sums recorded. `status` shows DP-GEN's iterations, with its numbers of accurate, candidate
+and failed frames. No rewind goes back to them: their models and trajectories are not copied, but for the newest models.
+An interrupted `--adopt` can be repeated, and a second one changes nothing.
+
 ## An example
 
 `param.json`:

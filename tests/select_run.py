@@ -114,6 +114,11 @@ class SelectRun:
         return list(json.loads((self.product / "manifest.json").read_text())["frames"])
 
     @property
+    def levels(self) -> dict[str, dict[str, float]]:
+        """Adaptive levels by structure set."""
+        return dict(json.loads((self.product / "manifest.json").read_text())["levels"])
+
+    @property
     def frames(self) -> list[Atoms]:
         if not (self.product / "frames.extxyz").read_bytes():
             return []

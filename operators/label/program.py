@@ -270,3 +270,8 @@ def read_text(file: UserFile, files: Path, where: str) -> str:
 def names_by_element(pattern: str, files: Mapping[str, UserFile]) -> dict[str, str]:
     """The name in a task's folder of each element's file: see `Program.element_files`."""
     return {name: pattern.format(element=name, suffix=Path(file.root).suffix) for name, file in files.items()}
+
+
+def program_of(label: StageConfig) -> Program | None:
+    """The program of a label stage; None for apps that call none."""
+    return _PROGRAMS.get(type(label))

@@ -49,7 +49,8 @@ class Choice:
     """Chosen frames in the order of the choice, and why others were not taken, by class.
 
     no_frame: the dump has no frame of that step; corrupt: it cannot be used; bad_box, too_close: a filter;
-    duplicate: it is known already. `corrupt` lists those candidates with what is wrong.
+    duplicate: it is known already; too_few: its system has too few candidates. `corrupt` lists those candidates with
+    what is wrong.
     """
 
     chosen: list[Chosen] = field(default_factory=list)
@@ -66,6 +67,7 @@ def choose(
     seed: int,
     maximum: int,
     per_system: int | None,
+    least: int = 1,
     reject: Callable[[Frame], str],
     known: set[bytes],
 ) -> Choice:
@@ -79,6 +81,8 @@ def choose(
         Atomic numbers of the types.
     maximum, per_system
         Most frames in all, and of one system.
+    least
+        A system with fewer candidates than that gives none, as in DP-GEN; whether they can be labelled does not matter.
     reject
         Class of the filter that a frame fails, or an empty string.
     known
@@ -115,6 +119,11 @@ def choose(
         return found
 
     order = np.random.default_rng(seed).permutation(len(candidates))
+    if least > 1:
+        enough = _of_large_systems(candidates, systems, least)
+        order = order[enough[order]]
+        if not enough.all():
+            choice.rejected["too_few"] = int(np.count_nonzero(~enough))
     start, size = 0, maximum
     while start < len(order) and len(choice.chosen) < maximum:
         batch = [candidate for candidate in order[start : start + size].tolist() if taken[system(candidate)] < full]
@@ -139,3 +148,11 @@ def choose(
             taken[system(candidate)] += 1
             choice.chosen.append(Chosen(candidate, frame))
     return choice
+
+
+def _of_large_systems(candidates: Candidates, systems: Sequence[str], least: int) -> NDArray[np.bool_]:
+    """Which candidates are of a system that has at least so many, shape (candidates,)."""
+    number = {name: place for place, name in enumerate(dict.fromkeys(systems))}
+    system = np.array([number[name] for name in systems], np.int64)[candidates.trajectory]
+    enough: NDArray[np.bool_] = np.bincount(system)[system] >= least
+    return enough

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from conventions.config import Name, RunConfig, StageConfig
+from conventions.config import Name, StageConfig
 from conventions.documents import StageReport, parse_json
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json, derive_seed
@@ -22,6 +22,9 @@ from operators.registry import load_config
 from operators.setup import with_setup
 from operators.sums import verify
 
+from .adaptive import Adaptive, adapting
+from .checks import LEVELS, check
+
 if TYPE_CHECKING:
     from .choose import Choice
     from .pool import Pool
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 DEVIATIONS = "model_devi.out"
 DUMP = "traj.lammpstrj"
 Trust = Annotated[float, Field(ge=0)] | dict[Name, Annotated[float, Field(ge=0)]]
-_LEVELS = ("f_trust_lo", "f_trust_hi", "v_trust_lo", "v_trust_hi")
 
 
 class ModelDeviConfig(StageConfig):
@@ -38,14 +40,26 @@ class ModelDeviConfig(StageConfig):
     Each trust level is a number, or a number for each structure set (`{"bulk": 0.1, "surface": 0.2}`).
     """
 
+    foreign: ClassVar[dict[str, str]] = dict.fromkeys(
+        Adaptive.model_fields, "this key belongs below `adaptive`, which is below `select`"
+    )
+
     app: Literal["model_devi"] = "model_devi"
-    f_trust_lo: Trust = Field(description="Frames whose largest force deviation is below are accurate, eV/A.")
+    adaptive: Adaptive | None = Field(None, description="Find the lower trust levels in each iteration.")
+    f_trust_lo: Trust | None = Field(
+        None,
+        validate_default=True,
+        description="Frames whose largest force deviation is below are accurate, eV/A; required without `adaptive`.",
+    )
     f_trust_hi: Trust = Field(description="From here on frames are failed: never labelled, eV/A.")
     v_trust_lo: Trust | None = Field(None, description="The same for the virial deviation, eV/atom; default: not used.")
     v_trust_hi: Trust | None = Field(None, description="The same for the virial deviation, eV/atom; default: not used.")
     fp_task_max: int = Field(ge=1, description="Most frames labelled in an iteration.")
     fp_task_max_per_system: int | None = Field(None, ge=1, description="Most frames of one structure set.")
     fp_task_min: int = Field(1, ge=1, description="If fewer frames would be labelled than that, none are.")
+    fp_task_min_per_system: int = Field(
+        1, ge=1, description="If a structure set has fewer candidates than that, none of it is labelled."
+    )
     model_devi_skip: int = Field(0, ge=0, description="First frames of each trajectory that do not count.")
     min_distance: float | None = Field(
         0.5, gt=0, description="Frames with two atoms closer than that are not labelled, Angstrom."
@@ -58,11 +72,26 @@ class ModelDeviConfig(StageConfig):
     )
     group_size: int = Field(500, ge=1, description="Trajectories in one score job.")
 
+    @field_validator("f_trust_lo", "v_trust_lo")
+    @classmethod
+    def _one_way_to_have_it(cls, value: Trust | None, info: ValidationInfo) -> Trust | None:
+        adaptive = info.data.get("adaptive")
+        if value is None and "adaptive" in info.data and adaptive is None and info.field_name == "f_trust_lo":
+            raise PydanticCustomError("missing", "Field required")
+        if value is not None and adaptive is not None:
+            raise ValueError("`adaptive` finds this level in each iteration; leave one of the two out")
+        return value
+
     def levels(self, structure: str) -> tuple[float | None, ...]:
-        """f_trust_lo, f_trust_hi, v_trust_lo, v_trust_hi of a structure set."""
+        """f_trust_lo, f_trust_hi, v_trust_lo, v_trust_hi of a structure set, by which frames are classified.
+
+        Where the lower ones are `adaptive`, all that is below the upper ones is a candidate at first.
+        """
         found = []
-        for name in _LEVELS:
+        for name in LEVELS:
             value = getattr(self, name)
+            if self.adaptive is not None and name.endswith("_lo"):
+                value = None if getattr(self, f"{name[0]}_trust_hi") is None else 0.0
             if isinstance(value, dict):
                 if structure not in value:
                     raise ConfigError(f"select.{name}: structure set {structure!r} is explored but has no level here")
@@ -148,7 +177,8 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
     settings: ModelDeviConfig = config.select
     trajectories = read_trajectories(ctx.trajectories)
     outputs = read_tasks(ctx, params.n_jobs)
-    pool = gather(outputs, [len(group) for group in _groups(trajectories, settings.group_size)])
+    sizes = [len(group) for group in _groups(trajectories, settings.group_size)]
+    pool = gather(outputs, sizes, adapting(settings, [one.structure for one in trajectories]))
     failed = [output for output in pool.outputs if output.folder is None]
     messages = list(dict.fromkeys(output.error() for output in failed))[:3]
     messages += _unusable(pool, trajectories)
@@ -169,6 +199,9 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
         _write_product(ctx.product, config, trajectories, pool, choice)
     if pool.level is not None:
         summary["level"] = pool.level
+    if pool.lower:  # where structure sets have levels of their own, the largest ones: a row of the table is small
+        names = sorted({name for level in pool.lower.values() for name in level})
+        summary |= {name: max(level[name] for level in pool.lower.values() if name in level) for name in names}
     return write_report(
         ctx.report,
         StageReport(
@@ -219,53 +252,6 @@ def read_trajectories(product: Path) -> list[Trajectory]:
     return sorted(found)
 
 
-def check(config: RunConfig) -> list[str]:
-    """Problems between the trust levels, the structure sets and the committee."""
-    settings = config.select
-    assert isinstance(settings, ModelDeviConfig)
-    problems = []
-    if getattr(config.train, "numb_models", 2) < 2:
-        problems.append("train.numb_models: select/model_devi compares models, so it needs at least 2 (4 is usual)")
-    if (settings.v_trust_lo is None) != (settings.v_trust_hi is None):
-        problems.append("select.v_trust_lo and select.v_trust_hi: give both or none")
-    if settings.fp_task_min > settings.fp_task_max:
-        problems.append(
-            f"select.fp_task_min: {settings.fp_task_min} is more than fp_task_max ({settings.fp_task_max}), "
-            "so nothing would ever be labelled"
-        )
-    for name in _LEVELS:
-        value = getattr(settings, name)
-        for structure in value if isinstance(value, dict) else ():
-            if structure not in config.structures:
-                near = difflib.get_close_matches(structure, config.structures, 1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(config.structures) or 'none'}"
-                problems.append(f"select.{name}: there is no structure set {structure!r}; {hint}")
-    problems += [text for kind in "fv" for text in _unfit_levels(f"{kind}_trust_lo", f"{kind}_trust_hi", config)]
-    return problems
-
-
-def _unfit_levels(low: str, high: str, config: RunConfig) -> Iterator[str]:
-    """Lower trust levels that are not below the upper ones, and explored structure sets without a level."""
-    levels: dict[str, Any] = {name: getattr(config.select, name) for name in (low, high)}
-    if None in levels.values():
-        return
-    explored = [name for stage in getattr(config.explore, "stages", []) for group in stage for name in group.structures]
-    named = [name for value in levels.values() if isinstance(value, dict) for name in value]
-    for structure in dict.fromkeys(explored + named) or [""]:
-        found: dict[str, Any] = {
-            name: value.get(structure) if isinstance(value, dict) else value for name, value in levels.items()
-        }
-        missing = [name for name, value in found.items() if value is None]
-        if missing:
-            if structure in explored:
-                yield f"select.{missing[0]}: structure set {structure!r} is explored but has no level here; add one"
-        elif found[low] >= found[high]:
-            of = f" of {structure!r}" if named else ""
-            yield f"select.{low}: {found[low]}{of} is not below {high} ({found[high]})"
-            if not named:
-                return
-
-
 def _groups(trajectories: list[Trajectory], size: int) -> Iterator[list[Trajectory]]:
     size = pack(len(trajectories), size)
     for start in range(0, len(trajectories), size):
@@ -306,6 +292,7 @@ def _choose(
         seed=derive_seed(config.seed, "select", params.iteration),
         maximum=settings.fp_task_max,
         per_system=settings.fp_task_max_per_system,
+        least=settings.fp_task_min_per_system,
         reject=lambda frame: rejection(
             frame, settings.min_distance, settings.max_length_ratio, settings.max_tilt_angle
         ),
@@ -339,13 +326,16 @@ def _write_product(product: Path, config: Any, trajectories: list[Trajectory], p
             "step": int(found.step[number]),
         }
         frame["max_devi_f"] = float(found.max_devi_f[number])
-        if config.select.v_trust_lo is not None:
+        if config.select.v_trust_hi is not None:
             frame["max_devi_v"] = float(found.max_devi_v[number])
         frames.append(frame)
     product.mkdir(parents=True, exist_ok=True)
     named = [(trajectories[found.trajectory[number]].structure, frame) for number, frame in choice.chosen]
     write_frames(product / "frames.extxyz", named, config.type_map)
-    (product / "manifest.json").write_bytes(canonical_json({"schema_version": 1, "frames": frames}) + b"\n")
+    manifest: dict[str, Any] = {"schema_version": 1, "frames": frames}
+    if pool.lower:
+        manifest["levels"] = pool.lower
+    (product / "manifest.json").write_bytes(canonical_json(manifest) + b"\n")
 
 
 APP = App(
@@ -357,5 +347,5 @@ APP = App(
     job=ScoreContext,
     check=check,
     executables=lambda stage: [(stage.command or "python3").split()[0]],
-    tiny=lambda stage: {"f_trust_lo": 1e3, "f_trust_hi": 1e4, "v_trust_lo": None, "v_trust_hi": None},
+    tiny=lambda stage: {"adaptive": None, "f_trust_lo": 1e3, "f_trust_hi": 1e4, "v_trust_lo": None, "v_trust_hi": None},
 )

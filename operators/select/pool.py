@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from operators.jobs import TaskOutput
 
+from .adaptive import Adapting, Below, Level
 from .choose import Candidates
 from .score import CANDIDATE, CLASSES
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SCORES = "scores.npz"
 _COLUMNS = {"step": "i8", "max_devi_f": "f8", "max_devi_v": "f8", "cls": "u1"}
+_Columns = tuple[Any, Any, Any, Any]  # of `Candidates`
+_NONE: _Columns = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,12 @@ class Pool:
     counts
         Rows by class.
     level
-        95th percentile of max_devi_f over all rows that have one, eV/A.
+        What `convergence.level_drift` is about: 95th percentile of max_devi_f over all rows that have one, eV/A; where
+        the lower levels are adaptive, the largest f_trust_lo.
     unusable
         Number and problem of each trajectory without rows.
+    lower
+        Adaptive levels, by structure set.
     """
 
     outputs: list[TaskOutput]
@@ -43,22 +49,28 @@ class Pool:
     level: float | None
     unusable: list[tuple[int, str]]
     candidates: Candidates
+    lower: dict[str, Level] = field(default_factory=dict)
 
 
-def gather(outputs: Iterable[TaskOutput], sizes: Iterable[int]) -> Pool:
+def gather(outputs: Iterable[TaskOutput], sizes: Iterable[int], adapt: Adapting | None = None) -> Pool:
     """Read all scores, one job at a time; only numbers of candidates, and the deviations for the level, are kept.
 
     Parameters
     ----------
     sizes
         Number of trajectories of each task.
+    adapt
+        The rule of adaptive levels. The candidates of the scores are then all frames below the upper levels, which may
+        be millions: of these only the deviations are kept, and the scores are read once more for the candidates.
     """
     judged: list[TaskOutput] = []
     counts: Counter[str] = Counter()
     unusable: list[tuple[int, str]] = []
     deviations = [np.empty(0, np.float32)]
-    columns: list[tuple[NDArray[Any], ...]] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0))]
+    below = Below(adapt) if adapt else None
+    columns = [_NONE]
     first = 0
+    firsts: list[int] = []
     for output, size in zip(outputs, sizes, strict=True):
         if output.folder is not None:
             try:
@@ -68,17 +80,53 @@ def gather(outputs: Iterable[TaskOutput], sizes: Iterable[int]) -> Pool:
             else:
                 rows, classes = scores["rows"], scores["cls"]
                 counts.update({name: int(np.count_nonzero(classes == code)) for code, name in enumerate(CLASSES)})
-                devi_f = scores["max_devi_f"]
-                deviations.append(devi_f[np.isfinite(devi_f) & (classes <= CLASSES.index("failed"))].astype(np.float32))
                 unusable += [(first + int(i), str(scores["problem"][i])) for i in np.flatnonzero(rows == 0)]
-                wanted = classes == CANDIDATE
-                trajectory = np.repeat(np.arange(first, first + size), rows)
-                columns.append(tuple(x[wanted] for x in (trajectory, scores["step"], devi_f, scores["max_devi_v"])))
+                found = _rows(scores, first, classes == CANDIDATE)
+                if below:
+                    below.add(found[0], found[2], found[3])
+                else:
+                    devi_f = scores["max_devi_f"]
+                    usable = np.isfinite(devi_f) & (classes <= CLASSES.index("failed"))
+                    deviations.append(devi_f[usable].astype(np.float32))
+                    columns.append(found)
         judged.append(output)
+        firsts.append(first)
         first += size
-    values = np.concatenate(deviations)
-    level = float(np.percentile(values, 95)) if len(values) else None
-    return Pool(judged, counts, level, unusable, Candidates(*(np.concatenate(x) for x in zip(*columns, strict=True))))
+    lower: dict[str, Level] = {}
+    if below:
+        levels = below.levels()
+        lower = {name: level for group, level in levels.items() for name in below.adapt.members[group]}
+        columns += _candidates(judged, firsts, below.adapt, levels)
+        chosen = sum(len(part[0]) for part in columns)
+        counts.update(accurate=counts["candidate"] - chosen, candidate=chosen - counts["candidate"])
+        level = max((each["f_trust_lo"] for each in levels.values()), default=None)
+    else:
+        values = np.concatenate(deviations)
+        level = float(np.percentile(values, 95)) if len(values) else None
+    candidates = Candidates(*(np.concatenate(x) for x in zip(*columns, strict=True)))
+    return Pool(judged, counts, level, unusable, candidates, lower)
+
+
+def _rows(scores: dict[str, NDArray[Any]], first: int, wanted: NDArray[np.bool_]) -> _Columns:
+    """Columns of `Candidates` of the rows that are wanted, where the first trajectory has this number."""
+    trajectory = np.repeat(np.arange(first, first + len(scores["rows"])), scores["rows"])
+    return trajectory[wanted], scores["step"][wanted], scores["max_devi_f"][wanted], scores["max_devi_v"][wanted]
+
+
+def _candidates(
+    judged: Sequence[TaskOutput], firsts: Sequence[int], adapt: Adapting, levels: dict[int, Level]
+) -> Iterator[_Columns]:
+    """Columns of `Candidates` of each task, with the frames between adaptive levels and the upper ones."""
+    f_lo = np.array([levels.get(group, {}).get("f_trust_lo", np.inf) for group in range(len(adapt.members))])
+    v_lo = np.array([levels.get(group, {}).get("v_trust_lo", np.inf) for group in range(len(adapt.members))])
+    sizes = np.diff([*firsts, len(adapt.groups)])
+    for output, first, size in zip(judged, firsts, sizes.tolist(), strict=True):
+        if output.folder is None:
+            continue
+        scores = load_scores(output.folder / SCORES, size)
+        group = np.repeat(np.array(adapt.groups[first : first + size], np.int64), scores["rows"])
+        above = (scores["max_devi_f"] >= f_lo[group]) | (scores["max_devi_v"] >= v_lo[group])
+        yield _rows(scores, first, (scores["cls"] == CANDIDATE) & above)
 
 
 def load_scores(path: Path, trajectories: int) -> dict[str, NDArray[Any]]:

@@ -72,8 +72,8 @@ def validate(config: ConfigFile) -> None:
         print(f"structures.{name}: {count} structure{'s' * (count != 1)}")
     for kind in ("data", "test"):
         for name, data in getattr(found.init, kind).items():
-            systems = load_data(data, config.parent, f"init.{kind}.{name}", found.type_map)
-            print(f"init.{kind}.{name}: {sum(map(len, systems.values()))} labelled frames")
+            loaded = load_data(data, config.parent, f"init.{kind}.{name}", found.type_map)
+            print(f"init.{kind}.{name}: {loaded.told}")
     print(f"{config}: valid; the run's prefix is {stored.prefix}")
 
 
@@ -264,7 +264,8 @@ def status(
     rmse_e, rmse_f: errors of energies in eV/atom, and of forces in eV/Angstrom, on the test set (init.test); in
     brackets, on the training set. They are means over the models of the committee.
     frames: explored frames. accurate, candidate, failed: their shares with max_devi_f below f_trust_lo, between the
-    levels, and from f_trust_hi on. select: candidates that the next iteration labels.
+    levels, and from f_trust_hi on. select: candidates that the next iteration labels. With select.adaptive, the lower
+    trust level that the iteration found stands behind its row.
     """
     from statemachine.cli.show import LAST, print_status, status_of
 

@@ -7,11 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import AsJson, Target
+from conventions.errors import ConfigError
+
+from .options import AsJson, Target, checked
+
+if TYPE_CHECKING:
+    from statemachine.importer.make import Imported
 
 
 class DataFormat(str, Enum):
@@ -24,10 +29,15 @@ class DataFormat(str, Enum):
 
 def import_(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE...", help="DP-GEN's param.json, and its machine.json.")
+        list[Path],
+        typer.Argument(metavar="SOURCE...", help="DP-GEN's param.json and machine.json; with --adopt also a run.yaml."),
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for run.yaml; default: dpgen2-sm beside SOURCE.")
+    ] = None,
+    adopt: Annotated[
+        Path | None,
+        typer.Option("--adopt", metavar="RUN_DIR", help="Begin the run, with what DP-GEN has done in this folder."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Write nothing when a key has no counterpart.")] = False,
     as_json: AsJson = False,
@@ -40,20 +50,38 @@ def import_(
 
     A job of model_devi_jobs becomes an exploration stage that runs once (convergence.repeat: once), so that the run
     does what DP-GEN would have done.
-    """
-    from conventions.errors import ConfigError
-    from statemachine.importer.make import REPORT, RUN, make
-    from statemachine.importer.make import as_json as in_json
-    from statemachine.importer.report import Outcome
 
+    --adopt takes a campaign over, wherever DP-GEN stopped in it: collected labels become the run's dataset, finished
+    labelling tasks of an unfinished iteration too, the newest models explore next, and the run begins at the stage that
+    comes next; nothing is labelled again. If run.yaml has to be edited first, give it as SOURCE then.
+    """
+    from statemachine.importer.make import RUN, is_ours, make
+    from statemachine.importer.make import as_json as in_json
+
+    if adopt and len(sources) == 1 and is_ours(sources[0]):
+        _adopt(sources[0], adopt)
+        return
     made = make(sources, output)
     if strict and made.report.losses:
         lines = "\n".join(f"{row.source}: {row.note}" for row in made.report.losses)
         raise ConfigError(f"{lines}\nnothing was written: with --strict every key needs a counterpart")
     made.write()
+    run = made.folder / RUN
     if as_json:
         typer.echo(in_json(made))
-        return
+    else:
+        _tell(made)
+    if adopt:
+        _adopt(run, adopt)
+    elif not as_json:
+        typer.echo(f"check it with `dpgen2-sm validate {run}`")
+
+
+def _tell(made: Imported) -> None:
+    """What became of the keys, and what is left to do."""
+    from statemachine.importer.make import REPORT, RUN
+    from statemachine.importer.report import Outcome
+
     for outcome in Outcome:
         count = sum(row.count for row in made.report if row.outcome is outcome)
         typer.echo(f"{count:5d} {outcome.value}")
@@ -61,8 +89,23 @@ def import_(
         typer.echo(f"lost: {row.source}: {row.note}", err=True)
     for text in made.report.warnings:
         typer.echo(f"to do: {text}", err=True)
-    run = made.folder / RUN
-    typer.echo(f"{run} is written, and {REPORT} beside it; check it with `dpgen2-sm validate {run}`")
+    typer.echo(f"{made.folder / RUN} is written, and {REPORT} beside it")
+
+
+def _adopt(run: Path, folder: Path) -> None:
+    """Begin the run of a configuration with what DP-GEN has done."""
+    from statemachine.cli.follow import beginning
+    from statemachine.importer.dpgen.adopt import adopt
+    from statemachine.importer.dpgen.tree import read_tree
+    from statemachine.run.begin import begin
+
+    told: list[str] = []
+    find = adopt(read_tree(folder.resolve()), told.append)
+    with beginning() as progress:
+        state = begin(checked(run), run.resolve().parent, progress, find)
+    for text in told:
+        typer.echo(text)
+    typer.echo(f"run {state.run}: {state.at} of iteration {state.iteration}; go on with `dpgen2-sm resume {run}`")
 
 
 def export(

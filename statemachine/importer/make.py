@@ -121,6 +121,11 @@ def _dpgen(documents: list[_Read]) -> tuple[_Read, _Read | None]:
     return params[0], machines[0] if machines else None
 
 
+def is_ours(path: Path) -> bool:
+    """Is it a configuration of a run already?"""
+    return {"prefix", "explore", "select"} <= set(read_source(path)[0])
+
+
 def _files(draft: Draft, named: str) -> dict[str, str]:
     head = f"Made by `dpgen2-sm import` of {named}; {REPORT} says what became of each key.\n"
     return {RUN: draft.rendered(head), **draft.files, REPORT: draft.report.text()}

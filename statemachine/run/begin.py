@@ -29,6 +29,7 @@ from statemachine.store.probe import prove
 
 from .configuration import configuration
 from .data import as_extxyz, is_dpdatas, load_data, write_data
+from .earlier import Earlier, FindEarlier
 from .paths import matches
 from .place import refuse_copy, refuse_nested
 from .record import Record
@@ -130,8 +131,18 @@ def unpack(objects: dict[str, bytes], files: Path) -> None:
         path.write_bytes(data)
 
 
-def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total, more: None) -> State:
+def begin(
+    config: RunConfig,
+    base: Path,
+    progress: Progress = lambda what, total, more: None,
+    find_earlier: FindEarlier | None = None,
+) -> State:
     """Begin a run, or return the one that was begun with the same configuration.
+
+    Parameters
+    ----------
+    find_earlier
+        Finds what was done before, where the run takes a campaign over.
 
     Raises
     ------
@@ -148,15 +159,35 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
     check_files(stored, objects)
     named = [("data", space.dataset_init, stored.init.data), ("test", space.dataset_test, stored.init.test)]
     imports = {
-        key(name): load_data(data, base, f"init.{kind}.{name}", stored.type_map)
+        key(name): load_data(data, base, f"init.{kind}.{name}", stored.type_map).systems
         for kind, key, group in named
         for name, data in group.items()
     }
+    with tempfile.TemporaryDirectory() as scratch:
+        earlier = Earlier()
+        if find_earlier:
+            progress("reading what was done before", 0, 0)
+            earlier = find_earlier(stored, Path(scratch))
+        return _write(store, record, stored, objects, {**imports, **earlier.data}, earlier, progress)
+
+
+def _write(
+    store: Store,
+    record: Record,
+    stored: RunConfig,
+    objects: dict[str, bytes],
+    imports: dict[str, dict[str, Any]],
+    earlier: Earlier,
+    progress: Progress,
+) -> State:
+    """Write all that was read, the state last."""
+    space = DataSpace(stored.apps)
     left = [entry.key for entry in store.list(space.dataset + "/")]
     if (there := _begun(record, stored)) is not None:  # while we read
         return there
     of_an_init = bool(left) and store.head(space.config(0)) is not None
-    strange = [key for key in left if not (of_an_init and space.is_imported(key))]
+    ours = tuple(f"{key}/" for key in imports)
+    strange = [key for key in left if not (of_an_init and (space.is_imported(key) or key.startswith(ours)))]
     if strange:
         raise CommandRefused(
             f"{store.at(strange[0])} exists, but there is no run here: choose an empty folder as prefix"
@@ -176,6 +207,9 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
             published |= {f"{key}/{path.relative_to(made)}" for path in files}
             total = sum(path.stat().st_size for path in files)
             store.publish(made, key, functools.partial(progress, f"writing {key}", total))
+    for key, made in earlier.folders.items():
+        published |= {f"{key}/{path.relative_to(made)}" for path in made.rglob("*") if path.is_file()}
+        store.publish(made, key)
     for key in left:  # of an interrupted init; never what a concurrent one with the same configuration has written
         if key not in published:
             store.delete(key)
@@ -194,7 +228,7 @@ def begin(config: RunConfig, base: Path, progress: Progress = lambda what, total
         reason="run created",
         config_sha256=sha256(document),
         policy=stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore)),
-    )
+    ).model_copy(update=earlier.state)
     remember(stored.prefix, stored.engine, first, first.config_sha256, begun=True)
     try:
         return record.create(first)

@@ -41,7 +41,8 @@ def measure(prefix: str, data: Sequence[str], format: str, iteration: int | None
         raise ConfigError(f"train.app {trainer.name}: its models cannot be evaluated by this command")
     iteration = _trained(store, state, iteration)
     type_map = load_config(configuration(store, state)).type_map
-    sets = {name: load_data(LabelledData(path=name, format=format), Path.cwd(), name, type_map) for name in data}
+    wanted = [LabelledData(path=name, format=format) for name in data]
+    sets = {each.path: load_data(each, Path.cwd(), each.path, type_map).systems for each in wanted}
     total = sum(system.get_nframes() for systems in sets.values() for system in systems.values())
     product = DataSpace(state.policy.apps).stage("train", iteration).product
     with tempfile.TemporaryDirectory() as scratch:

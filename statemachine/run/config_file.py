@@ -209,11 +209,13 @@ def _place(problem: Any, document: Any) -> list[Any]:
     """Where a problem is in the document: pydantic's place, without what it says of the kinds that it tried there."""
     place: list[Any] = []
     here = document
+    there = False
     for part in problem["loc"]:
-        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int)):
+        there = (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int))
+        if there:
             place.append(part)
             here = here[part]
-    if problem["type"] == "missing":
+    if problem["type"] == "missing" and not there:  # it may be there, and be null
         place.append(problem["loc"][-1])
     return place
 

@@ -3,54 +3,104 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from conventions.config import LabelledData
 from conventions.errors import ConfigError, did_you_mean
 from operators.sums import write_sums
 
 from .paths import matches
+from .thinning import Thinning
 
 FOLDERS = ("deepmd/npy", "deepmd/raw", "deepmd/comp", "deepmd")  # each system is a folder with type.raw
+SHARED = ("qe/cp/traj",)  # several files, whose names begin alike
 
 
-def load_data(data: LabelledData, base: Path, where: str, type_map: list[str]) -> dict[str, Any]:
-    """Labelled data as dpdata's systems by name, one for each composition, all with the run's type_map.
+class Loaded(NamedTuple):
+    """Labelled data: dpdata's systems by name, and what was left out of the files.
 
-    Where a composition has frames with and without virial, or with and without periodic boundaries, they are systems
-    of their own, as labels are (`Cu32.novirial`).
+    Attributes
+    ----------
+    systems
+        One for each composition, all with the run's type_map. Where a composition has frames with and without virial,
+        or with and without periodic boundaries, they are systems of their own, as labels are (`Cu32.novirial`).
+    read, repeated
+        Frames that dpdata found, and how many of them were left out because an earlier one has the same structure.
+    """
+
+    systems: dict[str, Any]
+    read: int
+    repeated: int
+
+    @property
+    def told(self) -> str:
+        """What is used, in words: `4 labelled frames`, or `4 of 40 labelled frames; ...`."""
+        used = sum(map(len, self.systems.values()))
+        words = f"{used} labelled frames" if used == self.read else f"{used} of {self.read} labelled frames"
+        return words + (f"; {self.repeated} more have the structure of an earlier one" if self.repeated else "")
+
+
+def load_data(data: LabelledData, base: Path, where: str, type_map: list[str]) -> Loaded:
+    """The frames of labelled data that are asked for.
+
+    Raises
+    ------
+    ConfigError
+        When a file cannot be read, holds no or damaged labels, or does not fit the run.
     """
     import dpdata
     import numpy as np
 
     if data.format not in _formats():
         raise ConfigError(f"{where}.format: dpdata has no format {data.format!r}; {_nearest(data.format, _formats())}")
+    thinning = Thinning(data.every, data.unique)
     kinds: dict[str, Any] = {}
-    for path in matches(base, data.path, where):
-        for part in _systems(path, data.format, where, type_map, labelled=True):
-            for key in ("energies", "forces", "coords", "cells"):
-                if key not in part.data:
-                    raise ConfigError(f"{where}: {path.name} has no {key}")
-                if not np.isfinite(part.data[key]).all():
-                    raise ConfigError(f"{where}: {path.name} has {key} that are not finite numbers")
-            kind = (".nopbc" if part.nopbc else "") + ("" if part.has_virial() else ".novirial")
+    # dpdata knows a trajectory of cp.x by the name that its files share; a person may name its input instead.
+    shared = data.format in SHARED and not data.path.endswith(".in")
+    for path in matches(base, f"{data.path}.in" if shared else data.path, where):
+        for parts in _files(path, data.format, where, type_map, labelled=True):
+            for part in parts:
+                _check_labels(part.data, f"{where}: {path.name}")
             try:
-                kinds.setdefault(kind, dpdata.MultiSystems(type_map=type_map)).append(part)
-            except (RuntimeError, AssertionError) as error:
+                parts = thinning.thin(parts)
+            except np.linalg.LinAlgError:
                 raise ConfigError(
-                    f"{where}: {path.name} does not fit the other data of its composition: {error}; give it a name of "
-                    "its own in init"
+                    f"{where}: {path.name} has a cell without volume, so frames cannot be compared; leave out `unique`"
                 ) from None
+            for part in parts:
+                kind = (".nopbc" if part.nopbc else "") + ("" if part.has_virial() else ".novirial")
+                try:
+                    kinds.setdefault(kind, dpdata.MultiSystems(type_map=type_map)).append(part)
+                except (RuntimeError, AssertionError) as error:
+                    raise ConfigError(
+                        f"{where}: {path.name} does not fit the other data of its composition: {error}; give it a name "
+                        "of its own in init"
+                    ) from None
     found: dict[str, Any] = {}
     for kind, systems in sorted(kinds.items()):
         for system in systems:
             name = system.short_name
             found[name + kind if name in found else name] = system
-    if not any(system.get_nframes() for system in found.values()):
-        raise ConfigError(f"{where}: {data.path!r} has no frames")
-    return found
+    if not found:
+        raise ConfigError(f"{where}: {data.path!r} has no frames with labels; dpdata leaves out unconverged ones")
+    return Loaded(found, thinning.read, thinning.repeated)
+
+
+def _check_labels(data: dict[str, Any], where: str) -> None:
+    import numpy as np
+
+    for key in ("energies", "forces", "coords", "cells", "virials"):
+        if key not in data:
+            if key == "virials":
+                continue
+            raise ConfigError(f"{where} has no {key}")
+        values = np.asarray(data[key])
+        # Where an output has no energy, as of an SCF that did not converge, some readers give None.
+        if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            raise ConfigError(f"{where} has {key} that are not finite numbers")
 
 
 def write_data(systems: dict[str, Any], folder: Path) -> None:
@@ -87,7 +137,7 @@ def as_extxyz(path: Path, format: str, where: str, type_map: list[str]) -> bytes
     from ase import Atoms
 
     frames = []
-    for part in _systems(path, format, where, type_map, labelled=False):
+    for part in itertools.chain.from_iterable(_files(path, format, where, type_map, labelled=False)):
         symbols = [part.data["atom_names"][number] for number in part.data["atom_types"]]
         cells = [None if part.nopbc else cell for cell in part.data["cells"]]
         frames += [
@@ -101,8 +151,8 @@ def as_extxyz(path: Path, format: str, where: str, type_map: list[str]) -> bytes
     return text.getvalue().encode()
 
 
-def _systems(path: Path, format: str, where: str, type_map: list[str], *, labelled: bool) -> list[Any]:
-    """Every system of a file or folder, with elements of type_map."""
+def _files(path: Path, format: str, where: str, type_map: list[str], *, labelled: bool) -> list[list[Any]]:
+    """dpdata's systems with elements of type_map, of a file, or of each system below a folder of DeePMD's."""
     try:
         found = _read(path, format, type_map, labelled)
     except Exception as error:  # dpdata's readers raise whatever they meet
@@ -111,7 +161,7 @@ def _systems(path: Path, format: str, where: str, type_map: list[str], *, labell
         ) from None
     if not found and format in FOLDERS:
         raise ConfigError(f"{where}: {path.name} holds no DeePMD system (no type.raw)")
-    for part in found:
+    for part in itertools.chain.from_iterable(found):
         names = [str(n) for n, c in zip(part.data["atom_names"], part.data["atom_numbs"], strict=True) if c]
         unknown = sorted(set(names) - set(type_map))
         if unknown and unknown[0].startswith("Type_"):
@@ -126,24 +176,49 @@ def _systems(path: Path, format: str, where: str, type_map: list[str], *, labell
     return found
 
 
-def _read(path: Path, format: str, type_map: list[str], labelled: bool) -> list[Any]:
+def _read(path: Path, format: str, type_map: list[str], labelled: bool) -> list[list[Any]]:
     import dpdata
+    from dpdata.plugins.xyz import QuipGapXYZFormat
     from dpdata.system import load_format
 
     kind = dpdata.LabeledSystem if labelled else dpdata.System
     if "mixed" in format:
         mixed = load_format(format)
         items = mixed.from_labeled_system_mix if labelled else mixed.from_system_mix
-        return [kind(data=item) for folder in mixed.from_multi_systems(str(path)) for item in items(folder)]
+        return [[kind(data=item) for item in items(folder)] for folder in mixed.from_multi_systems(str(path))]
+    if isinstance(load_format(format), QuipGapXYZFormat):
+        return [_alike(load_format(format).from_multi_systems(str(path)))]
     # A LAMMPS file numbers its types; as in DP-GEN, in the order of type_map.
     more: dict[str, Any] = {"type_map": type_map} if format in ("lammps/lmp", "lmp", "lammps/dump", "dump") else {}
     paths = [raw.parent for raw in sorted(path.rglob("type.raw"))] if format in FOLDERS else [path]
+    names = [str(each).removesuffix(".in") if format in SHARED else str(each) for each in paths]
     try:
-        return [kind(str(each), fmt=format, **more) for each in paths]
+        return [[kind(name, fmt=format, **more)] for name in names]
     except NotImplementedError:  # of outputs that always have labels
         if labelled:
             raise
-        return [dpdata.LabeledSystem(str(each), fmt=format, **more) for each in paths]
+        return [[dpdata.LabeledSystem(name, fmt=format, **more)] for name in names]
+
+
+def _alike(frames: Iterable[dict[str, Any]]) -> list[Any]:
+    """Systems of an extended XYZ file, of which `LabeledSystem` takes the first frame: a system for each run of frames
+    with the same atoms and labels.
+    """
+    import dpdata
+    import numpy as np
+
+    def atoms(frame: dict[str, Any]) -> tuple[Any, ...]:
+        return (*map(str, frame["atom_names"]), *frame["atom_types"].tolist(), frame["nopbc"], "virials" in frame)
+
+    found = []
+    for _, group in itertools.groupby(frames, atoms):
+        first, *rest = group
+        per_frame = [key for key in ("cells", "coords", "energies", "forces", "virials") if key in first]
+        merged: dict[str, Any] = {
+            key: np.concatenate([first[key], *(frame[key] for frame in rest)]) for key in per_frame
+        }
+        found.append(dpdata.LabeledSystem(data={**first, **merged}))
+    return found
 
 
 def _formats() -> set[str]:

@@ -21,6 +21,7 @@ from .process import (
     STORE_TROUBLE,
     Op,
     Raises,
+    Spec,
 )  # fmt: skip
 from .servers import DAMAGED, IDLE, PERSON, Servers
 from .tables import Late, Move, Scenario, World
@@ -31,6 +32,7 @@ from .world import (
     Sealed,
     Violation,
     newest_of,
+    place_of,
     unsealed,
     view_of,
     whole,
@@ -63,6 +65,10 @@ class Search(Servers):
         world = World(self._of_objects({}), self._of_flows(()), processes, *budget, ())
         objects: dict[str, Any] = {SPACE.configuration(sha256(data)): data for data in (FIRST, PATCHED)}
         objects[SPACE.state] = Sealed(self.scenario.first.seal())
+        for row in self.scenario.first.trail:  # of a campaign that was taken over
+            for stage in row.stages:
+                key = place_of(Spec("", stage, row.iteration, 0)).product
+                objects |= {key: b"before", f"~used/{key}": b"before"}
         if self.scenario.damage:  # `init` came to its end
             objects[SPACE.event(1)] = objects[SPACE.state]
         world = self._with(world, **objects)

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 
 from conventions.names import sha256
-from conventions.state import Convergence, State
+from conventions.state import Convergence, IterationSummary, State
 from tests.doubles import first_state
 from tests.figures import Figures
 
@@ -84,6 +84,30 @@ def test_exploration_stages_that_run_once(figure: Figures, faults: int, pollers:
     found = Search(Scenario(start, faults, 0, pollers, False, 9)).run()
     assert set(found.ends) >= {"explore.running", "exhausted"} and "converged" not in found.ends
     what = f"10 stages, exploration once, accidents {faults}, commands 0, pollers {pollers}"
+    figure(f"search: worlds ({what})", found.worlds, exact=False)
+    figure(f"search: moves between them ({what})", found.moves, exact=False)
+
+
+@pytest.mark.parametrize(
+    ("stage", "faults", "commands"),
+    [("train", 0, 0), ("label", 0, 0), pytest.param("explore", 1, 0, marks=pytest.mark.slow)],
+)
+def test_a_campaign_that_was_taken_over(figure: Figures, stage: str, faults: int, commands: int) -> None:
+    """It begins in the middle of an iteration; of those before it there are labels, models and what was selected."""
+    before = IterationSummary(iteration=0, stages=["train", "select"])
+    here = IterationSummary(iteration=1, stages=["label", "train"])
+    start = first(9).model_copy(
+        update={
+            "at": f"{stage}.submitting",
+            "stage": stage,
+            "iteration": 1,
+            "trail": [before, here][: 1 + (stage == "explore")],
+            "pruned": 1,
+        }
+    )
+    found = Search(Scenario(start, faults, commands, 2, False, 1)).run()
+    assert set(found.ends) >= {"explore.submitting", "converged"}
+    what = f"taken over before {stage}, accidents {faults}, commands {commands}, pollers 2"
     figure(f"search: worlds ({what})", found.worlds, exact=False)
     figure(f"search: moves between them ({what})", found.moves, exact=False)
 

@@ -67,6 +67,12 @@ BAD: dict[str, tuple[bytes, str]] = {
     "nan": (add("mass_map: [.nan]\n"), r"mass_map\.0: .*finite"),
     "nan for one of two kinds": (trust(".nan"), r"^error: \S+ select\.f_trust_lo: .*finite number \(got nan\)$"),
     "text for one of two kinds": (trust("x"), r"^error: \S+ select\.f_trust_lo: .*number \(got 'x'\)\n"),
+    "both kinds of a level": (trust("0.1, adaptive: {}"), r"select\.f_trust_lo: `adaptive` finds this level .*out"),
+    "no kind of a level": (trust("null"), r"select\.f_trust_lo: this key is required"),
+    "no candidate ever": (
+        trust("null, adaptive: {numb_candi_f: 0, rate_candi_f: 0}"), r"select\.adaptive: no frame would ever be a cand"
+    ),
+    "no frame of a file": (put(LABEL, "init: {data: {x: {path: x, every: 0}}}"), r"init\.data\.x\.every: .*0"),
     "YAML 1.1": (b"%YAML 1.1\n---\n" + CONFIG.encode(), r"line 2: YAML 1\.2 is read here, not %YAML 1\.1"),
     "no bool": (put("slots: 2", "slots: !!bool maybe"), "line 3: 'maybe' is no bool; correct it"),
     "no int": (put("slots: 2", "slots: !!int x"), "line 3: 'x' is no int"),

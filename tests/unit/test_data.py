@@ -52,7 +52,7 @@ def test_data_with_and_without_virials_are_systems_of_their_own(tmp_path: Path) 
     parts = {"a": with_virials(2), "b": system(3), "c": with_virials(1, seed=5), "d": system(1, atoms=2)}
     for name, part in parts.items():
         part.to("deepmd/npy", str(tmp_path / "data" / name))
-    found = load_data(LabelledData(path="data"), tmp_path, "init.data.mine", ["Cu", "O"])
+    found = load_data(LabelledData(path="data"), tmp_path, "init.data.mine", ["Cu", "O"]).systems
     assert {name: len(each) for name, each in found.items()} == {"Cu4O0": 3, "Cu4O0.novirial": 3, "Cu2O0": 1}
     write_data(found, tmp_path / "out")
     assert sorted(path.parent.name for path in (tmp_path / "out").glob("*/type.raw")) == sorted(found)
@@ -67,7 +67,7 @@ def test_data_with_and_without_virials_are_systems_of_their_own(tmp_path: Path) 
 def test_molecules_stay_molecules_beside_crystals(tmp_path: Path) -> None:
     system(2).to("deepmd/npy", str(tmp_path / "data/a"))
     system(3, nopbc=True).to("deepmd/npy", str(tmp_path / "data/b"))
-    found = load_data(LabelledData(path="data"), tmp_path, "init.data.x", ["Cu", "O"])
+    found = load_data(LabelledData(path="data"), tmp_path, "init.data.x", ["Cu", "O"]).systems
     assert {name: each.nopbc for name, each in found.items()} == {"Cu4O0.novirial": False, "Cu4O0": True}
 
 
@@ -87,7 +87,7 @@ def test_a_run_begins_with_both(cli: Cli, stub_run: Path) -> None:
 def test_labelled_formats(tmp_path: Path, format: str) -> None:
     format, _, below = format.partition(" ")
     write(tmp_path / "data" / below, format, [with_virials(), system(3, 2)])
-    found = load_data(LabelledData(path="data", format=format), tmp_path, "init.data.x", ["Cu", "O"])
+    found = load_data(LabelledData(path="data", format=format), tmp_path, "init.data.x", ["Cu", "O"]).systems
     assert {name: (len(each), each.has_virial()) for name, each in found.items()} == {
         "Cu4O0": (2, True),
         "Cu2O0": (3, False),

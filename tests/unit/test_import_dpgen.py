@@ -110,6 +110,7 @@ def test_a_whole_campaign(tmp_path: Path) -> None:
     select = config["select"]
     assert (select["f_trust_lo"], select["f_trust_hi"], select["model_devi_skip"]) == (0.05, 0.15, 3)
     assert (select["fp_task_max_per_system"], select["fp_task_max"]) == (20, 40), "20 for each system, two in one job"
+    assert select["fp_task_min_per_system"] == 5 and "fp_task_min" not in select
     label = config["label"]
     assert label["potcar"] == {"H": "../pp/POTCAR_H", "C": "../pp/POTCAR_C"} and label["incar"] == "../INCAR"
     assert (label["command"], label["ratio_failed"], label["group_size"]) == ("mpirun -n 16 vasp_std", 0.05, 5)
@@ -179,6 +180,13 @@ MAPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "levels of a job": (
         job(model_devi_f_trust_lo=0.2, sys_idx=[1]),
         {f"{GROUP}.structures": ["sys001.job000"], "select.f_trust_lo": 0.2, "select.f_trust_hi": 0.15},
+    ),
+    "levels that follow the models": (
+        {"model_devi_adapt_trust_lo": True, "model_devi_numb_candi_f": 20, "model_devi_perc_candi_f": 2.5},
+        {
+            "select.adaptive": {"numb_candi_f": 20, "numb_candi_v": 0, "rate_candi_f": 0.025, "rate_candi_v": 0.0},
+            "select.f_trust_hi": {"sys000": 0.15, "sys001": 0.15},
+        },
     ),
     "old names of a job": (
         {"model_devi_jobs": [{"sys_idx": [0], "Ts": [5], "Ps": [2], "t_freq": 2, "nsteps": 8, "ens": "npt-tri"}]},

@@ -22,7 +22,7 @@ def selection(param: Section, draft: Draft, jobs: Job) -> None:
     draft.put("select.fp_task_max_per_system", most, "fp_task_max, which DP-GEN counts for each system")
     draft.put("select.fp_task_max", most * jobs.most, f"fp_task_max times {jobs.most}, the most systems of one job")
     fewest = max(1, int(param.number("fp_task_min", 1)))
-    draft.put("select.fp_task_min", fewest, "fp_task_min")
+    draft.put("select.fp_task_min_per_system", fewest, "fp_task_min, which DP-GEN counts for each system")
     draft.put("select.model_devi_skip", int(param.number("model_devi_skip", 0)), "model_devi_skip")
     threshold = float(param.number("fp_accurate_threshold", 1.0))
     if 0 < threshold < 1:
@@ -34,21 +34,53 @@ def selection(param: Section, draft: Draft, jobs: Job) -> None:
 
 def _levels(param: Section, draft: Draft, jobs: Job) -> None:
     """One level for all sets where all have the same, else one for each."""
+    adaptive = param.flag("model_devi_adapt_trust_lo")
+    if adaptive:
+        _adaptive(param, draft)
+    else:
+        for key in ("model_devi_adapt_trust_lo", *_CANDIDATES):
+            if key in param:
+                param.drop(key, "model_devi_adapt_trust_lo is off")
     for name in LEVELS:
         key = f"model_devi_{name}"
+        if adaptive and name.endswith("lo"):
+            param.drop(key, "model_devi_adapt_trust_lo finds it, in DP-GEN too")
+            continue
         given = param.take(key, 1e10) if name[0] == "v" else param.need(key)
         values = {
             set_name: _level(own.get(name, given), index, param.at(key)) for set_name, (index, own) in jobs.sets.items()
         }
-        distinct = set(values.values()) or {_level(given, 0, param.at(key))}
+        distinct: set[Any] = set(values.values()) or {_level(given, 0, param.at(key))}
         if all(value >= _OFF for value in distinct):
             if key in param:
                 param.drop(key, "so large that it decides nothing")
             continue
-        draft.put(f"select.{name}", distinct.pop() if len(distinct) == 1 else values, key)
+        # Each set finds a lower level of its own where it has an upper one of its own.
+        one = len(distinct) == 1 and not (adaptive and len(values) > 1)
+        draft.put(f"select.{name}", distinct.pop() if one else values, key)
+    if adaptive:
+        return
     low, high = (f"v_trust_{end}" in draft.config["select"] for end in ("lo", "hi"))
     if low != high:  # DP-GEN's default stands for the other one
         draft.put(f"select.v_trust_{'hi' if low else 'lo'}", 1e10, "DP-GEN's default")
+
+
+# DP-GEN's key -> (key of select.adaptive, DP-GEN's default, factor): what it gives in per cent is a fraction here.
+_CANDIDATES = {
+    "model_devi_numb_candi_f": ("numb_candi_f", 10, 1),
+    "model_devi_numb_candi_v": ("numb_candi_v", 0, 1),
+    "model_devi_perc_candi_f": ("rate_candi_f", 0.0, 0.01),
+    "model_devi_perc_candi_v": ("rate_candi_v", 0.0, 0.01),
+}
+
+
+def _adaptive(param: Section, draft: Draft) -> None:
+    """How many frames of each system are candidates."""
+    found = {}
+    for key, (name, default, factor) in _CANDIDATES.items():
+        value = param.number(key, default) * factor
+        found[name] = float(value) if name.startswith("rate") else int(value)
+    draft.put("select.adaptive", found, "model_devi_numb_candi_f, model_devi_perc_candi_f, ...")
 
 
 def _level(given: Any, index: int, where: str) -> float:
