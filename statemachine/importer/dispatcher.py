@@ -76,10 +76,10 @@ _ARGUMENTS = re.compile(r"\s+(?:-i|-in|-input)\s|\s*(?:[<>|;]|&&|2>)")
 
 def reached(machine: Section, resources: Section, stage: str, draft: Draft, origin: str) -> None:
     """The batch system of a stage and what its jobs ask of it, or the setup where there is none; finishes both."""
-    group = resources.of("group_size", int, 1)
+    group = resources.of("group_size", int)
     if group:
         draft.put(f"{stage}.group_size", group, resources.at("group_size"))
-    else:
+    elif group == 0:
         resources.change("group_size", "0 is no limit there; the default of the stage is used")
     batch = str(machine.text("batch_type", "Shell"))
     context = str(machine.text("context_type", "LocalContext"))

@@ -63,10 +63,10 @@ def _config(config: Section, draft: Draft) -> None:
     put_command(config, "explore", draft)
     for key in ("head", "model_frozen_head"):
         head = config.text(key)
-        if head and "head" not in draft.config["train"]:
-            draft.put("train.head", head, config.at(key))
-        elif key in config:
-            config.drop(key, "it is train.head already" if head else "not given")
+        if head and head != draft.config["train"].get("head"):
+            config.lose(key, "the head of training is explored with; a model of one head has none to choose")
+        elif not head:
+            config.drop(key, "not given")
     for key in ("teacher_model_path", "shuffle_models", "extra_output_files"):
         if not config.take(key):
             config.drop(key, "not given")

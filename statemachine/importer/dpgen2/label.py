@@ -140,8 +140,17 @@ def _by_element(source: Section, key: str, ours: str, draft: Draft) -> None:
         raise ConfigError(f"{source.at(key)}: a path for each element is expected, not {given!r}")
     elements = draft.config["type_map"]
     found = {element: draft.path(file) for element, file in given.items() if element in elements}
-    for file in found.values():
-        draft.look(file, f"label.{ours}")
+    absent = [file for file in found.values() if not draft.there(file).exists()]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        draft.report.warn(
+            f"label.{ours}: {absent[0]}{more}: not on this machine; `dpgen2-sm validate` says when all is there"
+        )
+    if lacking := [element for element in elements if element not in found]:
+        draft.report.warn(
+            f"label.{ours}: no file of {lacking[0]}{f' and {len(lacking) - 1} more' * (len(lacking) > 1)}: give one of "
+            "each element of type_map, or leave the elements that no frame has out of type_map (and mass_map)"
+        )
     if set(given) - set(found):
         source.change(key, f"without {', '.join(sorted(set(given) - set(found)))}, which type_map has not")
     draft.put(f"label.{ours}", found, source.at(key))

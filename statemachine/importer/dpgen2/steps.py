@@ -35,7 +35,8 @@ def steps(top: Section, draft: Draft, argo: bool) -> None:
             default.take(name)
             default.drop(name, "every stage has a configuration of its own")
         default.finish()
-    for number, stage in enumerate(without):  # a row for each key once, however many stages have it
+    # A row for each key once, however many stages have it; of train, which may lose no task, only where it is alone.
+    for number, stage in enumerate(sorted(without, key="train".__eq__)):
         report = draft.report if number == 0 else Report()
         _Step(Section(default.values, (STEP,), report, default.where), stage, draft, argo).fill()
     source.finish()

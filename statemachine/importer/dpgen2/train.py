@@ -49,11 +49,10 @@ def _config(config: Section, heads: Heads, draft: Draft) -> None:
         config.lose("impl", f"{backend} is not there: train with tensorflow or pytorch")
     else:
         draft.put("train.backend", backend, config.at(config.name_of("impl")))
-    head = heads.head or config.text("head")
-    if head:
-        draft.put("train.head", head, "inputs.head" if heads.head else "train.config.head")
-    elif "head" in config:
-        config.drop("head", "not given")
+    if heads.head:
+        draft.put("train.head", heads.head, "inputs.head")
+    if config.take("head") != heads.head:
+        config.drop("head", "inputs.head counts, in DPGEN2 too")
     left = []
     for word in shlex.split(str(config.text("train_args", ""))):
         if word == "--skip-neighbor-stat":
@@ -165,18 +164,24 @@ def _begin(source: Section, config: Section, heads: Heads, draft: Draft) -> None
     if policy not in ("no", "yes") and not policy.startswith("old_data_larger_than"):
         raise ConfigError(f"{config.at('init_model_policy')}: {policy!r}; it is no, yes or old_data_larger_than:N")
     reuse = policy != "no" or heads.finetune
-    if reuse:
+    if reuse and heads.head:
+        why = "with several heads each training begins anew, or with training_finetune_model"
+        for name in ("init_model_policy", "init_model_old_ratio", *(f"init_model_{name}" for name in _REUSE)):
+            config.take(name)
+            config.lose(name, why)
+        draft.report.warn(f"train: {why}")
+    elif reuse:
         draft.put("train.training_reuse_iter", 1, "train.config.init_model_policy")
         _reuse(config, draft)
     else:
         for name in ("old_ratio", *_REUSE):
             config.take(f"init_model_{name}")
             config.drop(f"init_model_{name}", "without init_model_policy it has no effect in DPGEN2 either")
-    if policy.startswith("old"):
+    if policy.startswith("old") and not heads.head:
         config.change("init_model_policy", "from iteration 1 on, however much data there are")
-    elif heads.finetune and policy == "no":
+    elif heads.finetune and policy == "no" and not heads.head:
         config.change("init_model_policy", "`yes`, which do_finetune makes of it in DPGEN2 too")
-    elif policy == "no":
+    elif not reuse:
         config.drop("init_model_policy", "no: each training begins anew")
     if config.flag("init_model_with_finetune"):
         config.lose("init_model_with_finetune", "later iterations go on from their last models without --finetune")
