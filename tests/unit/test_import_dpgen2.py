@@ -28,7 +28,7 @@ SLURM: dict[str, Any] = {
     "port": 22,
     "username": "jdoe",
     "remote_root": "/scratch/jdoe",
-    "private_key_file": "/home/jdoe/.ssh/id",
+    "private_key_file": "~/.ssh/id",
     "machine_dict": {"batch_type": "Slurm", "context_type": "SSHContext"},
     "resources_dict": {"number_node": 1, "cpu_per_node": 4, "gpu_per_node": 1, "queue_name": "gpu", "module_list": []},
     "clean": False,
@@ -170,7 +170,7 @@ def test_a_whole_campaign(tmp_path: Path) -> None:
         "machine": {
             "batch_type": "Slurm", "context_type": "SSHContext", "remote_root": "/scratch/jdoe",
             "remote_profile": {"hostname": "login.example.org", "username": "jdoe", "port": 22,
-                               "key_filename": "/home/jdoe/.ssh/id"},
+                               "key_filename": "~/.ssh/id"},
         },
         "resources": {"number_node": 1, "cpu_per_node": 4, "gpu_per_node": 1, "queue_name": "gpu"},
     }  # fmt: skip

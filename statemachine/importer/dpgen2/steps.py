@@ -7,7 +7,7 @@ from typing import Any
 
 from conventions.secrets import looks_like_key
 
-from ..dispatcher import MACHINE, PROFILE, RESOURCES, reached
+from ..dispatcher import MACHINE, RESOURCES, reached
 from ..draft import Draft
 from ..report import Report
 from ..source import Section
@@ -192,7 +192,3 @@ def _there(values: Any, names: list[str]) -> bool:
             return False
         values = values[name]
     return True
-
-
-# What these rows are about, so that the documentation can show them beside the others.
-SHARED = {"machine_dict": MACHINE, "machine_dict.remote_profile": PROFILE, "resources_dict": RESOURCES}
