@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from conventions.secrets import looks_like_key
+
 from .draft import Draft
 from .report import lost, maps, unneeded
 from .source import Section, Table
@@ -84,10 +86,12 @@ def reached(machine: Section, resources: Section, stage: str, draft: Draft, orig
     batch = str(machine.text("batch_type", "Shell"))
     context = str(machine.text("context_type", "LocalContext"))
     found = _machine(machine, batch, context, draft, stage)
+    envs = _envs(resources, stage, draft)
     if found is None:
-        _setup(resources, stage, draft)
+        _setup(resources, envs, stage, draft)
     else:
         wanted = {name: resources.take(name) for name in (*_PLAIN, *_MORE, *_ENVIRONMENT) if name in resources}
+        wanted["envs"] = envs
         hpc: dict[str, Any] = {"machine": found, "resources": _in_shell(_cleaned(wanted))}
         draft.put(f"{stage}.hpc", hpc, f"{origin}, {resources.where.rpartition('.')[2]}")
     _strategy(resources)
@@ -142,14 +146,24 @@ _SHELL = re.compile(r"[$`;&|<>()*?\[\]{}~#]")
 _PROFILE = ("hostname", "username", "port", "key_filename", "proxy_command", "timeout", "tar_compress", "symlink")
 
 
-def _setup(resources: Section, stage: str, draft: Draft) -> None:
+def _envs(resources: Section, stage: str, draft: Draft) -> dict[str, Any]:
+    """Environment variables, without those whose names say that they are secrets."""
+    given = resources.of("envs", dict, {})
+    secret = [name for name in given if looks_like_key(name)]
+    if secret:
+        why = f"{', '.join(secret)}: a secret is not copied: let a file on the batch system set it (source_list)"
+        resources.lose("envs", why)
+        draft.report.warn(f"{stage}: {why}")
+    return {name: value for name, value in given.items() if name not in secret}
+
+
+def _setup(resources: Section, envs: dict[str, Any], stage: str, draft: Draft) -> None:
     """What prepares a job that no batch system prepares: shell lines."""
     lines = [f"module unload {name}" for name in resources.items("module_unload_list")]
     if resources.flag("module_purge"):
         lines.insert(0, "module purge")
     lines += [f"module load {name}" for name in resources.items("module_list")]
     lines += [f"source {file}" for file in resources.items("source_list")]
-    envs = resources.of("envs", dict, {})
     lines += [
         f'export {name}="{value}"'
         for name, given in envs.items()

@@ -415,6 +415,14 @@ def test_secrets_are_not_copied(tmp_path: Path, cli: Cli) -> None:
     assert "password-1" not in output + errors
 
 
+@pytest.mark.parametrize("here", [{}, {"batch_type": "shell", "context_type": "local"}])
+def test_secrets_of_an_environment_are_not_copied(tmp_path: Path, here: dict[str, Any]) -> None:
+    _, report = imported(tmp_path, machine=stage(machine=here, resources={"envs": {"API_KEY": "word-2", "A": "kept"}}))
+    written = "".join(path.read_text() for path in (tmp_path / "dpgen2-sm").iterdir())
+    assert "word-2" not in written and "kept" in written
+    assert [row.source for row in report.losses] == ["machine.json: fp.resources.envs"]
+
+
 @pytest.mark.parametrize(
     ("machine", "key"),
     [

@@ -593,15 +593,17 @@ def test_secrets_are_not_copied(tmp_path: Path, cli: Cli) -> None:
         step_configs__run_fp_config={
             "template_config": {"envs": {"API_KEY": word, "PLAIN": "x"}},
             "executor": {**SLURM, "password": word, "machine_dict": {
-                "batch_type": "Slurm", "context_type": "SSHContext", "remote_profile": {"password": word}}},
+                "batch_type": "Slurm", "context_type": "SSHContext", "remote_profile": {"password": word}},
+                "resources_dict": {"envs": {"MY_TOKEN": word, "PLAIN_TOO": "y"}}},
         },
     )  # fmt: skip
     (tmp_path / "input.json").write_text(json.dumps(document))
     code, output, errors = cli("import", tmp_path / "input.json")
     written = "".join(path.read_text() for path in (tmp_path / "dpgen2-sm").iterdir())
-    assert code == 0 and word not in written + output + errors and "PLAIN" in written
+    assert code == 0 and word not in written + output + errors and "PLAIN=x" in written and "PLAIN_TOO: y" in written
     for text in (
         "label: password was not copied: use an SSH agent",
+        "label: MY_TOKEN: a secret is not copied",
         "label: API_KEY was not copied: name a Kubernetes Secret in pod.secrets",
         "dflow_config.token was not copied: set ARGO_TOKEN",
         "dflow_s3_config.secret_key was not copied: set AWS_SECRET_ACCESS_KEY",
