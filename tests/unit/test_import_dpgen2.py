@@ -175,6 +175,7 @@ def test_a_whole_campaign(tmp_path: Path) -> None:
         "resources": {"number_node": 1, "cpu_per_node": 4, "gpu_per_node": 1, "queue_name": "gpu"},
     }  # fmt: skip
     assert report.losses == [] and "engine" not in config
+    assert not [row.source for row in report if "machine_dict.remote" in row.source], "what the source does not have"
     assert any("KSPACING = 0.32, KGAMMA = T" in text for text in report.warnings), "the INCAR is not there to be copied"
     read_config(tmp_path / "dpgen2-sm/run.yaml")
 
@@ -281,6 +282,11 @@ MAPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"structures/conf000": {"files": ["conf000.bcc.poscar"], "format": "vasp", "super_cell": [2, 2, 2],
                                 "pert_box": 0.03, "pert_atom": 0.1, "pert_numb": 5,
                                 "substitute": {"Al": {"Al": 0.5, "Mg": 0.5}}}},
+    ),
+    "structures that cannot be shared evenly": (
+        {"explore__configurations": [{"type": "alloy", "lattice": ["bcc", 3], "numb_confs": 5,
+                                      "concentration": [[1, 1], [1, 3]]}] * 2},
+        {"structures/conf000.0/pert_numb": 3, "structures/conf000.1/pert_numb": 3},
     ),
     "an alloy on a lattice of the user": (
         {"explore__configurations": [{"type": "alloy", "lattice": ["p", "vasp/poscar"], "concentration": [1, 3]}] * 2},
@@ -610,6 +616,11 @@ def test_secrets_are_not_copied(tmp_path: Path, cli: Cli) -> None:
         "bohrium_config: there is no Bohrium",
     ):
         assert text in errors
+
+
+def test_a_server_of_bohrium_is_not_asked(tmp_path: Path) -> None:
+    config, _ = imported(tmp_path, changed(**ARGO, bohrium_config={"username": "u", "project_id": 1}))
+    assert "engine" not in config and config["prefix"] == "out"
 
 
 OLDER: dict[str, Any] = {
