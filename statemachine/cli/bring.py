@@ -30,7 +30,10 @@ class DataFormat(str, Enum):
 def import_(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE...", help="DP-GEN's param.json and machine.json; with --adopt also a run.yaml."),
+        typer.Argument(
+            metavar="SOURCE...",
+            help="DP-GEN's param.json and machine.json, or DPGEN2's input.json; with --adopt also a run.yaml.",
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for run.yaml; default: dpgen2-sm beside SOURCE.")
@@ -42,16 +45,16 @@ def import_(
     strict: Annotated[bool, typer.Option("--strict", help="Write nothing when a key has no counterpart.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a configuration of DP-GEN's param.json and machine.json.
+    """Make a configuration of DP-GEN's param.json and machine.json, or of DPGEN2's input.json.
 
     Written are run.yaml, with a comment at each value that says where it comes from, the files that it names and that
-    DP-GEN would have made (input.json, INCAR, ...), and import.md: what became of each key of the sources. Data,
-    structures and pseudopotentials stay where they are. The sources are only read. Secrets are never copied.
+    the other program would have made (input.json, INCAR, ...), and import.md: what became of each key of the sources.
+    Data, structures and pseudopotentials stay where they are. The sources are only read. Secrets are never copied.
 
     A job of model_devi_jobs becomes an exploration stage that runs once (convergence.repeat: once), so that the run
-    does what DP-GEN would have done.
+    does what DP-GEN would have done. Stages of DPGEN2 are repeated until they have converged, as they are there.
 
-    --adopt takes a campaign over, wherever DP-GEN stopped in it: collected labels become the run's dataset, finished
+    --adopt takes a campaign of DP-GEN over, wherever it stopped: collected labels become the run's dataset, finished
     labelling tasks of an unfinished iteration too, the newest models explore next, and the run begins at the stage that
     comes next; nothing is labelled again. If run.yaml has to be edited first, give it as SOURCE then.
     """
@@ -62,6 +65,8 @@ def import_(
         _adopt(sources[0], adopt)
         return
     made = make(sources, output)
+    if adopt and made.dialect != "DP-GEN":
+        raise ConfigError(f"--adopt: {sources[0]} is of {made.dialect}; only a campaign of DP-GEN can be taken over")
     if strict and made.report.losses:
         lines = "\n".join(f"{row.source}: {row.note}" for row in made.report.losses)
         raise ConfigError(f"{lines}\nnothing was written: with --strict every key needs a counterpart")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,13 @@ from typing import Any
 from conventions.errors import ConfigError
 
 from .dpgen import convert as dpgen
+from .dpgen2 import convert as dpgen2
 from .draft import Draft
 from .reading import read_source
 from .report import Outcome, Report
+from .values import run_name
 
+_Read = tuple[Path, dict[str, Any]]
 RUN, REPORT = "run.yaml", "import.md"
 _ORDER = (
     "run", "prefix", "engine", "seed", "type_map", "mass_map", "structures", "init", "label", "train", "explore",
@@ -78,28 +80,45 @@ def make(sources: Sequence[Path], folder: Path | None = None) -> Imported:
         documents.append((path, document))
         for name in twice:
             report.add(f"{path.name}: {name}", Outcome.CHANGED, note="given twice at one place; the last one counts")
+    dialect = "DPGEN2" if any(dpgen2.is_input(each) for _, each in documents) else "DP-GEN"
+    first, second = _dpgen2(documents) if dialect == "DPGEN2" else _dpgen(documents)
+    base = first[0].resolve().parent
+    folder = (folder or base / "dpgen2-sm").absolute()
+    draft = Draft(base, folder, report)
+    draft.put("run", run_name(base.name), "")
+    draft.put("prefix", "out", "")
+    if dialect == "DPGEN2":
+        dpgen2.fill(first[1], first[0].name, draft)
+    else:
+        dpgen.fill(first[1], second[1] if second else None, (first[0].name, second[0].name if second else ""), draft)
+    draft.config = {key: draft.config[key] for key in _ORDER if key in draft.config}
+    named = " and ".join(path.name for path, _ in documents)
+    return Imported(dialect, folder, _files(draft, named), report)
+
+
+def _dpgen2(documents: list[_Read]) -> tuple[_Read, None]:
+    """The one input.json."""
+    if len(documents) > 1:
+        names = ", ".join(str(path) for path, _ in documents)
+        raise ConfigError(f"{names}: give one input.json of DPGEN2 alone; it names its files itself")
+    return documents[0], None
+
+
+def _dpgen(documents: list[_Read]) -> tuple[_Read, _Read | None]:
+    """param.json, and machine.json where it is given."""
     params = [(path, each) for path, each in documents if dpgen.is_param(each)]
     machines = [(path, each) for path, each in documents if not dpgen.is_param(each) and dpgen.is_machine(each)]
     strange = [path for path, each in documents if not (dpgen.is_param(each) or dpgen.is_machine(each))]
     if strange:
         raise ConfigError(
-            f"{strange[0]}: neither a param.json nor a machine.json of DP-GEN: it has no model_devi_jobs, and no "
-            "train, model_devi and fp"
+            f"{strange[0]}: neither a param.json nor a machine.json of DP-GEN (it has no model_devi_jobs, and no "
+            "train, model_devi and fp), nor an input.json of DPGEN2 (no inputs, train, explore and fp)"
         )
     if len(params) != 1 or len(machines) > 1:
         names = ", ".join(str(path) for path, _ in documents)
         raise ConfigError(f"{names}: give one param.json and at most one machine.json; these are "
                           f"{len(params)} and {len(machines)}")  # fmt: skip
-    base = params[0][0].resolve().parent
-    folder = (folder or base / "dpgen2-sm").absolute()
-    draft = Draft(base, folder, report)
-    machine = machines[0] if machines else (Path(), None)
-    draft.put("run", _run_name(base.name), "")
-    draft.put("prefix", "out", "")
-    dpgen.fill(params[0][1], machine[1], (params[0][0].name, machine[0].name), draft)
-    draft.config = {key: draft.config[key] for key in _ORDER if key in draft.config}
-    named = " and ".join(path.name for path, _ in documents)
-    return Imported("DP-GEN", folder, _files(draft, named), report)
+    return params[0], machines[0] if machines else None
 
 
 def is_ours(path: Path) -> bool:
@@ -110,12 +129,6 @@ def is_ours(path: Path) -> bool:
 def _files(draft: Draft, named: str) -> dict[str, str]:
     head = f"Made by `dpgen2-sm import` of {named}; {REPORT} says what became of each key.\n"
     return {RUN: draft.rendered(head), **draft.files, REPORT: draft.report.text()}
-
-
-def _run_name(text: str) -> str:
-    """A name of a run that is like the folder's."""
-    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).lstrip("-0123456789")[:20].rstrip("-")
-    return name or "imported"
 
 
 def summary(imported: Imported) -> dict[str, Any]:

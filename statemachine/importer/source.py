@@ -59,12 +59,18 @@ class Section:
         return found
 
     def of(self, name: str, kinds: type | tuple[type, ...], default: Any = None) -> Any:
-        """`take`, of a value that must be of these kinds."""
-        found = self.take(name, default)
-        if name in self and (not isinstance(found, kinds) or (isinstance(found, bool) and bool not in _all(kinds))):
+        """`take`, of a value that must be of these kinds; null is as if it were not there."""
+        found = self.take(name)
+        if found is None:
+            return default
+        if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in _all(kinds)):
             words = " or ".join(_WORDS.get(kind, kind.__name__) for kind in _all(kinds))
             raise ConfigError(f"{self.at(self.name_of(name))}: {words} is expected, not {_shown(found)}")
         return found
+
+    def part(self, name: str, *tables: Table) -> Section:
+        """A mapping inside of this one; empty where the key is absent."""
+        return Section(self.of(name, dict, {}), tables, self.report, self.at(self.name_of(name)))
 
     def number(self, name: str, default: float | None = None) -> Any:
         """A number."""

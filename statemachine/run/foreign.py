@@ -6,10 +6,13 @@ from collections.abc import Iterable
 
 # What a document is, by keys at its top, two of which are enough.
 _KNOWN = {
+    "DPGEN2's input.json": {
+        "dflow_config", "default_step_config", "step_configs", "bohrium_config", "inputs", "fp", "train_style",
+        "explore_style",
+    },
     "DP-GEN's param.json": {"model_devi_jobs", "init_data_sys", "sys_configs", "fp_style", "default_training_param"},
     "DP-GEN's machine.json": {"model_devi", "fp", "api_version", "deepmd_version"},
-    "DPGEN2's input.json": {"dflow_config", "default_step_config", "step_configs", "bohrium_config", "inputs", "fp"},
-}
+}  # fmt: skip
 _ENOUGH = 2
 
 

@@ -41,9 +41,10 @@ def test_the_diagram_is_up_to_date() -> None:
     assert (ROOT / "docs" / "machine.md").read_text("utf-8") == made, "run `make docs`"
 
 
-def test_the_page_of_dpgens_keys_is_up_to_date() -> None:
-    made = runpy.run_path(str(ROOT / "docs" / "make_from_dpgen.py"))["page"]()
-    assert (ROOT / "docs" / "from-dpgen.md").read_text("utf-8") == made, "run `make docs`"
+@pytest.mark.parametrize(("page", "name"), [("page", "from-dpgen.md"), ("page2", "from-dpgen2.md")])
+def test_the_pages_of_other_programs_keys_are_up_to_date(page: str, name: str) -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_from_dpgen.py"))[page]()
+    assert (ROOT / "docs" / name).read_text("utf-8") == made, "run `make docs`"
 
 
 def test_the_diagram_shows_every_state() -> None:

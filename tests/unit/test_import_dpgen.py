@@ -13,8 +13,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from conventions.errors import ConfigError
+from statemachine.importer.dispatcher import command_of
 from statemachine.importer.dpgen import keys as dpgen_keys
-from statemachine.importer.dpgen.machine import command_of
 from statemachine.importer.make import make
 from statemachine.importer.report import Outcome
 from tests.conftest import Cli
@@ -411,8 +411,16 @@ def test_secrets_are_not_copied(tmp_path: Path, cli: Cli) -> None:
     written = "".join(path.read_text() for path in (tmp_path / "dpgen2-sm").iterdir())
     assert "password-1" not in written and "key_filename: ~/.ssh/id" in written
     code, output, errors = cli("import", tmp_path / "param.json", tmp_path / "machine.json")
-    assert code == 0 and "label: password of machine.json was not copied" in errors
+    assert code == 0 and "label: password was not copied" in errors
     assert "password-1" not in output + errors
+
+
+@pytest.mark.parametrize("here", [{}, {"batch_type": "shell", "context_type": "local"}])
+def test_secrets_of_an_environment_are_not_copied(tmp_path: Path, here: dict[str, Any]) -> None:
+    _, report = imported(tmp_path, machine=stage(machine=here, resources={"envs": {"API_KEY": "word-2", "A": "kept"}}))
+    written = "".join(path.read_text() for path in (tmp_path / "dpgen2-sm").iterdir())
+    assert "word-2" not in written and "kept" in written
+    assert [row.source for row in report.losses] == ["machine.json: fp.resources.envs"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from typing import Any
 from ..draft import Draft
 from ..report import Report
 from ..source import Section
+from ..values import basics
 from . import keys
-from .data import basics, initial_data
+from .data import initial_data
 from .explore import exploration
 from .flat import flat, is_flat
 from .label import labels

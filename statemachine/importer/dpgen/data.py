@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from conventions.errors import ConfigError
 
 from ..draft import Draft
 from ..source import Section
-
-
-def basics(param: Section, draft: Draft) -> None:
-    """type_map and mass_map."""
-    type_map = param.need("type_map")
-    if not isinstance(type_map, list) or not all(isinstance(element, str) for element in type_map):
-        raise ConfigError(f"{param.at('type_map')}: a list of elements is expected")
-    draft.put("type_map", type_map, "type_map")
-    masses = param.of("mass_map", (list, str))
-    if isinstance(masses, list):
-        draft.put("mass_map", masses, "mass_map")
-    if param.take("use_ele_temp", 0) != 0:
-        param.lose("use_ele_temp", "electrons have the temperature that label's input says, and models do not know it")
+from ..values import FORMATS, data_format
 
 
 def initial_data(param: Section, draft: Draft) -> None:
@@ -43,17 +30,6 @@ def initial_data(param: Section, draft: Draft) -> None:
         draft.report.warn("init: give labelled data (init.data), or structures to label first (init.label)")
 
 
-def data_format(path: Path) -> str:
-    """dpdata's name of the format of a DeePMD system, by what is there."""
-    if path.suffix in (".h5", ".hdf5"):
-        return "deepmd/hdf5"
-    if next(path.rglob("real_atom_types.npy"), None):
-        return "deepmd/npy/mixed"
-    if next(path.rglob("type.raw"), None) and not next(path.rglob("set.*"), None):
-        return "deepmd/raw"
-    return "deepmd/npy"
-
-
 class Systems:
     """sys_configs as named sets of structures.
 
@@ -66,7 +42,7 @@ class Systems:
         self._nopbc = param.flag("model_devi_nopbc")
         prefix = param.text("sys_configs_prefix")
         format = str(param.text("sys_format", "vasp/poscar")).lower()
-        self._format = _FORMATS.get(format, format)
+        self._format = FORMATS.get(format, format)
         self._files: list[list[str]] = []
         for number, group in enumerate(param.items("sys_configs")):
             files = [group] if isinstance(group, str) else group
@@ -105,7 +81,3 @@ class Systems:
             self._draft.origin("structures", of="sys_configs, sys_format")
             self._draft.origin("structures", name, of=f"sys_configs[{index}]")
         return name
-
-
-# dpdata's names for what ASE reads, too (and more of it).
-_FORMATS = {"vasp/poscar": "vasp", "poscar": "vasp", "vasp/contcar": "vasp", "contcar": "vasp"}

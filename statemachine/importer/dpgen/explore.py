@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import re
 from typing import Any
 
 from conventions.errors import ConfigError
 
 from ..draft import Draft
 from ..source import Section
+from ..values import expand, numbers, whole
 from .data import Systems
 from .keys import EXPLORE, JOB
 
@@ -68,13 +67,13 @@ def _stage(
 ) -> list[dict[str, Any]]:
     """The task groups of a job."""
     where = f"{param.at('model_devi_jobs')}[{number}].sys_idx"
-    indices = _expand(job.need("sys_idx"), where)
+    indices = expand(job.need("sys_idx"), where)
     own = {name: job.take(f"model_devi_{name}") for name in LEVELS if f"model_devi_{name}" in job}
     names = [systems.name(index, where, number if own else None) for index in indices]
     for index, name in zip(indices, names, strict=True):
         found.sets[name] = (index, own)
     found.most = max(found.most, len(names))
-    common = {"trj_freq": _whole(job.need("trj_freq"), job.at("trj_freq"))}
+    common = {"trj_freq": whole(job.need("trj_freq"), job.at("trj_freq"))}
     groups = _templates(job, param, draft, names, indices) if job.take("template") else [_md(job, param, names)]
     job.finish()
     return [{**group, **common} for group in groups]
@@ -83,12 +82,12 @@ def _stage(
 def _md(job: Section, param: Section, names: list[str]) -> dict[str, Any]:
     """The group of a job without a template."""
     ensemble = job.need("ensemble")
-    group: dict[str, Any] = {"structures": names, "ensemble": ensemble, "temps": _numbers(job, "temps")}
+    group: dict[str, Any] = {"structures": names, "ensemble": ensemble, "temps": numbers(job, "temps")}
     if str(ensemble).startswith("npt"):
-        group["press"] = _numbers(job, "press")
+        group["press"] = numbers(job, "press")
     elif "press" in job:
         job.drop("press", f"ensemble {ensemble} has no barostat")
-    group["nsteps"] = _whole(job.need("nsteps"), job.at("nsteps"))
+    group["nsteps"] = whole(job.need("nsteps"), job.at("nsteps"))
     dt = job.number("dt")
     group["dt"] = float(param.need("model_devi_dt") if dt is None else dt)
     param.take("model_devi_dt")
@@ -156,34 +155,3 @@ def _revisions(given: Any, where: str) -> dict[str, Any]:
                 raise ConfigError(f"{where}: {name} has other values in lmp than in plm; give it two names")
             found[name] = listed
     return found
-
-
-def _expand(given: Any, where: str) -> list[int]:
-    """Numbers, and ranges as DP-GEN writes them: "0-10:2" is 0, 2, 4, 6, 8."""
-    found: list[int] = []
-    for item in given if isinstance(given, list) else [given]:
-        match = re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?", item) if isinstance(item, str) else None
-        if match:
-            found += range(int(match[1]), int(match[2]), int(match[3] or 1))
-        elif type(item) is int:
-            found.append(item)
-        else:
-            raise ConfigError(f"{where}: numbers of systems, or ranges like '0-10:2', are expected, not {item!r}")
-    if len(set(found)) != len(found) or not found:
-        raise ConfigError(f"{where}: {'a system is named twice' if found else 'no system is named'}")
-    return found
-
-
-def _numbers(section: Section, name: str) -> list[float]:
-    """A list of numbers that must be there."""
-    section.need(name)
-    found = section.items(name)
-    if not all(type(each) in (int, float) and math.isfinite(each) for each in found):
-        raise ConfigError(f"{section.at(name)}: numbers are expected, not {found!r}")
-    return [float(each) for each in found]
-
-
-def _whole(value: Any, where: str) -> int:
-    if type(value) not in (int, float) or int(value) != value:
-        raise ConfigError(f"{where}: a whole number is expected, not {value!r}")
-    return int(value)

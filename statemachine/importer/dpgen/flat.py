@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .. import dispatcher
 from ..report import Report, lost, maps, unneeded
 from ..source import Section, Table
-from . import keys
 from .machine import STAGES
 
 _PARTS = ("machine", "resources", "command", "group_size", "user_forward_files", "user_backward_files")
@@ -35,7 +35,7 @@ MACHINE: Table = (
     maps("key_filename", "hpc.machine.remote_profile.key_filename"),
     maps("work_path", "hpc.machine.remote_root"),
     lost("password", "a secret is not copied: log in with an SSH agent or a key file"),
-    *(key for key in keys.MACHINE if key.name not in ("local_root",)),
+    *(key for key in dispatcher.MACHINE if key.name not in ("local_root",)),
     unneeded("local_root", "prefix says where the run is kept"),
 )
 
@@ -57,7 +57,7 @@ RESOURCES: Table = (
     unneeded("allow_failure", "ratio_failed of the stage says how many may fail"),
     unneeded("cvasp", "a frame whose SCF fails is told, not repeated with other settings"),
     unneeded("name", "jobs have names of their own"),
-    *keys.RESOURCES,
+    *dispatcher.RESOURCES,
 )
 
 _SLURM = {
@@ -152,7 +152,7 @@ def _resources(resources: Section, batch: str) -> dict[str, Any]:
             resources.lose(name, "engine.gpus shares the GPUs of this machine among jobs")
     if flags:
         found["custom_flags"] = flags
-    kept = [key.name for key in keys.RESOURCES if key.name not in (*found, "custom_flags", "batch_type")]
+    kept = [key.name for key in dispatcher.RESOURCES if key.name not in (*found, "custom_flags", "batch_type")]
     return {**found, **{name: value for name in kept if (value := resources.take(name)) is not None}}
 
 

@@ -5,6 +5,7 @@ Names and defaults: https://docs.deepmodeling.com/projects/dpgen, and where that
 
 from __future__ import annotations
 
+from ..dispatcher import MACHINE, PROFILE, RESOURCES
 from ..report import lost, maps, unneeded
 from ..source import Table
 
@@ -163,55 +164,6 @@ MACHINE_STAGE: Table = (
     maps("resources", "{stage}.hpc.resources"),
     maps("user_forward_files", "label.files, explore: files of a task group"),
     unneeded("user_backward_files", "what the run reads is kept; the rest stays where the job ran"),
-)
-
-MACHINE: Table = (
-    maps("batch_type", "{stage}.hpc.machine.batch_type"),
-    maps("context_type", "{stage}.hpc.machine.context_type"),
-    unneeded("local_root", "prefix says where the run is kept"),
-    maps("remote_root", "{stage}.hpc.machine.remote_root"),
-    maps("remote_profile", "{stage}.hpc.machine.remote_profile"),
-    maps("retry_count", "{stage}.hpc.machine.retry_count"),
-    unneeded("clean_asynchronously", "what a job leaves there is removed when it has ended"),
-)
-
-_SECRET = "a secret is not copied: log in with an SSH agent or a key file"
-
-PROFILE: Table = (
-    maps("hostname", "{stage}.hpc.machine.remote_profile.hostname"),
-    maps("username", "{stage}.hpc.machine.remote_profile.username"),
-    maps("port", "{stage}.hpc.machine.remote_profile.port"),
-    maps("key_filename", "{stage}.hpc.machine.remote_profile.key_filename"),
-    maps("proxy_command", "{stage}.hpc.machine.remote_profile.proxy_command"),
-    maps("timeout", "{stage}.hpc.machine.remote_profile.timeout"),
-    maps("tar_compress", "{stage}.hpc.machine.remote_profile.tar_compress"),
-    maps("symlink", "{stage}.hpc.machine.remote_profile.symlink"),
-    unneeded("look_for_keys", "SSH looks for keys as it is set up on this machine"),
-    unneeded("execute_command", "not run at login; prepend_script has shell lines of a job"),
-    lost("password", _SECRET),
-    lost("passphrase", _SECRET),
-    lost("totp_secret", _SECRET),
-)
-
-RESOURCES: Table = (
-    unneeded("batch_type", "machine says it"),
-    maps("number_node", "{stage}.hpc.resources.number_node"),
-    maps("cpu_per_node", "{stage}.hpc.resources.cpu_per_node"),
-    maps("gpu_per_node", "{stage}.hpc.resources.gpu_per_node"),
-    maps("queue_name", "{stage}.hpc.resources.queue_name"),
-    maps("group_size", "{stage}.group_size"),
-    maps("custom_flags", "{stage}.hpc.resources.custom_flags"),
-    maps("strategy", ""),
-    lost("para_deg", "the tasks of a job run one after the other: take a smaller group_size"),
-    maps("source_list", "{stage}.hpc.resources.source_list, or {stage}.setup"),
-    maps("module_purge", "{stage}.hpc.resources.module_purge"),
-    maps("module_unload_list", "{stage}.hpc.resources.module_unload_list"),
-    maps("module_list", "{stage}.hpc.resources.module_list, or {stage}.setup"),
-    maps("envs", "{stage}.hpc.resources.envs, or {stage}.setup"),
-    maps("prepend_script", "{stage}.hpc.resources.prepend_script, or {stage}.setup"),
-    maps("append_script", "{stage}.hpc.resources.append_script"),
-    unneeded("wait_time", "`hpc.poll` says how often the queue is asked"),
-    maps("kwargs", "{stage}.hpc.resources.kwargs"),
 )
 
 MACHINE_TOP: Table = (

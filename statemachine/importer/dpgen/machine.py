@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from conventions.errors import ConfigError
 
+from ..dispatcher import MACHINE, RESOURCES, command_of, reached
 from ..draft import Draft
 from ..source import Section
-from . import keys
+from .keys import MACHINE_STAGE
 
 STAGES = {"train": "train", "model_devi": "explore", "fp": "label"}
-_CONTEXTS = {
-    "ssh": "SSHContext", "sshcontext": "SSHContext", "local": "LocalContext", "localcontext": "LocalContext",
-    "lazylocal": "LocalContext", "lazylocalcontext": "LocalContext", "lazy-local": "LocalContext",
-}  # fmt: skip
-_BATCHES = {
-    "slurm": "Slurm", "slurmjobarray": "Slurm", "pbs": "PBS", "torque": "Torque", "sge": "SGE", "lsf": "LSF",
-    "shell": "Shell", "fugaku": "Fugaku", "jh_unischeduler": "JH_UniScheduler",
-}  # fmt: skip
-_PLAIN = ("number_node", "cpu_per_node", "gpu_per_node", "queue_name", "custom_flags", "module_purge")
-_MORE = ("module_unload_list", "append_script", "kwargs")
-_ENVIRONMENT = ("source_list", "module_list", "envs", "prepend_script")
-
-# What DP-GEN itself, or the person, put behind the program: its arguments are the run's.
-_ARGUMENTS = re.compile(r"\s+(?:-i|-in|-input)\s|\s*(?:[<>|;]|&&|2>)")
 
 
 def machines(source: Section, draft: Draft) -> None:
@@ -42,7 +28,7 @@ def machines(source: Section, draft: Draft) -> None:
             if len(given) > 1:
                 source.change(name, "the first of the list, as DP-GEN takes it; `hpc` can be a list with capacities")
             given, where = given[0], f"{where}[0]"
-        _stage(Section(_without_notes(given), (keys.MACHINE_STAGE,), source.report, where), stage, draft)
+        _stage(Section(_without_notes(given), (MACHINE_STAGE,), source.report, where), stage, draft)
 
 
 def _stage(found: Section, stage: str, draft: Draft) -> None:
@@ -53,25 +39,9 @@ def _stage(found: Section, stage: str, draft: Draft) -> None:
         draft.put(f"{stage}.command", program, found.at("command"))
         if program != command:
             found.change("command", "without its arguments and redirections, which are the run's")
-    resources = Section(found.take("resources") or {}, (keys.RESOURCES,), found.report, found.at("resources"))
-    group = resources.of("group_size", int, 1)
-    if group:
-        draft.put(f"{stage}.group_size", group, resources.at("group_size"))
-    else:
-        resources.change("group_size", "0 is DP-GEN's word for no limit; the default of the stage is used")
-    machine = Section(found.take("machine") or {}, (keys.MACHINE,), found.report, found.at("machine"))
-    batch = str(machine.text("batch_type", "Shell"))
-    context = str(machine.text("context_type", "LocalContext"))
-    reached = _machine(machine, batch, context, draft, stage)
-    if reached is None:
-        _setup(resources, stage, draft)
-    else:
-        wanted = {name: resources.take(name) for name in (*_PLAIN, *_MORE, *_ENVIRONMENT) if name in resources}
-        hpc: dict[str, Any] = {"machine": reached, "resources": _in_shell(_cleaned(wanted))}
-        draft.put(f"{stage}.hpc", hpc, f"{found.at('machine')}, resources")
-    _strategy(resources)
-    resources.finish()
-    machine.finish()
+    resources = Section(found.take("resources") or {}, (RESOURCES,), found.report, found.at("resources"))
+    machine = Section(found.take("machine") or {}, (MACHINE,), found.report, found.at("machine"))
+    reached(machine, resources, stage, draft, found.at("machine"))
     files = [draft.path(str(file)) for file in found.items("user_forward_files")]
     if files and stage == "label":
         draft.put("label.files", draft.config["label"].get("files", []) + files, found.at("user_forward_files"))
@@ -85,127 +55,6 @@ _WHERE_FILES = {
     "train": "jobs of train get no further files",
     "explore": "only a template's task group has `files`",
 }
-
-
-def _machine(machine: Section, batch: str, context: str, draft: Draft, stage: str) -> dict[str, Any] | None:
-    """hpc.machine; None where the jobs run where the engine starts them."""
-    known = _CONTEXTS.get(context.lower())
-    kind = _BATCHES.get(batch.lower())
-    if known is None or kind is None:
-        name, value = ("batch_type", batch) if kind is None else ("context_type", context)
-        for key in ("batch_type", "context_type", "remote_root", "remote_profile", "retry_count"):
-            if key in machine:
-                machine.lose(key, f"{value} is not there: jobs run on this machine, a batch system or Kubernetes")
-        draft.report.warn(f"{stage}: {name} {value} has no counterpart; give {stage}.hpc, or engine: {{type: argo}}")
-        return None
-    profile = Section(
-        machine.take("remote_profile") or {}, (keys.PROFILE,), machine.report, machine.at("remote_profile")
-    )
-    found: dict[str, Any] = {"batch_type": kind, "context_type": known}
-    if batch.lower() == "slurmjobarray":
-        machine.change("batch_type", "Slurm: a job for each group, no job arrays")
-    reach = {name: profile.take(name) for name in _PROFILE if name in profile}
-    for name in ("password", "passphrase", "totp_secret"):
-        if name in profile and profile.take(name):
-            draft.report.warn(f"{stage}: {name} of machine.json was not copied: use an SSH agent or key_filename")
-    profile.finish()
-    if kind == "Shell" and known == "LocalContext":
-        for name in ("batch_type", "context_type", "remote_root", "retry_count"):
-            machine.take(name)
-            if name in machine:
-                machine.drop(name, "the local engine starts the jobs; `engine.slots` says how many at once")
-        return None
-    root = machine.text("remote_root")
-    if root is None:
-        root = str(draft.folder / "work")
-        machine.change("context_type", f"jobs work in {root}, not beside their inputs")
-    found["remote_root"] = root
-    if not root.startswith(("/", "~/")):
-        found["remote_root"] = str(draft.base / root) if known == "LocalContext" else root
-        draft.report.warn(f"{stage}.hpc.machine.remote_root: {root} is no absolute path; write the whole one")
-    if reach:
-        found["remote_profile"] = reach if known == "SSHContext" else {"symlink": bool(reach.get("symlink", False))}
-    if known == "SSHContext" and not reach.get("username"):
-        draft.report.warn(f"{stage}.hpc.machine.remote_profile.username: give the name of your account there")
-    if "retry_count" in machine:
-        found["retry_count"] = int(machine.number("retry_count"))
-    return found
-
-
-_SHELL = re.compile(r"[$`;&|<>()*?\[\]{}~#]")
-_PROFILE = ("hostname", "username", "port", "key_filename", "proxy_command", "timeout", "tar_compress", "symlink")
-
-
-def _setup(resources: Section, stage: str, draft: Draft) -> None:
-    """What prepares a job that no batch system prepares: shell lines."""
-    lines = [f"module unload {name}" for name in resources.items("module_unload_list")]
-    if resources.flag("module_purge"):
-        lines.insert(0, "module purge")
-    lines += [f"module load {name}" for name in resources.items("module_list")]
-    lines += [f"source {file}" for file in resources.items("source_list")]
-    envs = resources.of("envs", dict, {})
-    lines += [
-        f'export {name}="{value}"'
-        for name, given in envs.items()
-        for value in (given if isinstance(given, list) else [given])
-    ]
-    lines += [str(line) for line in resources.items("prepend_script")]
-    if lines:
-        draft.put(f"{stage}.setup", lines, resources.at("module_list, source_list, envs"))
-        draft.put(f"{stage}.shell", "bash", "")
-    for name in (*_PLAIN, "append_script", "kwargs"):
-        if name in resources and resources.untaken(name):
-            resources.drop(name, "no batch system is asked")
-
-
-def _strategy(resources: Section) -> None:
-    strategy = resources.of("strategy", dict, {})
-    told = []
-    if strategy.get("if_cuda_multi_devices"):
-        told.append(
-            "a job runs its tasks one after the other on the GPUs that it was given; `engine.gpus` shares those of "
-            "this machine among jobs"
-        )
-    if strategy.get("ratio_unfinished"):
-        told.append("`ratio_failed` of the stage says how many may be missing")
-    if strategy.get("customized_script_header_template_file"):
-        told.append("there is no header of your own; custom_flags has directives")
-    if told:
-        resources.lose("strategy", "; ".join(told))
-    else:
-        resources.drop("strategy", "its values are the defaults")
-
-
-def command_of(text: str) -> str:
-    """The program and how it is started, without the arguments that the run itself gives it.
-
-    >>> command_of("mpirun -n 16 pw.x < input > output")
-    'mpirun -n 16 pw.x'
-    """
-    found = _ARGUMENTS.search(text)
-    return (text[: found.start()] if found else text).strip()
-
-
-def _cleaned(wanted: dict[str, Any]) -> dict[str, Any]:
-    """Values as they are needed here: numbers of nodes that are not 0, lists."""
-    found = {}
-    for name, value in wanted.items():
-        if value in (None, "", [], {}) or (name in ("number_node", "cpu_per_node") and not value):
-            continue
-        as_list = name in ("custom_flags", *_ENVIRONMENT, "module_unload_list", "append_script") and name != "envs"
-        found[name] = [value] if as_list and isinstance(value, str) else value
-    return found
-
-
-def _in_shell(resources: dict[str, Any]) -> dict[str, Any]:
-    """Files to source whose names the shell has to expand become lines of the script."""
-    plain = [file for file in resources.get("source_list", []) if not _SHELL.search(str(file))]
-    others = [f". {file}" for file in resources.get("source_list", []) if _SHELL.search(str(file))]
-    if not others:
-        return resources
-    rest = {name: value for name, value in resources.items() if name != "source_list"}
-    lines = [*others, *rest.get("prepend_script", [])]
-    return {**rest, **({"source_list": plain} if plain else {}), "prepend_script": lines}
 
 
 def _without_notes(given: Any) -> Any:

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
 
 from conventions.errors import ConfigError
 
+from ..dp_input import as_json, cleaned
 from ..draft import Draft
-from ..report import Outcome
 from ..source import Section
 
 INPUT = "input.json"
 
-# Keys of inputs that were written for DeePMD-kit 1, and that `dp train` refuses since 2.
-_OLD = {
-    "fitting_net": ("coord_norm", "type_fitting_net", "sedd"),
-    "training": (
-        "systems", "set_prefix", "batch_size", "auto_prob_style", "numb_test", "coord_norm", "type_fitting_net",
-        "sys_probs", "load_ckpt", "restart",
-    ),
-}  # fmt: skip
 _ACTIVATION = (("descriptor", "activation_function"), ("fitting_net", "activation_function"))
 
 
@@ -38,28 +29,17 @@ def training(param: Section, draft: Draft) -> None:
     found = param.need("default_training_param")
     if not isinstance(found, dict) or not all(isinstance(found.get(key), dict) for key in ("model", "training")):
         raise ConfigError(f"{param.at('default_training_param')}: it has no model or no training section")
-    _inputs(param, cleaned(found, param, draft), models, draft)
+    _inputs(param, _cleaned(found, param, draft), models, draft)
     _begin(param, draft)
     for name, key in (("dp_compress", "dp_compress"), ("dp_train_skip_neighbor_stat", "skip_neighbor_stat")):
         if param.flag(name):
             draft.put(f"train.{key}", True, name)
 
 
-def cleaned(given: dict[str, Any], param: Section, draft: Draft) -> dict[str, Any]:
-    """The input without comments, and without what the run or DeePMD-kit 2 has no use for."""
-    found: dict[str, Any] = _without_comments(copy.deepcopy(given))
-    model, training = found["model"], found["training"]
-    for section, name in ((model.get("fitting_net"), "fitting_net"), (training, "training")):
-        for key in _OLD[name]:
-            if isinstance(section, dict) and key in section:
-                where = f"default_training_param.{'model.' * (name == 'fitting_net')}{name}.{key}"
-                why = "the run says it" if key == "systems" else "DeePMD-kit has no such key since version 2"
-                draft.report.add(param.at(where), Outcome.UNNEEDED, note=why)
-                del section[key]
-    model["type_map"] = draft.config["type_map"]
-    data = training.setdefault("training_data", {})
-    if not isinstance(data, dict):
-        raise ConfigError(f"{param.at('default_training_param')}.training.training_data: a mapping of keys is expected")
+def _cleaned(given: dict[str, Any], param: Section, draft: Draft) -> dict[str, Any]:
+    """The input as it is needed here, with DP-GEN's batch sizes."""
+    found = cleaned(given, param.at("default_training_param"), draft)
+    data = found["training"]["training_data"]
     data.pop("systems", None)
     if not str(data.get("batch_size", "")).startswith("mixed:"):
         data["batch_size"] = _batch_size(param)
@@ -88,7 +68,7 @@ def _inputs(param: Section, found: dict[str, Any], models: int, draft: Draft) ->
     """One input for all models, or one for each where their activation functions differ."""
     functions = param.of("model_devi_activation_func", list)
     if not functions:
-        draft.put("train.input", draft.write(INPUT, _json(found)), "default_training_param")
+        draft.put("train.input", draft.write(INPUT, as_json(found)), "default_training_param")
         return
     pairs = [[one, one] if isinstance(one, str) else one for one in functions]
     if len(pairs) != models or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
@@ -101,7 +81,7 @@ def _inputs(param: Section, found: dict[str, Any], models: int, draft: Draft) ->
         member = copy.deepcopy(found)
         for (part, key), function in zip(_ACTIVATION, pair, strict=True):
             member["model"].setdefault(part, {})[key] = function
-        members.append({"input": draft.write(f"input.{number:03d}.json", _json(member))})
+        members.append({"input": draft.write(f"input.{number:03d}.json", as_json(member))})
     del draft.config["train"]["numb_models"]
     draft.put("train.committee", members, "default_training_param, model_devi_activation_func")
     param.change("numb_models", "the number of models in train.committee")
@@ -152,13 +132,3 @@ def _old_ratio(param: Section, draft: Draft) -> None:
         draft.put(f"train.{key}", ratio, key if key in param else "DP-GEN's default")
     else:
         draft.put(f"train.{key}", float(ratio), key)
-
-
-def _json(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=2) + "\n"
-
-
-def _without_comments(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_comments(inner) for key, inner in value.items() if not key.startswith("_")}
-    return [_without_comments(inner) for inner in value] if isinstance(value, list) else value
