@@ -72,7 +72,8 @@ Labels of `iter.000002/02.fp` are in `dataset/deepmd/iter/000003`, since a run l
 DP-GEN when it ends; those of tasks that were taken one by one are in `dataset/deepmd/init/fp.000002`. They are checked
 as all labels are, and their sums recorded. `status` shows DP-GEN's iterations, with its numbers of accurate, candidate
 and failed frames. No rewind goes back to them: their models and trajectories are not copied, but for the newest models.
-An interrupted `--adopt` can be repeated, and a second one changes nothing.
+An interrupted `--adopt` can be repeated, and a second one changes nothing. Outputs that DP-GEN has not yet brought back
+from `remote_root` are not seen: copy them into the folders of their tasks first.
 
 ## An example
 

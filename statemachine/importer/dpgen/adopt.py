@@ -156,7 +156,8 @@ class _Adoption:
             write_dataset(made, taken, self.config.type_map)
             write_sums(made)
             folders[self.space.dataset_init(f"fp.{number:06d}")] = made
-            self._of(number + 1)["labelled"] = float(len(taken))
+            if not left:  # else the label stage counts its own
+                self._of(number + 1)["labelled"] = float(len(taken))
         self.tell(f"{len(taken)} finished labelling tasks of iteration {number} are taken, {len(left)} are left")
         if left:
             import ase.io
