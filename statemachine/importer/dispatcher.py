@@ -90,7 +90,8 @@ def reached(machine: Section, resources: Section, stage: str, draft: Draft, orig
     if found is None:
         _setup(resources, envs, stage, draft)
     else:
-        wanted = {name: resources.take(name) for name in (*_PLAIN, *_MORE, *_ENVIRONMENT) if name in resources}
+        lists = {name: resources.items(name) for name in _LISTS if name in resources}
+        wanted = {name: resources.take(name) for name in (*_PLAIN, *_MORE, *_ENVIRONMENT) if name in resources} | lists
         wanted["envs"] = envs
         hpc: dict[str, Any] = {"machine": found, "resources": _in_shell(_cleaned(wanted))}
         draft.put(f"{stage}.hpc", hpc, f"{origin}, {resources.where.rpartition('.')[2]}")
@@ -142,6 +143,7 @@ def _machine(machine: Section, batch: str, context: str, draft: Draft, stage: st
     return found
 
 
+_LISTS = ("custom_flags", "module_unload_list", "module_list", "source_list", "prepend_script", "append_script")
 _SHELL = re.compile(r"[$`;&|<>()*?\[\]{}~#]")
 _PROFILE = ("hostname", "username", "port", "key_filename", "proxy_command", "timeout", "tar_compress", "symlink")
 
@@ -212,8 +214,7 @@ def _cleaned(wanted: dict[str, Any]) -> dict[str, Any]:
     for name, value in wanted.items():
         if value in (None, "", [], {}) or (name in ("number_node", "cpu_per_node") and not value):
             continue
-        as_list = name in ("custom_flags", *_ENVIRONMENT, "module_unload_list", "append_script") and name != "envs"
-        found[name] = [value] if as_list and isinstance(value, str) else value
+        found[name] = value
     return found
 
 

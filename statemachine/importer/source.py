@@ -12,17 +12,22 @@ from .report import Key, Outcome, Report
 Table = tuple[Key, ...]
 
 
+UNREAD = "nothing was made of it beside the other keys"
+
+
 class Section:
     """A mapping of a source, with the table of its keys.
 
-    `take` reads a key. When all is read, `finish` gives each key of the source a row in the report; a key that the
-    table maps and nobody has taken would be lost in silence, so that is a fault of the importer.
+    `take` reads a key; null is as if it were not there. When all is read, `finish` gives each key of the source a row
+    in the report: a key that the table maps, and that nothing has read, is told as lost.
     """
 
     def __init__(self, values: Any, tables: Iterable[Table], report: Report, where: str) -> None:
         if not isinstance(values, Mapping):
             raise ConfigError(f"{where}: a mapping of keys is expected, not {_shown(values)}")
-        self.values, self.report, self.where = values, report, where
+        self.values = {name: value for name, value in values.items() if value is not None}
+        self.nulls = [name for name, value in values.items() if value is None and not name.startswith("_")]
+        self.report, self.where = report, where
         self._keys: dict[str, Key] = {}
         for key in (key for table in tables for key in table):
             for name in (key.name, *key.aliases):
@@ -48,8 +53,7 @@ class Section:
         """The value of a key, by its name or one of its aliases."""
         given = self.name_of(name)
         self._taken.add(given)
-        found = self.values.get(given)
-        return default if found is None else found
+        return self.values.get(given, default)
 
     def need(self, name: str) -> Any:
         """The value of a key that must be there."""
@@ -75,6 +79,11 @@ class Section:
     def number(self, name: str, default: float | None = None) -> Any:
         """A number."""
         return self.of(name, (int, float), default)
+
+    def need_number(self, name: str) -> Any:
+        """A number that must be there."""
+        self.need(name)
+        return self.number(name)
 
     def text(self, name: str, default: str | None = None) -> Any:
         return self.of(name, str, default)
@@ -114,6 +123,8 @@ class Section:
 
     def finish(self) -> None:
         """A row for each key that is there."""
+        for name in self.nulls:
+            self.report.add(self.at(name), Outcome.UNNEEDED, note="null: as if it were not there")
         for name in self._given():
             key = self._keys.get(name)
             if key is None:
@@ -123,7 +134,7 @@ class Section:
                 continue
             outcome, note = self._said.get(name, (key.outcome, key.note))
             if outcome in (Outcome.MAPPED, Outcome.CHANGED) and name not in self._taken:
-                raise AssertionError(f"{self.at(name)} is in the table, but was not read")
+                outcome, note = Outcome.LOST, UNREAD
             to = key.to if outcome in (Outcome.MAPPED, Outcome.CHANGED) else ""
             self.report.add(self.at(name), outcome, to, note)
 

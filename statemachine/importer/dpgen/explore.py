@@ -52,7 +52,10 @@ def exploration(param: Section, draft: Draft) -> Job:
                 if key in group and key not in job:
                     of = origin if origin in param else f"DP-GEN's default of {origin}"
                     draft.origin("explore", "stages", number, place, key, of=of)
+    if not param.flag("model_devi_plumed"):
+        param.drop("model_devi_plumed", "off")
     if not stages:
+        param.lose_rest(EXPLORE, "there are no jobs that it could be of")
         param.lose("model_devi_jobs", "there are none: write explore.stages")
         draft.report.warn("model_devi_jobs: there are none; write explore.stages")
     draft.put("explore.stages", stages, "model_devi_jobs; a list of task groups for each")
@@ -89,8 +92,8 @@ def _md(job: Section, param: Section, names: list[str]) -> dict[str, Any]:
         job.drop("press", f"ensemble {ensemble} has no barostat")
     group["nsteps"] = whole(job.need("nsteps"), job.at("nsteps"))
     dt = job.number("dt")
-    group["dt"] = float(param.need("model_devi_dt") if dt is None else dt)
-    param.take("model_devi_dt")
+    step = param.need_number("model_devi_dt")
+    group["dt"] = float(step if dt is None else dt)
     group["tau_t"] = float(param.number("model_devi_taut", 0.1))
     group["tau_p"] = float(param.number("model_devi_taup", 0.5))
     for flag, key in (("use_relative", "epsilon"), ("use_relative_v", "epsilon_v")):

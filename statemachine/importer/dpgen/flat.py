@@ -164,4 +164,6 @@ def _is_old(stage: Any) -> bool:
     if not isinstance(stage, dict):
         return False
     machine, resources = stage.get("machine") or {}, stage.get("resources") or {}
+    if not isinstance(machine, dict) or not isinstance(resources, dict):
+        return False
     return bool({"machine_type", "batch", "work_path"} & set(machine) | {"numb_node", "task_per_node"} & set(resources))

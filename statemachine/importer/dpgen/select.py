@@ -18,7 +18,7 @@ def selection(param: Section, draft: Draft, jobs: Job) -> None:
     """The whole select stage."""
     draft.put("select.app", "model_devi", "")
     _levels(param, draft, jobs)
-    most = int(param.need("fp_task_max"))
+    most = int(param.need_number("fp_task_max"))
     draft.put("select.fp_task_max_per_system", most, "fp_task_max, which DP-GEN counts for each system")
     draft.put("select.fp_task_max", most * jobs.most, f"fp_task_max times {jobs.most}, the most systems of one job")
     fewest = max(1, int(param.number("fp_task_min", 1)))
