@@ -68,9 +68,8 @@ _BATCHES = {
     "slurm": "Slurm", "slurmjobarray": "Slurm", "pbs": "PBS", "torque": "Torque", "sge": "SGE", "lsf": "LSF",
     "shell": "Shell", "fugaku": "Fugaku", "jh_unischeduler": "JH_UniScheduler",
 }  # fmt: skip
-_PLAIN = ("number_node", "cpu_per_node", "gpu_per_node", "queue_name", "custom_flags", "module_purge")
-_MORE = ("module_unload_list", "append_script", "kwargs")
-_ENVIRONMENT = ("source_list", "module_list", "envs", "prepend_script")
+_PLAIN = ("number_node", "cpu_per_node", "gpu_per_node", "queue_name", "module_purge")
+_LISTS = ("custom_flags", "module_unload_list", "module_list", "source_list", "prepend_script", "append_script")
 
 # What DP-GEN itself, or the person, put behind the program: its arguments are the run's.
 _ARGUMENTS = re.compile(r"\s+(?:-i|-in|-input)\s|\s*(?:[<>|;]|&&|2>)")
@@ -90,9 +89,9 @@ def reached(machine: Section, resources: Section, stage: str, draft: Draft, orig
     if found is None:
         _setup(resources, envs, stage, draft)
     else:
+        plain = {name: resources.take(name) for name in (*_PLAIN, "kwargs") if name in resources}
         lists = {name: resources.items(name) for name in _LISTS if name in resources}
-        wanted = {name: resources.take(name) for name in (*_PLAIN, *_MORE, *_ENVIRONMENT) if name in resources} | lists
-        wanted["envs"] = envs
+        wanted = {**plain, **lists, "envs": envs}
         hpc: dict[str, Any] = {"machine": found, "resources": _in_shell(_cleaned(wanted))}
         draft.put(f"{stage}.hpc", hpc, f"{origin}, {resources.where.rpartition('.')[2]}")
     _strategy(resources)
@@ -143,7 +142,6 @@ def _machine(machine: Section, batch: str, context: str, draft: Draft, stage: st
     return found
 
 
-_LISTS = ("custom_flags", "module_unload_list", "module_list", "source_list", "prepend_script", "append_script")
 _SHELL = re.compile(r"[$`;&|<>()*?\[\]{}~#]")
 _PROFILE = ("hostname", "username", "port", "key_filename", "proxy_command", "timeout", "tar_compress", "symlink")
 
@@ -175,7 +173,7 @@ def _setup(resources: Section, envs: dict[str, Any], stage: str, draft: Draft) -
     if lines:
         draft.put(f"{stage}.setup", lines, resources.at("module_list, source_list, envs"))
         draft.put(f"{stage}.shell", "bash", "")
-    for name in (*_PLAIN, "append_script", "kwargs"):
+    for name in (*_PLAIN, "custom_flags", "append_script", "kwargs"):
         if name in resources and resources.untaken(name):
             resources.drop(name, "no batch system is asked")
 

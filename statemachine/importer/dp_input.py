@@ -22,7 +22,7 @@ _OLD = {
 
 
 def cleaned(given: dict[str, Any], where: str, draft: Draft) -> dict[str, Any]:
-    """The input without comments, with the type_map of the run; `where` is how a message names it."""
+    """The input without comments and systems, with the type_map of the run; `where` is how a message names it."""
     found: dict[str, Any] = _without_comments(copy.deepcopy(given))
     model, training = found["model"], found["training"]
     for section, name in ((model.get("fitting_net"), "fitting_net"), (training, "training")):
@@ -33,8 +33,10 @@ def cleaned(given: dict[str, Any], where: str, draft: Draft) -> dict[str, Any]:
                 draft.report.add(place, Outcome.UNNEEDED, note=why)
                 del section[key]
     model["type_map"] = draft.config["type_map"]
-    if not isinstance(training.setdefault("training_data", {}), dict):
+    data = training.setdefault("training_data", {})
+    if not isinstance(data, dict):
         raise ConfigError(f"{where}.training.training_data: a mapping of keys is expected")
+    data.pop("systems", None)
     return found
 
 

@@ -198,18 +198,21 @@ def _write(
     _claim(store, space.config(0), document)
     for key, data in {**objects, space.configuration(sha256(document)): document}.items():
         store.put(key, data)
-    published = set()
+    published: set[str] = set()
+
+    def publish(made: Path, key: str) -> None:
+        files = [path for path in made.rglob("*") if path.is_file()]
+        published.update(f"{key}/{path.relative_to(made)}" for path in files)
+        total = sum(path.stat().st_size for path in files)
+        store.publish(made, key, functools.partial(progress, f"writing {key}", total))
+
     for key, systems in imports.items():
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "data"
             write_data(systems, made)
-            files = [path for path in made.rglob("*") if path.is_file()]
-            published |= {f"{key}/{path.relative_to(made)}" for path in files}
-            total = sum(path.stat().st_size for path in files)
-            store.publish(made, key, functools.partial(progress, f"writing {key}", total))
+            publish(made, key)
     for key, made in earlier.folders.items():
-        published |= {f"{key}/{path.relative_to(made)}" for path in made.rglob("*") if path.is_file()}
-        store.publish(made, key)
+        publish(made, key)
     for key in left:  # of an interrupted init; never what a concurrent one with the same configuration has written
         if key not in published:
             store.delete(key)

@@ -72,31 +72,33 @@ class _Adoption:
             if not left:
                 stage = "train"
         trained = iteration - (stage == "train" or iteration > self.tree.iteration)
-        trained = min(trained, self.tree.iteration)
         if trained >= 0:
             folders |= self._models(trained, needed=stage != "train")
         for number in range(min(iteration, self.tree.iteration + 1)):
             self._of(number).update(self.tree.figures(number))
-        rows = [self._row(number) for number in range(iteration + 1) if number < iteration or number in self.done]
         final = self._final(iteration) if iteration == self.stages else ""
+        rows = [self._row(number, "") for number in range(iteration)]
+        if iteration in self.done:
+            rows.append(self._row(iteration, final))
         state = {
             "at": f"{stage}.submitting",
             "stage": stage,
             "iteration": iteration,
             "explore_stage": min(iteration, self.stages - 1),
             "final": final,
-            "trail": [row.model_copy(update={"final": final}) if row.iteration == iteration else row for row in rows],
+            "trail": rows,
             "pruned": iteration,  # the trajectories stay where they are: nobody can select from them again
             "reason": f"taken over from DP-GEN: iteration {self.tree.iteration}, {TASKS[self.tree.task]} was done last",
         }
         return Earlier(data, folders, state)
 
-    def _row(self, number: int) -> IterationSummary:
+    def _row(self, number: int, final: str) -> IterationSummary:
         return IterationSummary(
             iteration=number,
             explore_stage=min(number, self.stages - 1),
             figures=self.figures.get(number, {}),
             stages=self.done.get(number, []),
+            final=final,
         )
 
     def _of(self, number: int) -> dict[str, float]:

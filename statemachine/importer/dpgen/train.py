@@ -40,7 +40,6 @@ def _cleaned(given: dict[str, Any], param: Section, draft: Draft) -> dict[str, A
     """The input as it is needed here, with DP-GEN's batch sizes."""
     found = cleaned(given, param.at("default_training_param"), draft)
     data = found["training"]["training_data"]
-    data.pop("systems", None)
     if not str(data.get("batch_size", "")).startswith("mixed:"):
         data["batch_size"] = _batch_size(param)
     else:

@@ -125,7 +125,6 @@ def _ready(given: dict[str, Any], where: str, heads: Heads, draft: Draft) -> dic
         draft.report.add(f"{where}.model.type_map", Outcome.CHANGED, "type_map", "that of inputs, also in order")
     found = cleaned(given, where, draft)
     data = found["training"]["training_data"]
-    data.pop("systems", None)
     for key in _PER_SYSTEM:
         if isinstance(data.get(key), list):
             draft.report.add(f"{where}.training.training_data.{key}", Outcome.CHANGED, "train.input",
