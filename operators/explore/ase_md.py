@@ -123,7 +123,7 @@ class Record:
             of_forces, of_virials = (np.array([answer[kind][number] for answer in answers]) for kind in (0, 1))
             found = deviations(of_forces, of_virials, self.epsilon, self.epsilon_v)
             self.rows.write(f"{step:12d}{''.join(f' {value:18.6e}' for value in found)}\n")
-            self.dump.write(dumped(step, cells[number], self.types, positions[number], self.periodic))
+            self.dump.write(dumped(step, cells[number], self.types, positions[number], forces[number], self.periodic))
         self.rows.flush()
         self.dump.flush()
         self.waiting.clear()
@@ -165,8 +165,11 @@ def lower_triangle(cell: Any) -> tuple[Any, Any]:
     return turned, np.linalg.solve(cell, turned)
 
 
-def dumped(step: int, cell: Any, types: list[int], positions: Any, periodic: bool = True) -> str:
-    """A frame of a dump of LAMMPS; https://docs.lammps.org/Howto_triclinic.html has the bounds."""
+def dumped(step: int, cell: Any, types: list[int], positions: Any, forces: Any, periodic: bool = True) -> str:
+    """A frame of a dump of LAMMPS, with the forces of the model that drives.
+
+    https://docs.lammps.org/Howto_triclinic.html has the bounds.
+    """
     (lx, _, _), (xy, ly, _), (xz, yz, lz) = cell.tolist()
     flags = "pp pp pp" if periodic else "ff ff ff"
     lines = [
@@ -174,10 +177,11 @@ def dumped(step: int, cell: Any, types: list[int], positions: Any, periodic: boo
         f"{min(0.0, xy, xz, xy + xz)!r} {lx + max(0.0, xy, xz, xy + xz)!r} {xy!r}",
         f"{min(0.0, yz)!r} {ly + max(0.0, yz)!r} {xz!r}",
         f"0.0 {lz!r} {yz!r}",
-        "ITEM: ATOMS id type x y z",
+        "ITEM: ATOMS id type x y z fx fy fz",
     ]
-    for number, (kind, (x, y, z)) in enumerate(zip(types, positions.tolist(), strict=True), 1):
-        lines.append(f"{number} {kind} {x:.10g} {y:.10g} {z:.10g}")
+    rows = zip(types, positions.tolist(), forces.tolist(), strict=True)
+    for number, (kind, (x, y, z), (fx, fy, fz)) in enumerate(rows, 1):
+        lines.append(f"{number} {kind} {x:.10g} {y:.10g} {z:.10g} {fx:.6g} {fy:.6g} {fz:.6g}")
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,7 @@ from conventions.errors import ConfigError
 from operators.structures import masses
 
 from .task_group import COUPLING
-from .trajectory import MODEL_DEVI, TRAJECTORY
+from .trajectory import FORCES, MODEL_DEVI, TRAJECTORY
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -59,14 +59,21 @@ def pair_style(models: Sequence[str], trj_freq: int, options: str = "") -> str:
 
 
 def pair_coeff(type_map: Sequence[str]) -> str:
-    """Which element each atom type is; without the names a model with another order would be silently wrong."""
-    return f"pair_coeff * * {' '.join(type_map)}"
+    """Which element each atom type is, and the fix that keeps the first model's forces.
+
+    Without the names a model with another order would be silently wrong. Fixes act in the order of their definition:
+    what a bias (PLUMED, a spring) adds later is not in the forces that this one keeps.
+    """
+    return f"pair_coeff * * {' '.join(type_map)}\nfix {FORCES} all store/force"
 
 
 def dump(name: str, trj_freq: int) -> str:
-    """One dump of all frames, sorted by id, with enough digits to label them."""
+    """One dump of all frames, sorted by id, with enough digits to label them, and the first model's forces."""
+    forces = " ".join(f"f_{FORCES}[{axis}]" for axis in (1, 2, 3))
+    digits = " ".join(f"format {column} %.6g" for column in (6, 7, 8))
     return (
-        f"dump {name} all custom {trj_freq} {TRAJECTORY} id type x y z\ndump_modify {name} sort id format float %.10g"
+        f"dump {name} all custom {trj_freq} {TRAJECTORY} id type x y z {forces}\n"
+        f"dump_modify {name} sort id format float %.10g {digits}"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 MODEL_DEVI = "model_devi.out"
 TRAJECTORY = "traj.lammpstrj"
+FORCES = "dpgen_force"  # LAMMPS's fix that keeps the forces of the first model
 # Classes of trajectories whose physics went wrong.
 BROKEN = ("lost_atoms", "nan", "box_blown", "collapsed")
 # A box that became that many times larger or smaller is a gas or a lump, whatever the models say about it.

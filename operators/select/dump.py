@@ -2,7 +2,8 @@
 
 Format: https://docs.lammps.org/dump.html. Boxes: orthogonal (`xlo xhi`), restricted triclinic (`xlo_bound xhi_bound
 xy`) and general triclinic (`ax ay az origin`, header `abc origin`). Columns: type, and x y z, xu yu zu, xs ys zs or
-xsu ysu zsu; where there is an id, atoms are sorted by it.
+xsu ysu zsu; where there is an id, atoms are sorted by it. Forces: fx fy fz, or those that LAMMPS's `fix store/force`
+kept (`f_NAME[1]` to `[3]`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COORDINATES = (("x", "y", "z"), ("xu", "yu", "zu"), ("xs", "ys", "zs"), ("xsu", "ysu", "zsu"))
+_FORCES = (("f_dpgen_force[1]", "f_dpgen_force[2]", "f_dpgen_force[3]"), ("fx", "fy", "fz"))
 _MOST_DIGITS = 10  # of a number of atoms
 _LARGEST = 1e9  # of a coordinate, Angstrom
 _FLATTEST = 1e-6  # volume of a box by that of a brick with the same edges
@@ -35,13 +37,15 @@ class CorruptFrame(DataError):
 class Frame:
     """Cell vectors as rows (3, 3) and positions (atoms, 3) from the box's origin in Angstrom; types from 0 (atoms,).
 
-    Where it is not `periodic`, it is a molecule, and the cell is a box around it.
+    Where it is not `periodic`, it is a molecule, and the cell is a box around it. `forces` are the first model's,
+    eV/Angstrom (atoms, 3), where the dump has them.
     """
 
     cell: NDArray[np.float64]
     types: NDArray[np.int64]
     positions: NDArray[np.float64]
     periodic: bool = True
+    forces: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,13 @@ def parse_frame(data: bytes, n_types: int, n_atoms: int | None = None) -> Frame:
     kind = next((kind for kind in _COORDINATES if set(kind) <= set(names)), None)
     if kind is None or "type" not in names:
         raise CorruptFrame(f"the dump needs columns type x y z; it has {' '.join(names)}")
-    order = ("id", "type", *kind) if "id" in names else ("type", *kind)
+    forced = next((columns for columns in _FORCES if set(columns) <= set(names)), ())
+    order = (*(["id"] if "id" in names else []), "type", *kind, *forced)
     try:
         table = np.array([words[names.index(name) :: len(names)] for name in order], dtype=np.float64)
     except ValueError:
         raise CorruptFrame("the frame holds something that is not a number") from None
-    if not np.isfinite(table).all() or np.abs(table[-3:]).max() > _LARGEST:
+    if not np.isfinite(table).all() or np.abs(table[len(order) - len(forced) - 3 :]).max() > _LARGEST:
         raise CorruptFrame("coordinates are not finite, or absurdly large")
     if "id" in names:
         table = table[:, np.argsort(table[0], kind="stable")]
@@ -133,10 +138,11 @@ def parse_frame(data: bytes, n_types: int, n_atoms: int | None = None) -> Frame:
     if np.any(types != table[0] - 1) or types.min() < 0 or types.max() >= n_types:
         raise CorruptFrame(f"types outside 1..{n_types}: the dump does not fit type_map")
     cell, origin, periodic = _box(head)
-    positions = table[1:].T
+    positions = table[1:4].T
+    forces = table[4:].T if forced else None
     if kind[0].startswith("xs"):
-        return Frame(cell, types, positions @ cell, periodic)
-    return Frame(cell, types, positions - origin, periodic)
+        return Frame(cell, types, positions @ cell, periodic, forces)
+    return Frame(cell, types, positions - origin, periodic, forces)
 
 
 def _count(head: bytes) -> int:
