@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 DEVIATIONS = "model_devi.out"
 DUMP = "traj.lammpstrj"
+# What explore tells of every trajectory; the rest are the conditions of this one.
+_FACTS = frozenset("job_id task_id class rows last_step files structure index group".split())
 Trust = Annotated[float, Field(ge=0)] | dict[Name, Annotated[float, Field(ge=0)]]
 
 
@@ -108,6 +110,7 @@ class Trajectory(NamedTuple):
     structure: str
     broken: bool
     files: dict[str, str]  # SHA-256 by name, as explore recorded it
+    conditions: dict[str, Any]  # what differs between trajectories: temp, press, or values of a template
 
     @property
     def folder(self) -> str:
@@ -233,7 +236,14 @@ def read_trajectories(product: Path) -> list[Trajectory]:
     try:
         document = parse_json(path.read_bytes(), path.name)
         found = [
-            Trajectory(one["job_id"], one["task_id"], one["structure"], one["class"] != "ok", one.get("files", {}))
+            Trajectory(
+                one["job_id"],
+                one["task_id"],
+                one["structure"],
+                one["class"] != "ok",
+                one.get("files", {}),
+                {name: value for name, value in one.items() if name not in _FACTS},
+            )
             for one in document["trajectories"]
         ]
         for one in found:
@@ -243,6 +253,10 @@ def read_trajectories(product: Path) -> list[Trajectory]:
                 raise DataError(f"{path.name}: {one.folder!r} is not the folder of a trajectory")
             if not all(re.fullmatch("[0-9a-f]{64}", str(sha256)) for sha256 in dict(one.files).values()):
                 raise DataError(f"{path.name}: {one.folder}: a hash is not 64 hexadecimal digits")
+            if odd := [
+                name for name, value in one.conditions.items() if not isinstance(value, str | int | float | type(None))
+            ]:
+                raise DataError(f"{path.name}: {one.folder}: {odd[0]} is neither a number nor a text")
     except OSError as error:
         raise DataError(f"explore left no {path.name}: {error.strerror}; run its stage again") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -314,6 +328,7 @@ def _choose(
 
 def _write_product(product: Path, config: Any, trajectories: list[Trajectory], pool: Pool, choice: Choice) -> None:
     from .extxyz import write_frames
+    from .figures import figures
 
     found = pool.candidates
     frames = []
@@ -330,12 +345,23 @@ def _write_product(product: Path, config: Any, trajectories: list[Trajectory], p
             frame["max_devi_v"] = float(found.max_devi_v[number])
         frames.append(frame)
     product.mkdir(parents=True, exist_ok=True)
-    named = [(trajectories[found.trajectory[number]].structure, frame) for number, frame in choice.chosen]
+    named = [
+        (trajectories[found.trajectory[number]].structure, float(found.max_devi_f[number]), frame)
+        for number, frame in choice.chosen
+    ]
     write_frames(product / "frames.extxyz", named, config.type_map)
     manifest: dict[str, Any] = {"schema_version": 1, "frames": frames}
     if pool.lower:
         manifest["levels"] = pool.lower
     (product / "manifest.json").write_bytes(canonical_json(manifest) + b"\n")
+    levels = {name: _levels(config.select, name, pool) for name in sorted({one.structure for one in trajectories})}
+    (product / "figures.json").write_bytes(figures(pool.seen, trajectories, levels).dump())
+
+
+def _levels(settings: ModelDeviConfig, structure: str, pool: Pool) -> dict[str, float]:
+    """The trust levels that counted for a structure set."""
+    given = zip(LEVELS, settings.levels(structure), strict=True)
+    return {name: value for name, value in given if value is not None} | pool.lower.get(structure, {})
 
 
 APP = App(

@@ -14,6 +14,7 @@ from operators.jobs import TaskOutput
 
 from .adaptive import Adapting, Below, Level
 from .choose import Candidates
+from .figures import Seen
 from .score import CANDIDATE, CLASSES
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Pool:
         the lower levels are adaptive, the largest f_trust_lo.
     unusable
         Number and problem of each trajectory without rows.
+    seen
+        Rows of each trajectory, for the report.
     lower
         Adaptive levels, by structure set.
     """
@@ -49,10 +52,11 @@ class Pool:
     level: float | None
     unusable: list[tuple[int, str]]
     candidates: Candidates
+    seen: Seen
     lower: dict[str, Level] = field(default_factory=dict)
 
 
-def gather(outputs: Iterable[TaskOutput], sizes: Iterable[int], adapt: Adapting | None = None) -> Pool:
+def gather(outputs: Iterable[TaskOutput], sizes: Sequence[int], adapt: Adapting | None = None) -> Pool:
     """Read all scores, one job at a time; only numbers of candidates, and the deviations for the level, are kept.
 
     Parameters
@@ -68,6 +72,7 @@ def gather(outputs: Iterable[TaskOutput], sizes: Iterable[int], adapt: Adapting 
     unusable: list[tuple[int, str]] = []
     deviations = [np.empty(0, np.float32)]
     below = Below(adapt) if adapt else None
+    seen = Seen(sum(sizes))
     columns = [_NONE]
     first = 0
     firsts: list[int] = []
@@ -80,6 +85,7 @@ def gather(outputs: Iterable[TaskOutput], sizes: Iterable[int], adapt: Adapting 
             else:
                 rows, classes = scores["rows"], scores["cls"]
                 counts.update({name: int(np.count_nonzero(classes == code)) for code, name in enumerate(CLASSES)})
+                seen.add(first, scores)
                 unusable += [(first + int(i), str(scores["problem"][i])) for i in np.flatnonzero(rows == 0)]
                 found = _rows(scores, first, classes == CANDIDATE)
                 if below:
@@ -104,7 +110,9 @@ def gather(outputs: Iterable[TaskOutput], sizes: Iterable[int], adapt: Adapting 
         values = np.concatenate(deviations)
         level = float(np.percentile(values, 95)) if len(values) else None
     candidates = Candidates(*(np.concatenate(x) for x in zip(*columns, strict=True)))
-    return Pool(judged, counts, level, unusable, candidates, lower)
+    if below:
+        seen.narrow(candidates.trajectory)
+    return Pool(judged, counts, level, unusable, candidates, seen, lower)
 
 
 def _rows(scores: dict[str, NDArray[Any]], first: int, wanted: NDArray[np.bool_]) -> _Columns:

@@ -26,7 +26,7 @@ def select(run: ExploreRun, iteration: int, frames: list[tuple[str, Atoms]]) -> 
     place = run.space.stage("select", iteration, dict.fromkeys(("label", "train", "explore"), iteration))
     product = run.root / place.product
     product.mkdir(parents=True)
-    chosen = [(name, Frame(one.cell.array, np.zeros(len(one), int), one.positions)) for name, one in frames]
+    chosen = [(name, 0.2, Frame(one.cell.array, np.zeros(len(one), int), one.positions)) for name, one in frames]
     write_frames(product / "frames.extxyz", chosen, ["Cu"])
     write_sums(product)
     return product

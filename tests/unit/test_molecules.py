@@ -114,7 +114,9 @@ def test_a_dump_says_whether_it_is_of_a_molecule(tmp_path: Path) -> None:
     assert frame_of("pp pp pp").periodic and not frame_of("ff ff ff").periodic and not frame_of("ss fm ff").periodic
     with pytest.raises(CorruptFrame, match="periodic in some directions only"):
         frame_of("pp pp ff")
-    write_frames(tmp_path / "frames.extxyz", [("co", frame_of("ff ff ff")), ("co", frame_of("pp pp pp"))], ["C"])
+    write_frames(
+        tmp_path / "frames.extxyz", [("co", 0.2, frame_of("ff ff ff")), ("co", 0.2, frame_of("pp pp pp"))], ["C"]
+    )
     free, periodic = ase.io.read(tmp_path / "frames.extxyz", ":")
     assert not free.pbc.any() and periodic.pbc.all()
     assert np.array_equal(free.cell.array, np.diag([9, 9, 9]))

@@ -182,10 +182,25 @@ def test_another_dump_than_the_recorded_one_is_refused(tmp_path: Path, text: str
 @pytest.mark.parametrize("name", ["bulk", "007", "T", "nan", "1e5", "a-b.c"])
 def test_extended_xyz_keeps_every_digit(tmp_path: Path, name: str) -> None:
     written = parse_frame(frame(3, box="xy xz yz pp pp pp\n0 5.123456789012 1.1\n0 4 0\n0 4 0").encode(), 1)
-    write_frames(tmp_path / "frames.extxyz", [(name, written)] * 2, ["Cu"])
+    write_frames(tmp_path / "frames.extxyz", [(name, 0.1 + 0.2, written)] * 2, ["Cu"])
     for atoms in ase.io.read(tmp_path / "frames.extxyz", ":"):
         assert np.array_equal(atoms.positions, written.positions)
         assert np.array_equal(atoms.cell[:], written.cell)
-        assert atoms.info == {"structure": name}
+        assert atoms.info == {"structure": name, "max_devi_f": 0.1 + 0.2}
+        assert "model_forces" not in atoms.arrays
         assert atoms.pbc.all()
         assert str(atoms.symbols) == "Cu4"
+
+
+@pytest.mark.parametrize("columns", ["fx fy fz", "f_dpgen_force[1] f_dpgen_force[2] f_dpgen_force[3]"])
+def test_the_models_forces_go_with_the_frame(tmp_path: Path, columns: str) -> None:
+    text = "ITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS pp pp pp\n0 9\n0 9\n0 9\n"
+    rows = "2 1 1 2 3 -0.5 0.25 1e-05\n1 1 4 5 6 0.1 0.2 0.3\n"
+    found = parse_frame(f"{text}ITEM: ATOMS id type x y z {columns}\n{rows}".encode(), 1)
+    assert found.forces is not None
+    assert found.forces.tolist() == [[0.1, 0.2, 0.3], [-0.5, 0.25, 1e-05]]  # in the order of the atoms
+    write_frames(tmp_path / "frames.extxyz", [("bulk", 0.2, found)], ["Cu"])
+    (atoms,) = ase.io.read(tmp_path / "frames.extxyz", ":")
+    assert np.array_equal(atoms.arrays["model_forces"], found.forces)
+    assert np.array_equal(atoms.positions, found.positions)
+    assert atoms.calc is None  # a prediction is no label

@@ -1,0 +1,44 @@
+"""Small documents with figures, which stages leave in their products where the data are at hand: for reports only."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from .documents import Document, Strict
+
+Number = float | int | str | None
+
+
+class Explored(Strict):
+    """What select saw of the trajectories of one structure set under the same conditions."""
+
+    structure: str
+    conditions: dict[str, Number] = Field(description="What differs between trajectories: temp (K), press (bar), V_...")
+    trajectories: int = Field(ge=0)
+    broken: int = Field(ge=0, description="Trajectories that did not end as they should.")
+    classes: dict[str, int] = Field(description="Frames: accurate, candidate, failed, invalid, skipped.")
+    histogram: list[int] = Field(
+        description="Frames by max_devi_f: below the first edge, between each two, from the last one on."
+    )
+
+
+class SelectFigures(Document):
+    """`figures.json` in the product of select."""
+
+    edges: list[float] = Field(description="Edges of the histograms, max_devi_f in eV/Angstrom.")
+    groups: list[Explored]
+    levels: dict[str, dict[str, float]] = Field(description="The trust levels that counted, by structure set.")
+
+
+class Errors(Strict):
+    """Errors of forces, a number for each frame of a system, eV/Angstrom. Means over the models of the committee."""
+
+    atoms: int = Field(ge=1, description="Of each frame.")
+    max_error_f: list[float] = Field(description="Largest error of the force on an atom.")
+    rmse_f: list[float] = Field(description="Root mean square over the components.")
+
+
+class TrainFigures(Document):
+    """`figures.json` in the product of train: the new models on the labels that were new to them."""
+
+    systems: dict[str, Errors] = Field(description="By system of the labels of this iteration: Cu32.")
