@@ -25,6 +25,8 @@ from operators.selected import FRAMES as SELECTED
 from operators.selected import selected_frames
 from operators.structures import load_structures
 
+from .blind_spot import blind_spot
+
 if TYPE_CHECKING:
     import numpy as np
     from ase import Atoms
@@ -50,6 +52,7 @@ class LabelPlan(PlanContext):
 
 @dataclass(frozen=True)
 class LabelReduce(ReduceContext):
+    selected: Annotated[Path, Input(lambda at: at.newest_product("select"), optional=True)]
     labels: Annotated[Path, Output(lambda at: at.labels)]
 
 
@@ -204,9 +207,12 @@ def collect(
             f"{discarded} of {len(found)} frames have no usable label ({counts}); label.ratio_failed allows "
             f"{config.label.ratio_failed:g}: correct what the next messages say and retry, or allow more",
         )
+    summary = {"labelled": float(labelled), "discarded": float(discarded)}
     if enough or not found:
         places = write_dataset(ctx.labels, found, config.type_map)
-        _write_index(ctx.product, found, places)
+        figures, blind = blind_spot([(each.atoms, each.label.forces) for each in found], ctx.selected)
+        summary |= blind
+        _write_index(ctx.product, found, places, figures)
     report = StageReport(
         stage="label",
         app=app,
@@ -216,7 +222,7 @@ def collect(
         next=enough,
         jobs=job_counts(params.n_jobs, tasks),
         classes=dict(sorted(classes.items())),
-        summary={"labelled": float(labelled), "discarded": float(discarded)},
+        summary=summary,
         messages=messages,
     )
     return write_report(ctx.report, report, product=ctx.product, labels=ctx.labels)
@@ -304,7 +310,12 @@ def _write_system(folder: Path, members: Sequence[Labelled], elements: dict[str,
     write_keys(folder)
 
 
-def _write_index(product: Path, found: Sequence[Labelled], places: Sequence[tuple[str, int] | None]) -> None:
+def _write_index(
+    product: Path,
+    found: Sequence[Labelled],
+    places: Sequence[tuple[str, int] | None],
+    figures: Sequence[dict[str, float]],
+) -> None:
     frames = [
         {
             "structure": each.atoms.info["structure"],
@@ -314,8 +325,9 @@ def _write_index(product: Path, found: Sequence[Labelled], places: Sequence[tupl
             "message": each.label.message,
             "system": place[0] if place else None,
             "index": place[1] if place else None,
+            **known,
         }
-        for each, place in zip(found, places, strict=True)
+        for each, place, known in zip(found, places, figures, strict=True)
     ]
     product.mkdir(parents=True, exist_ok=True)
     # As json.dumps(..., indent=1), which does that in Python, letter by letter.
