@@ -25,6 +25,7 @@ from operators.registry import load_config
 from operators.setup import with_setup
 from operators.sums import user_file
 
+from .absorption import NEW
 from .dp_command import FIND_PYTHON, probe
 from .dp_infer import models
 from .dp_input import AUTO, auto_weights, check_arguments, fill_input, read_input, with_seeds
@@ -32,7 +33,16 @@ from .dp_judge import is_frozen, is_saved, judge
 from .dp_model import BACKENDS, PRETRAINED, start_file
 from .live import live
 from .neighbours import short_sel
-from .stage import DIVERGED, PlanParams, TrainPlan, check_deviation, folders_of_tests, need_systems, write_committee
+from .stage import (
+    DIVERGED,
+    PlanParams,
+    TrainPlan,
+    check_deviation,
+    folders_of_tests,
+    need_systems,
+    new_systems,
+    write_committee,
+)
 
 STARTS = ("training_init_frozen_model", "training_finetune_model")
 Steps = Annotated[int, Field(ge=1, le=10**9)]
@@ -152,6 +162,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
         "train_args": ["--skip-neighbor-stat"] if train.skip_neighbor_stat else [],
         "compress": train.dp_compress,
         "tests": [f"data/{name}" for name in folders_of_tests(config)],
+        "new": [f"data/{name}" for name in new_systems(params)],
     }
 
     def task(index: int) -> Task:
@@ -169,7 +180,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     script = Script(
         run=run_script(train),
         need=["lcurve.out"],
-        keep=[f"graph{suffix}", f"original{suffix}", "test.json", DIVERGED, "ckpt"],
+        keep=[f"graph{suffix}", f"original{suffix}", "test.json", NEW, DIVERGED, "ckpt"],
         files={"dp_model.py": files("operators.train").joinpath("dp_model.py").read_bytes()},
     )
     return write_jobs(ctx.jobs, ctx.done, [task(index) for index in range(train.numb_models)], script, train.group_size)

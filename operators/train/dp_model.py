@@ -22,11 +22,12 @@ import subprocess
 import sys
 import traceback
 import zipfile
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     Dp = Callable[..., None]
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 CHECKPOINTS = Path("ckpt")  # training.save_ckpt is ckpt/model.ckpt
 CURVE = Path("lcurve.out")
 DIVERGED = Path("diverged.txt")
+NEW = Path("new.json")  # the errors on labels that are new in this iteration
 # The model's settings come from a pretrained one: dp writes them out, and needs them to go on from a checkpoint.
 PRETRAINED = "--use-pretrain-script"
 FILLED = CHECKPOINTS / "out.json"
@@ -68,7 +70,7 @@ def main() -> None:
     check_once(sorted({Path(system).parent / "SHA256SUMS" for system in training_systems(head)}))
     if "weights" in job:
         weigh(job["weights"], head)
-    for name in (graph, original, "test.json", str(DIVERGED)):
+    for name in (graph, original, "test.json", str(NEW), str(DIVERGED)):
         Path(name).unlink(missing_ok=True)  # of an earlier attempt
     start = start_arguments(job, backend.suffix)
     tests = sorted(str(path.parent) for name in job["tests"] for path in Path(name).rglob("type.raw"))
@@ -85,10 +87,7 @@ def main() -> None:
         dp("compress", "-i", frozen, "-o", graph)
     if not Path(graph).exists():
         raise SystemExit(f"error: dp ended well but left no {graph}")
-    if tests:
-        Path("tests.txt").write_text("".join(f"{system}\n" for system in tests))
-        dp("test", "-m", graph, "-f", "tests.txt", "-n", "0", "-d", "detail")
-        Path("test.json").write_text(json.dumps(errors(Path("detail.e_peratom.out"), Path("detail.f.out"))))
+    measure(dp, graph, tests, job.get("new", []))
     shutil.rmtree(CHECKPOINTS)
 
 
@@ -263,25 +262,72 @@ def mend_curve(last: float = math.inf) -> None:
     CURVE.write_text("".join(f"{line}\n" for line in kept))
 
 
-def errors(energy: Path, force: Path) -> dict[str, Any]:
-    """RMSE from `dp test`'s detail files: half of the columns are data, half are predictions.
+def measure(dp: Dp, graph: str, tests: list[str], new: list[str]) -> None:
+    """Errors on the test data, and on the labels that are new: `dp test` once for both, as it loads the model.
+
+    Those on new labels are for reports only: a model without them is as good.
+    """
+    if not tests and not new:
+        return
+    Path("tests.txt").write_text("".join(f"{system}\n" for system in [*tests, *new]))
+    try:
+        dp("test", "-m", graph, "-f", "tests.txt", "-n", "0", "-d", "detail")
+    except SystemExit as error:
+        if tests:
+            raise
+        print(f"not measured on the new labels: {error}", flush=True)
+        return
+    energies, forces = _rows(Path("detail.e_peratom.out")), _rows(Path("detail.f.out"))
+    if tests:
+        count = sum(frames(Path(system)) for system in tests)
+        rows = sum(frames(Path(system)) * atoms(Path(system)) for system in tests)
+        Path("test.json").write_text(json.dumps(errors(islice(energies, count), islice(forces, rows))))
+    NEW.write_text(json.dumps({Path(system).name: frame_errors(forces, Path(system)) for system in new}))
+
+
+def atoms(system: Path) -> int:
+    return len((system / "type.raw").read_text().split())
+
+
+def errors(energies: Iterable[list[float]], forces: Iterable[list[float]]) -> dict[str, Any]:
+    """RMSE from rows of `dp test`'s detail files: half of the columns are data, half are predictions.
 
     Returns
     -------
     dict
         frames, rmse_e (eV/atom) and rmse_f (eV/Angstrom, over components); None where not finite.
     """
-    frames, rmse_e = _rmse(energy)
-    _, rmse_f = _rmse(force)
-    return {"frames": frames, "rmse_e": rmse_e, "rmse_f": rmse_f}
+    count, rmse_e = _rmse(energies)
+    _, rmse_f = _rmse(forces)
+    return {"frames": count, "rmse_e": rmse_e, "rmse_f": rmse_f}
 
 
-def _rmse(path: Path) -> tuple[int, float | None]:
+def frame_errors(forces: Iterator[list[float]], system: Path) -> dict[str, Any]:
+    """Of each frame of a system the largest error of a force, and the RMSE over components; eV/Angstrom."""
+    number = atoms(system)
+    largest, rmse = [], []
+    for _ in range(frames(system)):
+        squares = [_squared(values) for values in islice(forces, number)]
+        largest.append(short(math.sqrt(max(squares))))
+        rmse.append(short(math.sqrt(sum(squares) / (3 * number))))
+    return {"atoms": number, "max_error_f": largest, "rmse_f": rmse}
+
+
+def short(value: float) -> float | None:
+    """A figure, as it is kept; None where it is not finite."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _squared(values: list[float]) -> float:
+    half = len(values) // 2
+    return sum((data - found) ** 2 for data, found in zip(values[:half], values[half:]))  # noqa: B905
+
+
+def _rmse(table: Iterable[list[float]]) -> tuple[int, float | None]:
     rows, count, total = 0, 0, 0.0
-    for values in _rows(path):
-        half = len(values) // 2
-        total += sum((data - found) ** 2 for data, found in zip(values[:half], values[half:]))  # noqa: B905
-        rows, count = rows + 1, count + half
+    for values in table:
+        total += _squared(values)
+        rows, count = rows + 1, count + len(values) // 2
     rmse = math.sqrt(total / count) if count else math.nan
     return rows, rmse if math.isfinite(rmse) else None
 

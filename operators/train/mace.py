@@ -26,6 +26,7 @@ from operators.registry import load_config
 from operators.setup import with_setup
 from operators.sums import user_file
 
+from .absorption import NEW
 from .dp_judge import is_saved
 from .mace_infer import models
 from .stage import (
@@ -35,6 +36,7 @@ from .stage import (
     check_deviation,
     folders_of_tests,
     need_systems,
+    new_systems,
     of_iteration,
     who,
     write_committee,
@@ -86,6 +88,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     job = {
         "systems": sorted(params.systems),
         "tests": folders_of_tests(config),
+        "new": new_systems(params),
         "model": train.foundation_model.root if train.foundation_model else None,
     }
 
@@ -103,7 +106,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     script = Script(
         run=run_script(train),
         need=["test.json", "lcurve.jsonl"],
-        keep=["mace.model", "ckpt"],
+        keep=["mace.model", NEW, "ckpt"],
         files={name: here.joinpath(name).read_bytes() for name in ("mace_model.py", "mace_infer.py", "dp_model.py")},
     )
     return write_jobs(ctx.jobs, ctx.done, [task(index) for index in range(train.numb_models)], script, train.group_size)

@@ -26,6 +26,7 @@ CHECKPOINTS = Path("ckpt")
 PATIENCE = 30  # seconds between two looks at the checkpoints
 LABELS = ("coord", "energy", "force", "virial")
 MODEL, CURVE, TEST, TRAIN = Path("mace.model"), Path("lcurve.jsonl"), Path("test.json"), Path("train.xyz")
+NEW = Path("new.json")  # the errors on labels that are new in this iteration
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     data.unlink(missing_ok=True)
     data.symlink_to(os.environ["JOB_DATA"])
     check_once(sorted({(data / name).parent / "SHA256SUMS" for name in job["systems"]}))
-    for path in (MODEL, CURVE, TEST):
+    for path in (MODEL, CURVE, TEST, NEW):
         path.unlink(missing_ok=True)  # of an earlier attempt
     systems = [data / name for name in job["systems"]]
     tests = sorted(path.parent for name in job["tests"] for path in (data / name).rglob("type.raw"))
@@ -49,7 +50,9 @@ def main() -> None:
                 stream.write(extxyz(*frame))
 
     train(job["options"])
-    TEST.write_text(json.dumps(errors(model(MODEL), tests or systems)))
+    trained = model(MODEL)
+    TEST.write_text(json.dumps(errors(trained, tests or systems)))
+    NEW.write_text(json.dumps({Path(name).name: frame_errors(trained, data / name) for name in job["new"]}))
     shutil.rmtree(CHECKPOINTS)
 
 
@@ -158,17 +161,34 @@ def errors(model: Any, systems: list[Path]) -> dict[str, Any]:
     """
     import numpy as np
 
-    energies: list[float] = []
-    forces: list[Any] = []
-    for system in systems:
-        for symbols, frame in frames(system):
-            cells = frame["box"][None] if "box" in frame else None
-            energy, force, _ = model(symbols, frame["coord"][None], cells)
-            energies.append((float(energy[0]) - float(np.ravel(frame["energy"])[0])) / len(symbols))
-            forces.append(np.ravel(force[0] - frame["force"]))
+    found = [each for system in systems for each in differences(model, system)]
+    energies, forces = zip(*found)  # noqa: B905
     rmse = [float(np.sqrt(np.mean(np.square(each)))) for each in (energies, np.concatenate(forces))]
     rmse_e, rmse_f = (value if math.isfinite(value) else None for value in rmse)
-    return {"frames": len(energies), "rmse_e": rmse_e, "rmse_f": rmse_f}
+    return {"frames": len(found), "rmse_e": rmse_e, "rmse_f": rmse_f}
+
+
+def frame_errors(model: Any, system: Path) -> dict[str, Any]:
+    """Of each frame of a system the largest error of a force, and the RMSE over components; eV/Angstrom."""
+    import numpy as np
+    from dp_model import short
+
+    forces = [force for _, force in differences(model, system)]
+    return {
+        "atoms": len(forces[0]),
+        "max_error_f": [short(float(np.linalg.norm(each, axis=1).max())) for each in forces],
+        "rmse_f": [short(float(np.sqrt(np.square(each).mean()))) for each in forces],
+    }
+
+
+def differences(model: Any, system: Path) -> Iterator[tuple[float, Any]]:
+    """By how much the model is wrong on each frame: its energy by atom (eV), its forces (atoms, 3), eV/Angstrom."""
+    import numpy as np
+
+    for symbols, frame in frames(system):
+        cells = frame["box"][None] if "box" in frame else None
+        energy, force, _ = model(symbols, frame["coord"][None], cells)
+        yield (float(energy[0]) - float(np.ravel(frame["energy"])[0])) / len(symbols), force[0] - frame["force"]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from conventions.space import DataSpace
 from operators.core import Input, PlanContext, ReduceContext, Reduced, ReduceParams
 from operators.jobs import TaskOutput, job_counts, write_report
 
+from .absorption import write_figures
+
 # Class of a model (ok, diverged, broken, failed), its figures (eV/atom, eV/Angstrom), and what a person should know.
 Judged = tuple[str, dict[str, float], str]
 DIVERGED = "diverged.txt"  # what a task leaves instead of a model where the loss became NaN
@@ -43,6 +45,13 @@ def folders_of_tests(config: RunConfig) -> list[str]:
     """The folders of the independent test data, relative to the dataset."""
     space = DataSpace({})
     return [space.dataset_test(name)[len(space.dataset) + 1 :] for name in sorted(config.init.test)]
+
+
+def new_systems(params: PlanParams) -> list[str]:
+    """The systems that this iteration labelled, relative to the dataset."""
+    space = DataSpace({})
+    begin = f"{space.dataset_iter(params.iteration)[len(space.dataset) + 1 :]}/"
+    return sorted(name for name in params.systems if name.startswith(begin))
 
 
 def of_iteration(numbers: int | list[int] | None, iteration: int) -> int | None:
@@ -91,6 +100,7 @@ def write_committee(
                 shutil.copyfile(task.folder / name, ctx.product / f"{stem}.{task.index:03d}.{suffix}")
         figures = [figures for _, figures, _ in judged]
         summary = {key: sum(each[key] for each in figures) / len(figures) for key in figures[0]}
+        summary |= write_figures(tasks, ctx.product)
     report = StageReport(
         stage="train",
         app=app,

@@ -16,12 +16,13 @@ import pytest
 from pydantic import ValidationError
 
 from conventions.errors import ConfigError, DataError
+from conventions.figures import Errors, TrainFigures
 from operators.registry import load_config
 from operators.train import dp_model
 from operators.train.deepmd import DeepmdConfig, check, check_files, committee, executables, tiny
 from operators.train.dp_judge import last_row
 from tests.stage_harness import record
-from tests.train_run import INPUT, TrainRun
+from tests.train_run import INPUT, SYSTEMS, TrainRun
 
 GOLDEN = Path(__file__).parent / "golden" / "train_deepmd"
 HEADER = "# step       rmse_trn    rmse_e_trn    rmse_f_trn   lr\n# If there is no data, rmse_* will print nan\n"
@@ -630,10 +631,10 @@ def test_reused_models(task: Path) -> None:
 def test_errors_of_the_detail_files(task: Path) -> None:
     Path("e").write_text("# data/a: data_e pred_e\n1.0 2.0\n# data/b: data_e pred_e\n-1.0 2.0\n")
     Path("f").write_text("# fx fy fz\n0 0 0 1 2 2\n1 1 1 1 1 1\n")
-    found = dp_model.errors(Path("e"), Path("f"))
+    found = dp_model.errors(dp_model._rows(Path("e")), dp_model._rows(Path("f")))
     assert found == {"frames": 2, "rmse_e": pytest.approx(math.sqrt(5)), "rmse_f": pytest.approx(math.sqrt(9 / 6))}
     Path("f").write_text("0 0 0 1 nan 2\n")
-    assert dp_model.errors(Path("e"), Path("f"))["rmse_f"] is None
+    assert dp_model.errors([], dp_model._rows(Path("f")))["rmse_f"] is None
 
 
 # What is made of the results ----------------------------------------------------------------------------------------
@@ -654,8 +655,12 @@ case $1 in
     [ "$model" != stop ] || { echo "rmse = nan" >train.log; exit 1; } ;;
   freeze) if [ -z "$pytorch" ]; then printf '\\nmodel' >"$5"; else cp "$3" "$5"; fi ;;
   test)
-    printf '# data/a: data_e pred_e\\n1.0 1.5\\n' >detail.e_peratom.out
-    echo "0 0 0 2 ${model:-2} 2" >detail.f.out ;;
+    echo '# data/a: data_e pred_e' >detail.e_peratom.out
+    : >detail.f.out
+    while read -r system; do
+      echo "1.0 1.5" >>detail.e_peratom.out
+      echo "0 0 0 2 ${model:-2} 2" >>detail.f.out
+    done <tests.txt ;;
 esac
 """
 
@@ -669,8 +674,12 @@ def faked(
     program.chmod(0o755)
     monkeypatch.setenv("FAKE", fake)
     run = TrainRun(path, {"numb_models": 2, "command": str(program), **(train or {})}, **more)
-    (path / "dataset/deepmd/test/hot/Cu32").mkdir(parents=True)
-    (path / "dataset/deepmd/test/hot/Cu32/type.raw").touch()
+    for system in ("test/hot/Cu1", *SYSTEMS):  # of one frame of one atom
+        folder = path / "dataset/deepmd" / system
+        (folder / "set.000").mkdir(parents=True)
+        (folder / "type.raw").write_text("0\n")
+        np.save(folder / "set.000/energy.npy", np.zeros(1))
+    run.list_data()
     return run
 
 
@@ -678,9 +687,11 @@ def test_a_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = faked(tmp_path, monkeypatch)
     report = run.stage()
     assert (report.complete, report.next, report.classes, report.messages) == (True, True, {"ok": 2}, [])
-    assert report.summary == {"rmse_e": 0.5, "rmse_f": 2.0}
-    names = ["SHA256SUMS", "graph.000.pb", "graph.001.pb", "lcurve.000.out", "lcurve.001.out"]
+    assert report.summary == {"rmse_e": 0.5, "rmse_f": 2.0, "new_rmse_f": 2.0}
+    names = ["SHA256SUMS", "figures.json", "graph.000.pb", "graph.001.pb", "lcurve.000.out", "lcurve.001.out"]
     assert sorted(path.name for path in run.product().iterdir()) == names
+    figures = TrainFigures.load((run.product() / "figures.json").read_bytes())
+    assert figures.systems == {"Cu32": Errors(atoms=1, max_error_f=[3.4641], rmse_f=[2.0])}  # sqrt(12)
     assert not (run.job() / "out/task.000000/ckpt").exists()
     before = (tmp_path / run.place().report).read_bytes()
     run.reduce(2)
@@ -697,9 +708,9 @@ def test_a_committee_of_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     run = faked(tmp_path / "more", monkeypatch, train={"backend": "pytorch"})
     report = run.stage()
     assert (report.complete, report.classes, report.messages) == (True, {"ok": 2}, [])
-    names = ["SHA256SUMS", "graph.000.pth", "graph.001.pth", "lcurve.000.out", "lcurve.001.out"]
+    names = ["SHA256SUMS", "figures.json", "graph.000.pth", "graph.001.pth", "lcurve.000.out", "lcurve.001.out"]
     assert sorted(path.name for path in run.product().iterdir()) == names
-    assert sorted(committee(run.config.train).files) == names[1:3]
+    assert sorted(committee(run.config.train).files) == names[2:4]
 
 
 def test_a_frozen_model_of_pytorch_that_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -718,7 +729,7 @@ def test_a_frozen_model_of_pytorch_that_is_cut_off(tmp_path: Path, monkeypatch: 
 def test_without_test_data_the_figures_are_those_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = faked(tmp_path, monkeypatch, tested=False).stage()
     assert report.complete
-    assert report.summary == {"train_rmse_e": 0.02, "train_rmse_f": 0.3}
+    assert report.summary == {"train_rmse_e": 0.02, "train_rmse_f": 0.3, "new_rmse_f": 2.0}
 
 
 @pytest.mark.parametrize(

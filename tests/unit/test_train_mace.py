@@ -340,8 +340,9 @@ def test_a_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = faked(tmp_path, monkeypatch)
     report = run.stage()
     assert (report.complete, report.classes, report.messages) == (True, {"ok": 2}, [])
-    assert report.summary == {"rmse_e": pytest.approx(0.1), "rmse_f": pytest.approx(0)}  # 3.2 eV for 32 atoms
-    names = ["SHA256SUMS", "lcurve.000.jsonl", "lcurve.001.jsonl", "mace.000.model", "mace.001.model"]
+    # 3.2 eV for 32 atoms
+    assert report.summary == {"rmse_e": pytest.approx(0.1), "rmse_f": pytest.approx(0), "new_rmse_f": 0.0}
+    names = ["SHA256SUMS", "figures.json", "lcurve.000.jsonl", "lcurve.001.jsonl", "mace.000.model", "mace.001.model"]
     assert sorted(path.name for path in run.product().iterdir()) == names
     work = run.job() / "work/task.000000"
     assert json.loads((work / "args").read_text())[:3] == ["--config", "input.yaml", "--restart_latest"]
@@ -352,7 +353,7 @@ def test_a_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_test_data_the_figures_are_those_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = faked(tmp_path, monkeypatch, tested=False).stage()
     assert report.complete
-    assert report.summary == {"train_rmse_e": pytest.approx(0.1), "train_rmse_f": pytest.approx(0)}
+    assert report.summary == {"train_rmse_e": pytest.approx(0.1), "train_rmse_f": pytest.approx(0), "new_rmse_f": 0.0}
 
 
 @pytest.mark.parametrize(
