@@ -13,7 +13,7 @@ import typer
 
 from conventions import __version__
 
-from . import bring, evaluate, examine, orders
+from . import bring, evaluate, examine, orders, seeing
 from .options import AsJson, ConfigFile, Interval, Target, Yes, checked
 
 if TYPE_CHECKING:
@@ -245,6 +245,7 @@ for order in (
 ):
     app.command()(order)
 app.command()(evaluate.test)
+app.command()(seeing.report)
 app.command("import")(bring.import_)
 
 

@@ -26,6 +26,24 @@ def is_accurate(state: State, figures: Mapping[str, float]) -> bool:
     return previous is not None and level is not None and abs(level - previous) <= rules.level_drift * previous
 
 
+def needed(state: State) -> list[str]:
+    """What the rule of convergence asks for, and how far the last exploration is from it; empty for an ended run."""
+    rules, found = state.policy.convergence, [row for row in state.trail if not row.left and shares(row.figures)]
+    if state.ended or not found or rules.repeat == "once":
+        return []
+    last = found[-1]
+    share = shares(last.figures)["accurate"]
+    lines = [f"accurate frames: {share:.1%} of {rules.accuracy:.1%} (iteration {last.iteration})"]
+    if rules.clean_iterations > 1:
+        lines.append(f"accurate iterations in a row: {state.clean} of {rules.clean_iterations}")
+    level, before = last.figures.get("level"), [row.figures.get("level") for row in found[:-1]][-1:]
+    if rules.level_drift is not None and level is not None and before and before[0]:
+        drift = abs(level - before[0]) / before[0]
+        lines.append(f"change of the level: {drift:.1%}, at most {rules.level_drift:.1%}")
+    stages = state.policy.explore_stages
+    return [*lines, f"exploration stage {state.explore_stage + 1} of {stages}"] if stages > 1 else lines
+
+
 def force_rmse(figures: Mapping[str, float]) -> float | None:
     """Of the independent test set, else of the training set, eV/A."""
     return figures.get("rmse_f", figures.get("train_rmse_f"))

@@ -99,7 +99,8 @@ ROOMS = {  # what a room of statemachine may import of the others
     "run": {"machine", "store", "engine", "logs.py"},
     "daemon": {"machine", "store", "engine", "run", "logs.py"},
     "importer": {"machine", "store", "run"},
-    "cli": {"machine", "store", "engine", "run", "daemon", "importer", "logs.py"},
+    "report": {"machine", "store", "run"},
+    "cli": {"machine", "store", "engine", "run", "daemon", "importer", "report", "logs.py"},
 }
 
 

@@ -1,0 +1,54 @@
+"""`dpgen2-sm report`: a run as a page, as numbers, as pictures. `app` registers it as a command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import AsJson, Target
+
+
+def report(
+    target: Target,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    png: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the plots as PNG into this folder, instead of a page.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page that shows a run: where it stands and why, tables, plots, the chosen frames, what went wrong.
+
+    One file without scripts, which needs no network and prints. Nothing of the run is changed, and its engine is not
+    asked; the figures are from the store alone. Equal runs give equal bytes.
+
+    Forces of new labels are compared with those of the model that chose them (the blind spot), and with the models
+    that were trained on them (the absorption); the deviation, by which frames are chosen, with the true error.
+    """
+    from statemachine.report.figures import Reader
+    from statemachine.run.opening import find_prefix
+    from statemachine.store import open_store
+
+    store = open_store(find_prefix(target))
+    figures = Reader(store).read()
+    if as_json:
+        from statemachine.report.figures import as_json as plain
+
+        print(json.dumps(plain(figures), indent=1))
+        return
+    if png is not None:
+        from statemachine.report.curves import read_curves
+        from statemachine.report.plots import plots, write_png
+
+        for path in write_png(png, plots(figures, read_curves(store, figures.state))):
+            print(path)
+        return
+    from statemachine.report.page import configuration_text, render
+
+    page = render(figures, store, configuration_text(store, figures.state))
+    part = output.with_name(f".{output.name}.part")
+    part.write_text(page, encoding="utf-8")
+    part.replace(output)
+    print(output)

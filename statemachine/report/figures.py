@@ -1,0 +1,142 @@
+"""All figures of a run: read once, shown by the page, by `--json` and by the plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from conventions.state import IterationSummary, State
+from statemachine.machine.outlook import needed, warnings
+from statemachine.run.record import Record
+from statemachine.run.trail import readable
+from statemachine.store import Store
+
+from .calibration import Calibration, calibrate
+from .iteration import Iteration, Scored, read_iteration
+from .timeline import Span, read_timeline
+
+SETTLED = 2  # iterations after which nothing is added to one: the labels that it chose are trained on in the next
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A run in numbers. `damage` says what could not be read."""
+
+    prefix: str
+    state: State
+    iterations: list[Iteration]
+    spans: list[Span]
+    damage: list[str]
+
+    @property
+    def labelled(self) -> int:
+        """Labels of the iterations that count."""
+        return int(sum(one.row.figures.get("labelled", 0) for one in self.iterations if not one.row.left))
+
+    @property
+    def needed(self) -> list[str]:
+        return needed(self.state)
+
+    @property
+    def warnings(self) -> dict[int, list[str]]:
+        """By iteration, what is a bad sign in its row."""
+        rows = [one.row.figures for one in self.iterations]
+        return {
+            one.row.iteration: found
+            for one, before in zip(self.iterations, [{}, *rows], strict=False)
+            if (found := warnings(one.row.figures, before))
+        }
+
+    def level(self, iteration: Iteration, structure: str, name: str) -> float | None:
+        """A trust level by which the frames of an iteration were chosen: that of the last exploration before it."""
+        for one in reversed(self.iterations):
+            if one.row.iteration < iteration.row.iteration and one.explored is not None:
+                return one.explored.levels.get(structure, {}).get(name)
+        return None
+
+    def calibrations(self) -> list[tuple[int, str, Calibration]]:
+        """How far deviations were from errors, by iteration and structure set."""
+        found = []
+        for one in self.iterations:
+            for structure in sorted({label.structure for label in one.labels}):
+                levels = [self.level(one, structure, name) for name in ("f_trust_lo", "f_trust_hi")]
+                if figures := calibrate([label for label in one.labels if label.structure == structure], *levels):
+                    found.append((one.row.iteration, structure, figures))
+        return found
+
+
+class Reader:
+    """Reads a run again and again, and each settled iteration once."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._known: dict[int, tuple[IterationSummary, Iteration]] = {}
+
+    def read(self, last: int | None = None) -> Figures:
+        """The figures of the last iterations, by default of all."""
+        state = Record(self.store).load().state
+        rows, damage = readable(self.store, state, last)
+        iterations = [self._iteration(state, row) for row in rows]
+        told = [text for one in iterations for text in one.damage]
+        return Figures(
+            self.store.url, state, iterations, read_timeline(self.store, state), [*filter(None, [damage]), *told]
+        )
+
+    def _iteration(self, state: State, row: IterationSummary) -> Iteration:
+        known = self._known.get(row.iteration)
+        if known is not None and known[0] == row:
+            return known[1]
+        found = read_iteration(self.store, state.place.space, row)
+        if row.iteration + SETTLED <= state.iteration or state.ended:
+            self._known[row.iteration] = (row, found)
+        return found
+
+
+def as_json(figures: Figures) -> dict[str, Any]:
+    """The figures as plain data, for scripts."""
+    state = figures.state
+    return {
+        "schema_version": 1,
+        "run": state.run,
+        "prefix": figures.prefix,
+        "at": state.at,
+        "paused": state.hold,
+        "iteration": state.iteration,
+        "stage": state.stage,
+        "attempt": state.attempt,
+        "updated_at": state.updated_at,
+        "reason": state.reason,
+        "needed": figures.needed,
+        "labels": figures.labelled,
+        "iterations": [_row(one) for one in figures.iterations],
+        "calibration": [
+            {"iteration": number, "structure": structure, **asdict(found)}
+            for number, structure, found in figures.calibrations()
+        ],
+        "timeline": [asdict(span) for span in figures.spans],
+        "damage": figures.damage,
+    }
+
+
+def _row(one: Iteration) -> dict[str, Any]:
+    return {
+        "iteration": one.row.iteration,
+        "explore_stage": one.row.explore_stage,
+        "left": one.row.left,
+        "final": one.row.final,
+        "figures": one.row.figures,
+        "stages": {stage: asdict(found) for stage, found in one.stages.items()},
+        "labels": [asdict(label) for label in one.labels],
+        "explored": one.explored.model_dump(mode="json", exclude={"schema_version"}) if one.explored else None,
+    }
+
+
+def scored(iterations: Sequence[Iteration]) -> list[tuple[int, Scored]]:
+    """The labels that have a deviation and an error, with their iterations."""
+    return [
+        (one.row.iteration, label)
+        for one in iterations
+        for label in one.labels
+        if label.max_devi_f and label.max_error_f is not None
+    ]

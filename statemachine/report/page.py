@@ -1,0 +1,174 @@
+"""The report as one self-contained page: no network, no script; it prints, and reads on a phone and in dark mode."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from conventions.errors import Dpgen2Error
+from conventions.names import STAGES
+from statemachine.machine.outlook import CLASSES, shares
+
+from .curves import read_curves
+from .figures import Figures
+from .pictures import read_pictures
+from .plots import plots, svg
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from statemachine.store import Store
+
+LONGEST = 120  # characters of a text that somebody else wrote, in a table
+ROWS = 200  # iterations in a table
+
+
+@dataclass(frozen=True)
+class Plot:
+    name: str
+    title: str
+    svg: Any  # Markup: made by us
+
+
+def render(figures: Figures, store: Store, configuration: str = "") -> str:
+    """The page of a run."""
+    from markupsafe import Markup
+
+    drawn = plots(figures, read_curves(store, figures.state))
+    iteration, chosen, pictures = read_pictures(store, figures.state)
+    explored = [one for one in figures.iterations if one.explored is not None]
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            figures=figures,
+            state=figures.state,
+            rows=[_cells(one.row.figures) | {"one": one} for one in figures.iterations[-ROWS:]],
+            hidden=max(0, len(figures.iterations) - ROWS),
+            plots=[Plot(name, title, Markup(svg(draw, title))) for name, (title, draw) in drawn.items()],
+            pictures=pictures,
+            chosen=chosen,
+            chosen_in=iteration,
+            explored=explored[-1] if explored else None,
+            calibrations=figures.calibrations()[-ROWS:],
+            times=stage_times(figures),
+            troubles=troubles(figures),
+            configuration=configuration,
+        )
+    )
+
+
+def _cells(figures: Mapping[str, float]) -> dict[str, Any]:
+    """What a row of the table shows of an iteration's figures."""
+    return {
+        "shares": shares(figures),
+        "frames": int(sum(figures.get(name, 0) for name in CLASSES)),
+        **{name: int(figures[name]) for name in ("labelled", "discarded", "selected") if name in figures},
+    }
+
+
+def stage_times(figures: Figures) -> list[tuple[str, int, float, float]]:
+    """Of each stage: attempts, all their time, and the longest; seconds."""
+    found = []
+    for stage in STAGES:
+        lengths = [span.end - span.begin for span in figures.spans if span.stage == stage]
+        if lengths:
+            found.append((stage, len(lengths), sum(lengths), max(lengths)))
+    return found
+
+
+def troubles(figures: Figures) -> list[tuple[str, str]]:
+    """Where something went wrong and what was said: attempts that were given up, and what stages tell."""
+    found = [
+        (f"iteration {span.iteration} {span.stage}, attempt {span.attempt}", span.why)
+        for span in figures.spans
+        if span.why
+    ]
+    for one in figures.iterations:
+        for stage, outcome in one.stages.items():
+            bad = Counter({kind: number for kind, number in outcome.classes.items() if kind in _BAD[stage]})
+            told = ", ".join(f"{number} {kind}" for kind, number in sorted(bad.items()) if number)
+            text = "; ".join([*([told] if told else []), *outcome.messages])
+            if text:
+                found.append((f"iteration {one.row.iteration} {stage}", text))
+    return found[-ROWS:]
+
+
+class _AllBut(frozenset[str]):
+    """Holds every class but these."""
+
+    def __contains__(self, kind: object) -> bool:
+        return not super().__contains__(kind)
+
+
+_BAD: dict[str, Any] = {
+    "label": _AllBut({"ok"}),
+    "train": _AllBut({"ok"}),
+    "explore": _AllBut({"ok"}),
+    "select": {"lost", "corrupt", "no_frame", "bad_box", "too_close", "invalid"},
+}
+
+
+def short(text: str, longest: int = LONGEST) -> str:
+    """A text of others, without what is not printable, cut where it is long."""
+    plain = "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
+    return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(40), duration(150), duration(7300), duration(200000)
+    ('40 s', '2 min 30 s', '2 h 01 min', '2 d 7 h')
+    """
+    whole = round(seconds)
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if whole < 60:
+        return f"{whole} s"
+    if hours < 1:
+        return f"{minutes} min {whole % 60} s" if whole % 60 else f"{minutes} min"
+    return f"{hours} h {minutes % 60:02d} min" if days < 1 else f"{days} d {hours % 24} h"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    found = Environment(
+        loader=PackageLoader("statemachine.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    found.filters |= {
+        "short": short,
+        "duration": duration,
+        "number": number,
+        "percent": percent,
+        "moment": moment,
+    }
+    return found
+
+
+def configuration_text(store: Store, state: Any) -> str:
+    """The configuration of the present iteration as it is stored; empty where it cannot be read."""
+    import json
+
+    from statemachine.run.configuration import configuration
+
+    try:
+        return json.dumps(json.loads(configuration(store, state)), indent=1, ensure_ascii=False)
+    except (Dpgen2Error, ValueError):
+        return ""
