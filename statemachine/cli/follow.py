@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +22,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from conventions.errors import EngineAway, StoreAway
+from conventions.errors import ConfigError, Dpgen2Error, EngineAway, StoreAway
 from conventions.state import ENDED, IterationSummary, State
+from statemachine.logs import known
+from statemachine.notify import Notifier, Watch, take
+from statemachine.notify.senders import senders_of, try_out
 from statemachine.run.opening import open_poller
 from statemachine.run.place import works_elsewhere
 from statemachine.run.poller import Poller
@@ -48,22 +52,66 @@ _FIRST, _LONGEST = 2.0, 300.0  # seconds before a store or a server that is away
 
 def follow(prefix: str, interval: float) -> State:
     """Advance the run until it ends; return its last state."""
+    with watching(prefix) as watch:
+        state = _follow(prefix, interval, watch)
+    typer.echo(headline(status_of(prefix, last=1)))
+    return state
+
+
+@contextmanager
+def watching(prefix: str) -> Iterator[Watch]:
+    """Tells people of a run while it is followed, where the environment says how."""
+    targets = take(os.environ)
+    known.hide(targets.secrets)
+    notifier = Notifier(senders_of(targets), targets.kinds)
+    watch = Watch(notifier, prefix)
+    try:
+        yield watch
+    except Dpgen2Error as error:
+        watch.failed(error, str(error))
+        raise
+    finally:
+        notifier.close()
+
+
+def test_notify() -> int:
+    """Send a test message to each target that the environment names; the exit code."""
+    targets, code = take(os.environ), 0
+    known.hide(targets.secrets)
+    if not (targets.webhook or targets.urls):
+        raise ConfigError("nobody would be told: set DPGEN2_NOTIFY_URLS, or DPGEN2_WEBHOOK_URL and DPGEN2_WEBHOOK_KEY")
+    for name, wrong in try_out(targets):
+        code = 1 if wrong else code
+        print(f"{name}: {known.redact(wrong) or 'sent'}")
+    return code
+
+
+def _follow(prefix: str, interval: float, watch: Watch) -> State:
     console = Console()
     display = _Terminal(console) if console.is_terminal else _Lines()
-    poller, told = open_poller(prefix, display.committed), ""
+
+    def committed(state: State) -> None:
+        watch.saw(state)
+        display.committed(state)
+
+    poller, told = open_poller(prefix, committed), ""
     with display.open():
         state = poller.record.load().state
+        watch.saw(state)
         display.committed(state.model_copy(update={"trail": readable(poller.store, state, LAST)[0]}))
         pause = 0.0
         while True:
             try:
                 state = poller.step()
+                watch.saw(state)
                 if state.ended:
-                    break
+                    return state
                 display.progress(poller, state)
                 if poller.away != told:
                     told = poller.away
                     typer.echo(works_elsewhere(told, poller.engine.home) if told else "it works here again", err=True)
+                if told:
+                    watch.waits(state, works_elsewhere(told, poller.engine.home))
                 if state.hold or poller.away:
                     time.sleep(interval)
                 else:
@@ -73,8 +121,6 @@ def follow(prefix: str, interval: float) -> State:
                 pause = min(2 * pause or _FIRST, _LONGEST)
                 typer.echo(f"{error}; asked again in {pause:.0f} s (Ctrl-C leaves the run as it is)", err=True)
                 time.sleep(pause)
-    typer.echo(headline(status_of(prefix, last=1)))
-    return state
 
 
 def follow_to_end(prefix: str, interval: float) -> None:

@@ -251,6 +251,10 @@ class _Figures:
         for result, number in self.server.hints.items():
             hints.add_metric([result], number)
         yield hints
+        told = CounterMetricFamily("dpgen2_notifications", "Notifications to people.", labels=["result"])
+        for result, number in self.server.daemon.notifier.counts.items():
+            told.add_metric([result], number)
+        yield told
 
 
 def _hang_up(request: Any) -> None:
