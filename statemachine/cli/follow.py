@@ -68,7 +68,7 @@ def watching(prefix: str) -> Iterator[Watch]:
     try:
         yield watch
     except Dpgen2Error as error:
-        watch.failed(error, str(error))
+        watch.failed(error)
         raise
     finally:
         notifier.close()

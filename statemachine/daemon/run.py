@@ -104,7 +104,7 @@ class Run:
             self.poller, self.over, self.gone = None, False, isinstance(error, NoRun)
             self.failures += 1
             self.error = self.redactor.redact(one_line(error))
-            self.needs_person = self.watch.failed(error, self.error)
+            self.needs_person = self.watch.failed(error)
             return {"failed": True}
         finally:
             self.seconds = time.monotonic() - began

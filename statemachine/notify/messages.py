@@ -55,7 +55,7 @@ class Message:
         """For a chat or a mail."""
         where = f"iteration {self.iteration}, {self.stage}" if self.iteration is not None else ""
         lines = [where, self.reason, _in_words(self.figures), self.prefix]
-        return "\n".join(line for line in lines if line).translate(_CHAT)
+        return ("\n".join(line for line in lines if line) or self.title).translate(_CHAT)
 
     @property
     def body(self) -> bytes:

@@ -224,11 +224,11 @@ class Watch:
         elif last.version != state.version:
             self.notifier.changed(self.prefix, last, state)
 
-    def failed(self, error: BaseException, text: str) -> bool:
-        """An error ended a step; is a person needed? That is told once."""
+    def failed(self, error: BaseException) -> bool:
+        """An error ended a step; is a person needed? That is told once, without what lines below show of the run."""
         if not needs_person(error):
             return False
-        self._tell(text)
+        self._tell(str(error).partition("\n")[0])
         return True
 
     def waits(self, state: State, where: str) -> bool:
