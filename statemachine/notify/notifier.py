@@ -154,8 +154,8 @@ class Notifier:
         pairs: list[tuple[State, State]] = []
         newer = after
         for older in versions(store, after):
-            if before is None and age(newer, self.clock()) >= DAY:
-                break
+            if older.run_uid != after.run_uid or (before is None and age(newer, self.clock()) >= DAY):
+                break  # what the first run of a copy did is not this one's news
             pairs.append((older, newer))
             newer = older
             if older.version <= least:
