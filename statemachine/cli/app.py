@@ -145,11 +145,14 @@ def resume(
 def step(target: Target, as_json: AsJson = False) -> None:
     """Advance a run as far as possible now, then exit: for cron."""
     from statemachine.cli.show import print_state
+    from statemachine.cli.telling import watching
     from statemachine.run.opening import find_prefix, open_poller
     from statemachine.run.place import works_elsewhere
 
-    poller = open_poller(find_prefix(target))
-    print_state(poller.step(), as_json)
+    prefix = find_prefix(target)
+    with watching(prefix) as watch:
+        poller = open_poller(prefix, watch.saw)
+        print_state(poller.step(), as_json)
     if poller.away:
         print(works_elsewhere(poller.away, poller.engine.home), file=sys.stderr)
 
@@ -196,14 +199,14 @@ def daemon(
     People are told of ends, pauses and what needs them where the environment says how: by a signed webhook
     (DPGEN2_WEBHOOK_URL with DPGEN2_WEBHOOK_KEY), or by Apprise to Slack, Feishu, mail and others (DPGEN2_NOTIFY_URLS).
     DPGEN2_NOTIFY_ON chooses of converged, exhausted, failed, paused, needs_person, iteration. docs/operations.md has
-    more. `run` and `resume` do so, too.
+    more. `run`, `resume` and `step` do so, too.
     """
     from statemachine.daemon.serve import serve
     from statemachine.run.opening import find_prefix
     from statemachine.store import prefix_url
 
     if test_notify:
-        from statemachine.cli.follow import test_notify as send_tests
+        from statemachine.cli.telling import test_notify as send_tests
 
         raise typer.Exit(send_tests())
     if not targets and not discover:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,11 +21,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from conventions.errors import ConfigError, Dpgen2Error, EngineAway, StoreAway
+from conventions.errors import EngineAway, StoreAway
 from conventions.state import ENDED, IterationSummary, State
-from statemachine.logs import known
-from statemachine.notify import Notifier, Watch, take
-from statemachine.notify.senders import senders_of, try_out
+from statemachine.notify import Watch
 from statemachine.run.opening import open_poller
 from statemachine.run.place import works_elsewhere
 from statemachine.run.poller import Poller
@@ -45,6 +42,7 @@ from .show import (
     status_of,
     table_line,
 )
+from .telling import watching
 
 _LINES = 60.0  # seconds between two lines of progress where there is no terminal
 _FIRST, _LONGEST = 2.0, 300.0  # seconds before a store or a server that is away is asked again
@@ -56,34 +54,6 @@ def follow(prefix: str, interval: float) -> State:
         state = _follow(prefix, interval, watch)
     typer.echo(headline(status_of(prefix, last=1)))
     return state
-
-
-@contextmanager
-def watching(prefix: str) -> Iterator[Watch]:
-    """Tells people of a run while it is followed, where the environment says how."""
-    targets = take(os.environ)
-    known.hide(targets.secrets)
-    notifier = Notifier(senders_of(targets), targets.kinds)
-    watch = Watch(notifier, prefix)
-    try:
-        yield watch
-    except Dpgen2Error as error:
-        watch.failed(error)
-        raise
-    finally:
-        notifier.close()
-
-
-def test_notify() -> int:
-    """Send a test message to each target that the environment names; the exit code."""
-    targets, code = take(os.environ), 0
-    known.hide(targets.secrets)
-    if not (targets.webhook or targets.urls):
-        raise ConfigError("nobody would be told: set DPGEN2_NOTIFY_URLS, or DPGEN2_WEBHOOK_URL and DPGEN2_WEBHOOK_KEY")
-    for name, wrong in try_out(targets):
-        code = 1 if wrong else code
-        print(f"{name}: {known.redact(wrong) or 'sent'}")
-    return code
 
 
 def _follow(prefix: str, interval: float, watch: Watch) -> State:

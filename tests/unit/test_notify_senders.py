@@ -17,13 +17,14 @@ import pytest
 
 from conventions.errors import ConfigError
 from operators.pod.hint import NONCE, SIGNATURE, TIMESTAMP
-from statemachine.cli import follow
+from statemachine.cli.telling import watching
 from statemachine.daemon.daemon import Daemon
 from statemachine.logs import Redactor
 from statemachine.notify import Message, Notifier, Targets
 from statemachine.notify.senders import Apprise, Webhook, senders_of
 from statemachine.run.begin import begin
 from statemachine.run.config_file import read_config
+from statemachine.run.opening import open_poller
 from tests.conftest import Cli
 from tests.receiver import Receiver, receiver
 from tests.servers import free_port
@@ -194,6 +195,21 @@ def test_an_untrusted_run_needs_a_person(
     assert daemon.runs[0].needs_person and there.arrived.empty()
 
 
+def test_steps_by_cron_tell_once_and_an_idle_one_looks_at_nothing(
+    cli: Cli, stub_run: Path, there: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(read_config(stub_run), stub_run.parent)
+    poller = open_poller(f"file://{stub_run.parent}/out")
+    while not (state := poller.record.load().state).ended:
+        environment(monkeypatch, there, DPGEN2_NOTIFY_ON="iteration,converged")
+        assert cli("step", stub_run)[0] == 0
+        poller.engine.wait(state.workflow, 60)
+    assert kinds(there) == ["iteration", "iteration", "converged"]
+    environment(monkeypatch, there, DPGEN2_NOTIFY_ON="iteration,converged")
+    monkeypatch.setattr(Notifier, "changed", lambda *_: pytest.fail("it looked"))
+    assert cli("step", stub_run)[0] == 0
+
+
 def test_a_test_message(cli: Cli, there: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, errors = cli("daemon", "--test-notify")
     assert code == 2 and "nobody would be told" in errors
@@ -231,7 +247,7 @@ def test_follow_takes_the_targets_out_of_its_environment(there: Receiver, monkey
     import os
 
     environment(monkeypatch, there)
-    with follow.watching("file:///nowhere") as watch:
+    with watching("file:///nowhere") as watch:
         assert [sender.name for sender in watch.notifier.senders] == ["webhook"]
         assert "DPGEN2_WEBHOOK_KEY" not in os.environ and "DPGEN2_WEBHOOK_URL" not in os.environ
     assert not watch.notifier._thread.is_alive()
