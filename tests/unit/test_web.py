@@ -26,7 +26,9 @@ KEY = "k" * 32
 NEVER: dict[str, Any] = dict.fromkeys(("state", "seconds", "last_good", "jobs"))
 ZERO = dict.fromkeys(("steps", "failures", "transitions", "needs_person"), 0)
 ROWS = [
-    IterationSummary(iteration=0, figures={"labelled": 3.0, "rmse_f": 0.3, "rmse_e": 0.02, "train_rmse_f": 0.2}),
+    IterationSummary(
+        iteration=0, figures={"labelled": 3.0, "rmse_f": 0.3, "rmse_e": 0.02, "train_rmse_f": 0.2, "train_rmse_e": 0.01}
+    ),
     IterationSummary(iteration=1, figures={"accurate": 1.0, "rmse_f": 9.0, "labelled": 100.0}, left=True),
     IterationSummary(
         iteration=2,
@@ -133,7 +135,7 @@ def test_metrics_are_prometheus_text_of_few_series(server: Server) -> None:
         "dpgen2_step_seconds": 0.25, "dpgen2_last_good_step_timestamp_seconds": 1700000000.5, "dpgen2_iteration": 4,
         "dpgen2_attempt": 1, "dpgen2_jobs_finished": 3, "dpgen2_jobs": 10, "dpgen2_needs_person": 1,
         "dpgen2_accurate_fraction": 0.6, "dpgen2_candidate_fraction": 0.3, "dpgen2_failed_fraction": 0.1,
-        "dpgen2_rmse_f": 0.3, "dpgen2_rmse_e": 0.02, "dpgen2_train_rmse_f": 0.2, "dpgen2_blind_rmse_f": 0.4,
+        "dpgen2_rmse_f": 0.3, "dpgen2_rmse_e": 0.02, "dpgen2_train_rmse_f": 0.2, "dpgen2_train_rmse_e": 0.01, "dpgen2_blind_rmse_f": 0.4,
         "dpgen2_labelled_last": 20, "dpgen2_labelled": 23,
     }  # fmt: skip
     samples = [sample for family in families for sample in family.samples]
