@@ -135,7 +135,8 @@ def test_metrics_are_prometheus_text_of_few_series(server: Server) -> None:
         "dpgen2_step_seconds": 0.25, "dpgen2_last_good_step_timestamp_seconds": 1700000000.5, "dpgen2_iteration": 4,
         "dpgen2_attempt": 1, "dpgen2_jobs_finished": 3, "dpgen2_jobs": 10, "dpgen2_needs_person": 1,
         "dpgen2_accurate_fraction": 0.6, "dpgen2_candidate_fraction": 0.3, "dpgen2_failed_fraction": 0.1,
-        "dpgen2_rmse_f": 0.3, "dpgen2_rmse_e": 0.02, "dpgen2_train_rmse_f": 0.2, "dpgen2_train_rmse_e": 0.01, "dpgen2_blind_rmse_f": 0.4,
+        "dpgen2_rmse_f": 0.3, "dpgen2_rmse_e": 0.02, "dpgen2_train_rmse_f": 0.2, "dpgen2_train_rmse_e": 0.01,
+        "dpgen2_blind_rmse_f": 0.4,
         "dpgen2_labelled_last": 20, "dpgen2_labelled": 23,
     }  # fmt: skip
     samples = [sample for family in families for sample in family.samples]
