@@ -48,14 +48,14 @@ class Message:
 
     @property
     def title(self) -> str:
-        return f"{self.run or self.prefix}: {_WORDS.get(self.kind, self.kind)}"
+        return f"{plain(self.run or self.prefix)}: {_WORDS.get(self.kind, self.kind)}".translate(_CHAT)
 
     @property
     def text(self) -> str:
         """For a chat or a mail."""
         where = f"iteration {self.iteration}, {self.stage}" if self.iteration is not None else ""
-        lines = [where, self.reason, _in_words(self.figures), self.prefix]
-        return ("\n".join(line for line in lines if line) or self.title).translate(_CHAT)
+        lines = [where, self.reason, _in_words(self.figures), plain(self.prefix)]
+        return "\n".join(line for line in lines if line).translate(_CHAT) or self.title
 
     @property
     def body(self) -> bytes:

@@ -28,8 +28,8 @@ from statemachine.store import Store, open_store
 from .messages import DAY, USUAL, Message, age, messages, needs_person, plain, trouble
 from .senders import PAUSES, Sender
 
-WAITING = 200  # looks that may wait to be told of
-BACK = 20  # versions that are looked back at the start, and at most a day
+WAITING = 1000  # looks that may wait to be told of
+BACK = 8  # versions that are looked back at the start, about an iteration, and at most a day
 GAP = 200  # versions of others that are looked through
 AN_HOUR = 20  # messages of a prefix: whoever writes to it cannot flood a chat
 GRACE = 5.0  # seconds to send what waits, at the end
@@ -75,7 +75,7 @@ class Notifier:
         self.counts = {"sent": 0, "failed": 0, "dropped": 0}
         self.over = threading.Event()  # nothing more is begun
         self._waiting: deque[_Look] = deque()
-        self._changed = threading.Condition()  # guards `_waiting` and `_closing`
+        self._changed = threading.Condition()  # guards `_waiting`, `_closing` and `counts`
         self._closing = False
         self._lately: dict[str, deque[float]] = {}
         self._writer = f"{socket.gethostname().partition('.')[0]}:{os.getpid()}"
@@ -128,7 +128,7 @@ class Notifier:
             try:
                 self._tell_of(look)
             except Exception as error:
-                self.counts["failed"] += 1
+                self._count("failed")
                 said = str(error) if isinstance(error, Dpgen2Error) else f"{type(error).__name__}: {error}"
                 self._log(logging.WARNING, look.prefix, f"nothing is told of it: {plain(said)}")
 
@@ -176,7 +176,7 @@ class Notifier:
                 wrong = sender.send(clean, self.over.wait)
             except Exception as error:  # of a plugin: whatever it is
                 wrong = f"{type(error).__name__}: {error}"
-            self.counts["failed" if wrong else "sent"] += 1
+            self._count("failed" if wrong else "sent")
             if wrong:
                 self._log(logging.WARNING, message.prefix, f"{message.kind}: not sent by {sender.name}: {plain(wrong)}")
             else:
@@ -200,8 +200,12 @@ class Notifier:
         raise AssertionError("the last try returns")
 
     def _dropped(self, prefix: str, why: str) -> None:
-        self.counts["dropped"] += 1
+        self._count("dropped")
         self._log(logging.WARNING, prefix, f"a notification was dropped: {why}")
+
+    def _count(self, result: str) -> None:
+        with self._changed:
+            self.counts[result] += 1
 
     def _log(self, level: int, prefix: str, text: str) -> None:
         log.log(level, "%s: %s", prefix, self.redactor.redact(text), extra={"event": "notify", "prefix": prefix})
@@ -217,11 +221,13 @@ class Watch:
 
     def saw(self, state: State) -> None:
         """A good state was read or committed."""
-        self._trouble = ""
         last, self._last = self._last, state
+        if last is not None and (last.run_uid, last.version) == (state.run_uid, state.version):
+            return
+        self._trouble = ""
         if last is None or last.run_uid != state.run_uid:
             self.notifier.changed(self.prefix, None, state)
-        elif last.version != state.version:
+        else:
             self.notifier.changed(self.prefix, last, state)
 
     def failed(self, error: BaseException) -> bool:

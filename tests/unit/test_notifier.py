@@ -359,6 +359,20 @@ def test_a_run_that_works_elsewhere_for_a_day_needs_a_person(world: World) -> No
     assert [message.reason for message in chat.messages] == ["nothing has come of it for a day: it works at there"]
 
 
+def test_a_trouble_that_lasts_costs_no_further_look(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon has a good step every few seconds while a run works elsewhere."""
+    looks: list[str] = []
+    notifier = world.notifier(Chat())
+    monkeypatch.setattr(notifier, "needs_person", lambda prefix, state, reason: looks.append(reason))
+    watch, state = Watch(notifier, "memory://run"), world.record().load().state
+    world.days = 2
+    for _ in range(3):
+        watch.saw(state)
+        assert watch.waits(state, "at there")
+    assert len(looks) == 1
+    notifier.close(20)
+
+
 def test_a_store_that_cannot_be_opened_stops_nobody(world: World, caplog: pytest.LogCaptureFixture) -> None:
     chat = Chat()
 

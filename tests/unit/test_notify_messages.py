@@ -92,6 +92,8 @@ def test_what_a_prefix_says_wakes_nobody_in_a_chat_and_is_short() -> None:
     (message,) = told({}, {"at": "failed", "reason": "<!channel> @here " + "x" * 5000})
     assert "<" not in message.text and "@" not in message.text and "[!channel] (at)here" in message.text
     assert len(message.reason) == LONGEST
+    odd = trouble("file:///a\nBcc: x@example.org/<b>", None, "0" * 32, "x")
+    assert odd.title == "file:///a Bcc: x(at)example.org/[b]: needs a person" and "\nBcc" not in odd.text
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,10 @@ def test_the_webhook_is_signed(there: Receiver) -> None:
     assert Webhook(f"{there.url}/a/{TOKEN}", KEY).send(MESSAGE, pytest.fail) == ""
     path, headers, body = there.arrived.get(timeout=20)
     assert path == f"/a/{TOKEN}" and headers["Content-Type"] == "application/json"
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
+    documented: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], documented)
+    assert documented["genuine"](KEY, headers, body) and not documented["genuine"](KEY, headers, body + b" ")
     assert verified(headers, body) == json.loads(MESSAGE.body) and body == MESSAGE.body
     with pytest.raises(AssertionError):
         verified(headers, body.replace(b"failed", b"paused"))
@@ -208,6 +212,19 @@ def test_steps_by_cron_tell_once_and_an_idle_one_looks_at_nothing(
     environment(monkeypatch, there, DPGEN2_NOTIFY_ON="iteration,converged")
     monkeypatch.setattr(Notifier, "changed", lambda *_: pytest.fail("it looked"))
     assert cli("step", stub_run)[0] == 0
+
+
+def test_what_ends_run_or_step_is_told_where_a_person_is_needed(
+    cli: Cli, stub_run: Path, there: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(read_config(stub_run), stub_run.parent)
+    state = stub_run.parent / "out/state.json"
+    state.write_bytes(state.read_bytes()[:-3])
+    for command in ("resume", "step", "step"):
+        environment(monkeypatch, there)
+        code, _, errors = cli(command, stub_run)
+        assert (code, "state.json" in errors) == (2, True)
+    assert kinds(there) == ["needs_person"] and "state.json" in json.loads(there.all[0])["reason"]
 
 
 def test_a_test_message(cli: Cli, there: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
