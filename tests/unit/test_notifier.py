@@ -236,6 +236,22 @@ def test_a_receiver_that_hangs_holds_up_no_step(world: World, caplog: pytest.Log
     assert later.kinds.count("converged") == 1 and "paused" not in later.kinds
 
 
+def test_at_the_end_no_further_message_is_begun(world: World) -> None:
+    """One look may have several; those that are left have no marker, and are told at the next start."""
+    to_the_end(world)
+    chat, later = Chat(), Chat()
+    chat.go.clear()
+    notifier = world.notifier(chat)
+    world.look(Watch(notifier, "memory://run"))
+    assert chat.entered.wait(20)
+    notifier.close(0)
+    chat.go.set()
+    notifier._thread.join(20)
+    world.watched(later, world.look)
+    assert len(chat.messages) == 1 and later.kinds[-1] == "converged"
+    assert len(world.markers()) == len(later.messages) + 1
+
+
 def test_whoever_dies_after_the_marker_loses_the_message_and_doubles_none(world: World) -> None:
     chat, later = Chat(), Chat()
     chat.wrong = RuntimeError("killed")
