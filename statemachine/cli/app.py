@@ -246,6 +246,7 @@ for order in (
     app.command()(order)
 app.command()(evaluate.test)
 app.command()(seeing.report)
+app.command()(seeing.explain)
 app.command("import")(bring.import_)
 
 
