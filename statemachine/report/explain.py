@@ -19,7 +19,7 @@ from .figures import Figures
 from .iteration import Iteration, Scored
 
 Answer = Iterator[tuple[str, str]]
-_FRAME, _JOB = re.compile(r"([0-9]+)/([0-9]+)"), re.compile(rf"({'|'.join(STAGES)})/([0-9]+)/([0-9]+)")
+_FRAME, _JOB = re.compile(r"([0-9]+)/([0-9]+)"), re.compile(rf"({'|'.join(STAGES)})/([0-9]+)/([0-9]{{1,6}})")
 FORMS = "give an iteration (3), a chosen frame (2/14: the 15th that iteration 2 chose) or a job (label/3/12)"
 MANIFEST, TRAJECTORIES = "manifest.json", "trajectories.json"
 

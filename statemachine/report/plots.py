@@ -179,10 +179,13 @@ def draw_deviations(axes: Axes, explored: Sequence[Any]) -> None:
 
 
 def draw_calibration(axes: Axes, pairs: Sequence[tuple[int, Any]]) -> None:
+    from matplotlib import colormaps
+
     shown = _thin(pairs)
     at = np.array([[one.max_devi_f, one.max_error_f] for _, one in shown])
     numbers = [number for number, _ in shown]
-    points = axes.scatter(*at.T, c=numbers, cmap="viridis", s=14, alpha=0.8, linewidths=0)
+    colours = colormaps["viridis"].resampled(min(len(set(numbers)), 20))  # more would be an image, not shapes
+    points = axes.scatter(*at.T, c=numbers, cmap=colours, s=14, alpha=0.8, linewidths=0)
     ends = [at.min(), at.max()]
     axes.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, label="error = deviation")
     axes.set(xscale="log", yscale="log", xlabel="max_devi_f (eV/Å)", ylabel="largest error of a force (eV/Å)")
