@@ -1,0 +1,106 @@
+"""How Sphinx makes the site: `make site`.
+
+The source folder is the root of the repository, so that the pages' relative links to the README, the examples and
+deploy/ hold on the site as they do in a checkout. Nothing is loaded from another host when a page is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import BaseModel
+from pygments.lexers.special import TextLexer
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # autodoc imports the checkout that the pages are of
+
+from conventions import __version__  # noqa: E402
+
+project = "dpgen2-sm"
+author = "the dpgen2-sm developers"
+project_copyright = author
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+root_doc = "docs/index"
+include_patterns = ["docs/*.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "*/README.md"]
+exclude_patterns = [".*", "build", "dist", "runs", "tests", "**/__pycache__"]
+
+# Anchors of headings as code hosts make them: the pages link to them by these names.
+myst_heading_anchors = 4
+
+# A word in single backticks is code in our docstrings.
+default_role = "literal"
+autodoc_default_options = {"members": True, "member-order": "bysource", "undoc-members": True}
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autoclass_content = "class"
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!(conventions|operators|statemachine)\b).*"),  # other packages' pages are elsewhere
+    ("py:class", r"conventions\.documents\.D"),  # a type variable
+]
+
+html_theme = "sphinx_book_theme"
+html_title = f"{project} {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_extra_path = ["_root"]
+html_copy_source = False
+html_show_sourcelink = False
+html_last_updated_fmt = None
+html_theme_options = {
+    "navbar_persistent": [],
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "home_page_in_toc": True,
+}
+
+
+def plain_types(module: str) -> None:
+    """Let signatures show types without what `Annotated` adds to them: checks, and places in the data space."""
+    for thing in vars(importlib.import_module(module)).values():
+        if getattr(thing, "__module__", "") != module or not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue
+        hints = get_type_hints(thing)
+        own = {name: hints[name] for name in inspect.get_annotations(thing) if name in hints}
+        thing.__annotations__ = own
+        if dataclasses.is_dataclass(thing):
+            thing.__init__.__annotations__.update(own)  # type: ignore[misc]
+
+
+def signature(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> tuple[str, None] | None:
+    """A document's fields are listed below it, one by one: none of them in its signature."""
+    return ("", None) if inspect.isclass(thing) and issubclass(thing, BaseModel) else None
+
+
+def describe(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """A document's field has its description in the schema."""
+    place, _, field = name.rpartition(".")
+    module, _, kind = place.rpartition(".")
+    owner = getattr(sys.modules.get(module), kind, None)
+    if inspect.isclass(owner) and issubclass(owner, BaseModel) and field in owner.model_fields:
+        lines[:] = [(owner.model_fields[field].description or "").replace("*", r"\*")]
+
+
+def setup(app: Sphinx) -> None:
+    for module in re.findall("automodule:: (.*)", (ROOT / "docs" / "api.md").read_text("utf-8")):
+        plain_types(module)
+    app.connect("autodoc-process-signature", signature)
+    app.connect("autodoc-process-docstring", describe)
+    # Diagrams are shown as their source: what draws them in a browser would be loaded from another host.
+    app.add_lexer("mermaid", TextLexer)
