@@ -40,6 +40,7 @@ myst_heading_anchors = 4
 
 # A word in single backticks is code in our docstrings.
 default_role = "literal"
+smartquotes = False
 autodoc_default_options = {"members": True, "member-order": "bysource", "undoc-members": True}
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import typer.main
 
+from conventions.cluster import ArgoConfig, LocalConfig, Pod, Repository
+from conventions.config import Init, RunConfig, StageConfig, Structures
+from conventions.hpc import Hpc, Machine, RemoteProfile, Resources
 from operators import registry
 from statemachine.cli.app import app
 from statemachine.cli.ending import EXIT_CODES
@@ -45,6 +48,25 @@ def test_the_diagram_is_up_to_date() -> None:
 def test_the_pages_of_other_programs_keys_are_up_to_date(page: str, name: str) -> None:
     made = runpy.run_path(str(ROOT / "docs" / "make_from_dpgen.py"))[page]()
     assert (ROOT / "docs" / name).read_text("utf-8") == made, "run `make docs`"
+
+
+def test_the_page_of_all_keys_is_up_to_date() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_reference.py"))["page"]()
+    assert (ROOT / "docs" / "reference.md").read_text("utf-8") == made, "run `make docs`"
+
+
+def test_every_key_is_in_the_page_of_all_keys() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text("utf-8")
+    told = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    keys = set(RunConfig.model_fields) - {"schema_version"}
+    for part in (LocalConfig, ArgoConfig, Repository, Pod, Hpc, Machine, RemoteProfile, Resources, Structures, Init):
+        keys |= set(part.model_fields)
+    for name in registry.APPS:
+        sections = re.findall(rf"^### {name.replace('.', ' with app ')}\n(.*?)^#", text + "#", re.MULTILINE | re.DOTALL)
+        assert len(sections) == 1, name
+        own = set(registry.app(*name.split(".")).config.model_fields) - set(StageConfig.model_fields)
+        assert own <= set(re.findall(r"^\| `(\w+)` \|", sections[0], re.MULTILINE)), name
+    assert keys | set(StageConfig.model_fields) <= told
 
 
 def test_the_diagram_shows_every_state() -> None:
