@@ -20,6 +20,7 @@ from statemachine.cli.app import app
 from statemachine.cli.ending import EXIT_CODES
 from statemachine.machine.transitions import STATES, machine
 from statemachine.run.config_file import read_config
+from tests.conftest import Cli
 from tests.label_run import LabelRun
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +128,61 @@ def test_the_configurations_are_valid(name: str, tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(whole[0])
     assert read_config(path).type_map == ["Si"]
+
+
+COPPER = "copper\n1.0\n3.6 0 0\n0 3.6 0\n0 0 3.6\nCu\n4\nDirect\n0 0 0\n0.5 0.5 0\n0.5 0 0.5\n0 0.5 0.5\n"
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> Path:
+    """The folder of docs/your-own-data.md: what the page shows, and the files that it expects."""
+    page = ROOT / "docs" / "your-own-data.md"
+    (run,) = (text for text in blocks(page, "yaml") if text.startswith("run:"))
+    (tree, incar) = blocks(page, "")
+    (train,) = blocks(page, "json")
+    potcar = "PAW_PBE Cu\n VRHFIN =Cu: d10 p1\n"
+    files = {"run.yaml": run, "INCAR": incar, "input.json": train, "POSCAR": COPPER, "potcar/Cu/POTCAR": potcar}
+    assert set(tree.split()[1:]) == set(files)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path / "run.yaml"
+
+
+def told_commands(page: str, heading: str) -> list[list[str]]:
+    """The commands below a heading."""
+    section = (ROOT / "docs" / page).read_text("utf-8").partition(f". {heading}\n")[2].partition("\n## ")[0]
+    return [line.split() for line in re.findall(r"^dpgen2-sm ([^#\n]*)", section, re.MULTILINE)]
+
+
+def test_the_first_commands_with_your_own_data(own_data: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that need no engine, in the page's order; of doctor what it says of the files."""
+    monkeypatch.chdir(own_data.parent)
+    commands = told_commands("your-own-data.md", "Check it")
+    assert [name for name, _ in commands] == ["validate", "doctor", "init", "plan"]
+    said = {}
+    for command in commands:
+        code, said[command[0]], errors = cli(*command)
+        assert code == 0 or command[0] == "doctor", errors
+    assert "structures.bulk: 10 structures" in said["validate"]
+    assert "label/vasp" in said["doctor"] and "train.input" not in said["doctor"]
+    assert "next: label/vasp of iteration 0" in said["plan"] and "10 jobs" in said["plan"]
+    own_data.write_text(own_data.read_text().replace("f_trust_lo: 0.10", "f_trust_lo: 0.08"))
+    (patch,) = (command for command in told_commands("your-own-data.md", "Run it") if command[0] == "patch")
+    code, output, errors = cli(*patch)
+    assert code == 0 and "f_trust_lo" in output + errors
+
+
+def test_the_variants_for_your_own_data(own_data: Path) -> None:
+    """The page's other pieces of run.yaml fit into it."""
+    whole = own_data.read_text()
+    pieces = [text for text in blocks(ROOT / "docs" / "your-own-data.md", "yaml") if not text.startswith("run:")]
+    assert [text.partition(":")[0] for text in pieces] == ["init", "label"]
+    for piece in pieces:
+        name = piece.partition(":")[0]
+        own_data.write_text(re.sub(rf"^{name}:\n( .*\n)*", piece, whole, flags=re.MULTILINE))
+        config = read_config(own_data)
+        assert (config.init.data.keys() == {"aimd"}) if name == "init" else (config.label.app == "ase")
 
 
 def test_exit_codes() -> None:
