@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from conventions import __version__
 from conventions.cluster import ArgoConfig, LocalConfig, Pod, Repository
 from conventions.config import Init, RunConfig, StageConfig, Structures
 from conventions.hpc import Hpc, Machine, RemoteProfile, Resources
@@ -24,7 +26,7 @@ from tests.conftest import Cli
 from tests.label_run import LabelRun
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md"))
+PAGES = sorted(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md"))
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -183,6 +185,30 @@ def test_the_variants_for_your_own_data(own_data: Path) -> None:
         own_data.write_text(re.sub(rf"^{name}:\n( .*\n)*", piece, whole, flags=re.MULTILINE))
         config = read_config(own_data)
         assert (config.init.data.keys() == {"aimd"}) if name == "init" else (config.label.app == "ase")
+
+
+def test_the_citation_is_valid_and_of_this_version() -> None:
+    path = ROOT / "CITATION.cff"
+    tool = Path(sys.executable).with_name("check-jsonschema")
+    command = [tool, "--builtin-schema", "vendor.citation-file-format", path]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"\nversion: {__version__}\n" in path.read_text("utf-8")
+
+
+def test_the_changelog_has_its_form() -> None:
+    """Versions from the newest to the oldest, each with its date, what is unreleased above; known kinds of changes."""
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    first, *versions = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert first == "Unreleased"
+    found = [re.fullmatch(r"(\d+)\.(\d+)\.(\d+) - \d{4}-\d\d-\d\d", version) for version in versions]
+    assert all(found)
+    numbers = [tuple(map(int, match.groups())) for match in found if match]
+    assert numbers == sorted(set(numbers), reverse=True)
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    for section in re.split(r"^## .*$", text, flags=re.MULTILINE)[1:]:
+        told = re.findall(r"^### (.*)$", section, re.MULTILINE)
+        assert told and len(told) == len(set(told)) and set(told) <= kinds
 
 
 def test_exit_codes() -> None:
