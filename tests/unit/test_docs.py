@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from statemachine.machine.transitions import STATES, machine
 from statemachine.run.config_file import read_config
 from tests.conftest import Cli
 from tests.label_run import LabelRun
+from tests.unit.test_deploy import call, tool
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md"))
@@ -189,10 +189,7 @@ def test_the_variants_for_your_own_data(own_data: Path) -> None:
 
 def test_the_citation_is_valid_and_of_this_version() -> None:
     path = ROOT / "CITATION.cff"
-    tool = Path(sys.executable).with_name("check-jsonschema")
-    command = [tool, "--builtin-schema", "vendor.citation-file-format", path]
-    checked = subprocess.run(command, capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    call(tool("check-jsonschema"), "--builtin-schema", "vendor.citation-file-format", path)
     assert f"\nversion: {__version__}\n" in path.read_text("utf-8")
 
 
