@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from pydantic import BaseModel
+from sphinx.pycode import ModuleAnalyzer
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -77,8 +78,13 @@ html_theme_options = {
 }
 
 
-def plain_types(module: str) -> None:
-    """Let signatures show types without what `Annotated` adds to them: checks, and places in the data space."""
+def prepare(module: str) -> None:
+    """Let signatures show types without what `Annotated` adds to them: checks, and places in the data space.
+
+    The fields of documents get the descriptions that they have in the schema.
+    """
+    analyzer = ModuleAnalyzer.for_module(module)  # kept by Sphinx: what is added here is seen by autodoc
+    analyzer.analyze()
     for thing in vars(importlib.import_module(module)).values():
         if getattr(thing, "__module__", "") != module or not (inspect.isclass(thing) or inspect.isfunction(thing)):
             continue
@@ -87,20 +93,16 @@ def plain_types(module: str) -> None:
         thing.__annotations__ = own
         if dataclasses.is_dataclass(thing):
             thing.__init__.__annotations__.update(own)  # type: ignore[misc]
+        if inspect.isclass(thing) and issubclass(thing, BaseModel):
+            for field in own.keys() & thing.model_fields.keys():
+                pieces = (thing.model_fields[field].description or "").split("`")  # the odd ones are code
+                pieces[::2] = [re.sub(r"([*_|])", r"\\\1", piece) for piece in pieces[::2]]
+                analyzer.attr_docs.setdefault((thing.__qualname__, field), ["`".join(pieces), ""])
 
 
 def signature(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> tuple[str, None] | None:
     """A document's fields are listed below it, one by one: none of them in its signature."""
     return ("", None) if inspect.isclass(thing) and issubclass(thing, BaseModel) else None
-
-
-def describe(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """A document's field has its description in the schema."""
-    place, _, field = name.rpartition(".")
-    module, _, kind = place.rpartition(".")
-    owner = getattr(sys.modules.get(module), kind, None)
-    if inspect.isclass(owner) and issubclass(owner, BaseModel) and field in owner.model_fields:
-        lines[:] = [(owner.model_fields[field].description or "").replace("*", r"\*")]
 
 
 class Diagram(Directive):
@@ -132,7 +134,6 @@ class Diagram(Directive):
 
 def setup(app: Sphinx) -> None:
     for module in re.findall("automodule:: (.*)", (ROOT / "docs" / "api.md").read_text("utf-8")):
-        plain_types(module)
+        prepare(module)
     app.connect("autodoc-process-signature", signature)
-    app.connect("autodoc-process-docstring", describe)
     app.add_directive("mermaid", Diagram)
