@@ -87,7 +87,7 @@ def environment(request: pytest.FixtureRequest, built: Path, tmp_path_factory: p
 
 def test_an_index_would_take_them(built: Path) -> None:
     said = call(sys.executable, "-m", "twine", "--no-color", "check", "--strict", *sorted(built.iterdir()))
-    assert len(re.findall(r": PASSED$", said, re.MULTILINE)) == 2, said
+    assert said.count("PASSED") == 2, said  # its lines are as long as a terminal
 
 
 def test_the_source_distribution_is_the_repository(built: Path) -> None:
