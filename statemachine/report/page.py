@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from statemachine.store import Store
 
 LONGEST = 120  # characters of a text that somebody else wrote, in a table
-ROWS = 200  # iterations in a table
+ROWS, NEWEST = 200, 25  # iterations in the table, and of these without opening it
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def render(figures: Figures, store: Store, configuration: str = "") -> str:
             figures=figures,
             state=figures.state,
             rows=[_cells(one.row.figures) | {"one": one} for one in figures.iterations[-ROWS:]],
+            newest=NEWEST,
             hidden=max(0, len(figures.iterations) - ROWS),
             plots=[Plot(name, title, Markup(svg(draw, title))) for name, (title, draw) in drawn.items()],
             pictures=pictures,
