@@ -13,7 +13,7 @@ import typer
 
 from conventions import __version__
 
-from . import bring, evaluate, examine, orders, seeing
+from . import bring, evaluate, examine, orders, seeing, top
 from .options import AsJson, ConfigFile, Interval, Target, Yes, checked
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -247,6 +246,7 @@ for order in (
 app.command()(evaluate.test)
 app.command()(seeing.report)
 app.command()(seeing.explain)
+app.command()(top.top)
 app.command("import")(bring.import_)
 
 
