@@ -102,3 +102,15 @@ def test_damage_to_what_was_chosen_costs_the_figures_only(tmp_path: Path) -> Non
         stream.write("more\n")
     figures, summary = blind_spot([(copper(1), forces(copper(1)))], tmp_path)
     assert (list(figures[0]), summary) == (["max_force"], {})
+
+
+def test_labels_that_are_too_strong_are_left_out(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    strongest = [np.linalg.norm(forces(copper(seed)), axis=1).max() for seed in (1, 2)]
+    limit = float(sum(strongest) / 2)
+    report = run.copy(tmp_path / "other", max_force=limit).stage()
+    assert (report.complete, report.classes) == (True, {"ok": 1, "too_strong": 1})
+    assert report.summary["discarded"] == 1.0
+    assert f"label.max_force is {limit:g}" in report.messages[0]
+    report = run.copy(tmp_path / "none", max_force=0.5 * min(strongest)).stage()
+    assert (report.complete, report.classes) == (False, {"too_strong": 2})

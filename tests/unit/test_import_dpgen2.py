@@ -263,7 +263,7 @@ MAPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "distances of all elements": (
         {"explore__filters": [
             {"type": "distance", "custom_safe_dist": {"Al": 2.0, "Mg": 1.2}, "safe_dist_ratio": 0.5}]},
-        {"select/min_distance": 0.529},
+        {"select/min_distance": {"Al-Al": 0.8817, "Al-Mg": 0.7053, "Mg-Mg": 0.529}},
     ),
     "task_max by its default": ({"fp__task_max": None}, {"select/fp_task_max": 10}),
     "a group's own values": (
