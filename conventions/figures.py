@@ -39,6 +39,11 @@ class Errors(Strict):
 
 
 class TrainFigures(Document):
-    """`figures.json` in the product of train: the new models on the labels that were new to them."""
+    """`figures.json` in the product of train: each model's errors, and those on the labels that were new to them."""
 
+    models: list[dict[str, float]] = Field(
+        [],
+        description="Of each model rmse_e (eV/atom) and rmse_f (eV/Angstrom) on the test set; where there is none, "
+        "train_rmse_e and train_rmse_f on the training data.",
+    )
     systems: dict[str, Errors] = Field(description="By system of the labels of this iteration: Cu32.")

@@ -119,7 +119,7 @@ def label(iteration: int, sets: tuple[str, ...], scratch: Path) -> Any:
         frames.append(frame)
     summary = {"labelled": LABELS - 1.0, "discarded": 1.0}
     if iteration:
-        summary["blind_rmse_f"] = 0.3 / iteration
+        summary |= {"blind_rmse_f": 0.3 / iteration, "blind_ratio": 3.0}
     text = json.dumps({"schema_version": 1, "frames": frames}, indent=1).encode()
     return {"ok": LABELS - 1, "unconverged": 1}, summary, {"labels.json": text}
 
@@ -131,7 +131,8 @@ def deviation(iteration: int, number: int) -> float:
 
 def train(iteration: int, sets: tuple[str, ...], scratch: Path) -> Any:
     errors = [0.05] * (LABELS - 1)
-    figures = TrainFigures(systems={"Cu4": Errors(atoms=4, max_error_f=errors, rmse_f=errors)})
+    models = [{"rmse_e": 0.01, "rmse_f": 0.1}, {"rmse_e": 0.03, "rmse_f": 0.3}]
+    figures = TrainFigures(models=models, systems={"Cu4": Errors(atoms=4, max_error_f=errors, rmse_f=errors)})
     curve = "# step rmse_trn rmse_e_trn rmse_f_trn lr\n" + "".join(
         f"{step} 1 {1 / (step + 1):.3e} {2 / (step + 1):.3e} 1e-3\n" for step in range(0, 1000, 10)
     )

@@ -266,8 +266,10 @@ def status(
     rmse_e, rmse_f: errors of energies in eV/atom, and of forces in eV/Angstrom, on the test set (init.test); in
     brackets, on the training set. They are means over the models of the committee.
     frames: explored frames. accurate, candidate, failed: their shares with max_devi_f below f_trust_lo, between the
-    levels, and from f_trust_hi on. select: candidates that the next iteration labels. With select.adaptive, the lower
-    trust level that the iteration found stands behind its row.
+    levels, and from f_trust_hi on. select: candidates that the next iteration labels.
+
+    Behind a row stand the lower trust level that the iteration found (with select.adaptive), how many times larger than
+    the deviation the errors of its labels were (median; `report` tells more), and what is a bad sign.
     """
     from statemachine.cli.show import LAST, print_status, status_of
 

@@ -41,6 +41,7 @@ def render(figures: Figures, store: Store, configuration: str = "") -> str:
     drawn = plots(figures, read_curves(store, figures.state))
     iteration, chosen, pictures = read_pictures(store, figures.state)
     explored = [one for one in figures.iterations if one.explored is not None]
+    trained = [one for one in figures.iterations if one.trained is not None and one.trained.models]
     return (
         _environment()
         .get_template("report.html")
@@ -55,6 +56,7 @@ def render(figures: Figures, store: Store, configuration: str = "") -> str:
             chosen=chosen,
             chosen_in=iteration,
             explored=explored[-1] if explored else None,
+            trained=trained[-1] if trained else None,
             calibrations=figures.calibrations()[-ROWS:],
             times=stage_times(figures),
             troubles=troubles(figures),

@@ -60,7 +60,12 @@ def test_labels_are_scored_by_the_model_that_explored(tmp_path: Path) -> None:
         assert one["max_error_f"] == pytest.approx(0.5, rel=1e-5)
         assert one["rmse_f"] == pytest.approx(np.sqrt(0.25 / 12), rel=1e-5)
         assert one["max_force"] == pytest.approx(np.linalg.norm(forces(frame), axis=1).max(), rel=1e-5)
-    assert report.summary == {"labelled": 2.0, "discarded": 0.0, "blind_rmse_f": pytest.approx(0.144338, rel=1e-5)}
+    assert report.summary == {
+        "labelled": 2.0,
+        "discarded": 0.0,
+        "blind_rmse_f": pytest.approx(0.144338, rel=1e-5),
+        "blind_ratio": pytest.approx(3.75),  # the median of 5 and 2.5
+    }
 
 
 def test_without_the_models_forces_there_is_no_score(tmp_path: Path) -> None:

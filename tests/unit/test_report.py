@@ -12,6 +12,7 @@ import pytest
 
 from conventions.names import STAGES
 from operators.structures import read_file
+from statemachine.cli.show import iteration_rows, iteration_table
 from statemachine.machine.outlook import needed
 from statemachine.report import figures as figures_module
 from statemachine.report.calibration import calibrate, rank_correlation
@@ -98,6 +99,42 @@ def test_calibration() -> None:
     assert (found.labels, found.rank_correlation) == (3, 1.0)
     assert found.ratio == pytest.approx((1.1, 2.0, 2.9))
     assert (found.below, found.between, found.above) == pytest.approx((1 / 3, 0, 2 / 3))  # 0.4 itself has failed
+
+
+def test_a_level_is_suggested_from_enough_labels(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign(store, 2, tmp_path)
+    assert Reader(store).read().suggestions() == []  # three labels of a set are too few
+    monkeypatch.setattr("tests.report_run.LABELS", 24)
+    store = MemoryStore()
+    campaign(store, 2, tmp_path)
+    page, figures = page_of(store)
+    told = figures.suggestions()
+    assert told[0] == (
+        "bulk: for errors below 0.1 eV/A, f_trust_lo would be 0.033 (12 labels of iteration 1, 95 % of them)"
+    )
+    assert told[0] in page and len(told) == 2
+    alike = [label_of(0.1, 0.0)] * 20
+    found = calibrate(alike)
+    assert found is not None and found.level_for(0.1) is None
+
+
+def test_each_models_errors(store: MemoryStore, tmp_path: Path) -> None:
+    campaign(store, 2, tmp_path)
+    page, figures = page_of(store)
+    assert as_json(figures)["iterations"][1]["models"][1] == {"rmse_e": 0.03, "rmse_f": 0.3}
+    assert "Models of iteration 1" in page and "On the test set." in page
+
+
+def test_the_ratio_stands_behind_its_row(store: MemoryStore, tmp_path: Path) -> None:
+    campaign(store, 2, tmp_path)
+    rows = iteration_rows(Reader(store).read().state.trail)
+    assert [line.endswith("errors 3.0 x deviation") for line in iteration_table(rows).splitlines()] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_rank_correlation() -> None:
