@@ -24,6 +24,7 @@ from statemachine.report.pictures import draw
 from statemachine.report.plots import plots, write_png
 from statemachine.report.timeline import spans
 from statemachine.store import open_store
+from tests import servers
 from tests.conftest import Cli
 from tests.doubles import MemoryStore, first_state
 from tests.report_run import LABELS, SPACE, campaign, deviation, moved
@@ -185,6 +186,15 @@ def test_the_campaigns_timeline(store: MemoryStore, tmp_path: Path) -> None:
     assert [one.stage for one in found] == ["label", "train", "explore", "select", "label", "train", "train", "explore",
                                             "select", "label"]  # fmt: skip
     assert [one.why for one in found if one.why] == ["attempt 0 did not complete the stage: model 1 diverged"]
+
+
+def test_a_run_in_a_bucket_is_read_alike(s3: servers.Server, tmp_path: Path) -> None:
+    found = []
+    for url in (s3.prefix("report"), f"file://{tmp_path}/report"):
+        store = open_store(url)
+        campaign(store, 3, tmp_path)
+        found.append(as_json(Reader(store).read()) | {"prefix": ""})
+    assert found[0] == found[1]
 
 
 def test_settled_iterations_are_read_once(store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
