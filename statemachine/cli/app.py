@@ -14,6 +14,7 @@ import typer
 from conventions import __version__
 
 from . import bring, evaluate, examine, orders, seeing, top
+from .examples import epilog
 from .options import AsJson, ConfigFile, Interval, Target, Yes, checked
 
 if TYPE_CHECKING:
@@ -352,6 +353,8 @@ def schema() -> None:
 
 
 app.command()(examine.doctor)
+for command in app.registered_commands:
+    command.epilog = epilog(command.name or command.callback.__name__)  # type: ignore[union-attr]
 
 
 def _begin(config: Path) -> State:

@@ -26,12 +26,6 @@ def report(
 
     Forces of new labels are compared with those of the model that chose them (the blind spot), and with the models
     that were trained on them (the absorption); the deviation, by which frames are chosen, with the true error.
-
-    \b
-    Examples:
-      dpgen2-sm report run.yaml
-      dpgen2-sm report s3://bucket/copper -o copper.html
-      dpgen2-sm report run.yaml --png plots
     """
     from statemachine.report.figures import Reader
     from statemachine.run.opening import find_prefix

@@ -31,11 +31,6 @@ def top(
 
     Only the states are read: nothing is changed, and no engine is asked. Ctrl-C ends it. Where the output is no
     terminal, the table is printed once.
-
-    \b
-    Examples:
-      dpgen2-sm top copper.yaml water.yaml
-      dpgen2-sm top --discover s3://bucket/group
     """
     from rich.console import Console
     from rich.live import Live

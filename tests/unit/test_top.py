@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
 
+from statemachine.cli.app import app
+from statemachine.cli.examples import EXAMPLES
 from statemachine.cli.top import look, row_of, table_of
 from statemachine.store import open_store
 from tests.conftest import Cli
@@ -72,8 +76,20 @@ def test_the_command(cli: Cli, tmp_path: Path) -> None:
     assert code == 2 and "name a run" in error
 
 
-@pytest.mark.parametrize("command", ["top", "report"])
-def test_help_has_examples(cli: Cli, command: str) -> None:
+def test_each_command_has_examples_that_it_takes() -> None:
+    """Options of the examples exist; nothing is run."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert set(commands) == set(EXAMPLES)
+    for name, command in commands.items():
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for line in EXAMPLES[name]:
+            words = shlex.split(line)
+            assert words[0] == name
+            assert {word for word in words if word.startswith("-")} <= options, line
+
+
+@pytest.mark.parametrize("command", sorted(EXAMPLES))
+def test_help_ends_with_examples(cli: Cli, command: str) -> None:
     code, out, _ = cli(command, "--help")
     assert code == 0 and f"  dpgen2-sm {command} " in out.partition("Examples:")[2]
 
