@@ -21,7 +21,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "fork": ("fork copied/run",),
     "trust": ("trust run.yaml",),
     "prune": ("prune run.yaml", "prune run.yaml --yes"),
-    "export": ("export run.yaml -o data --data extxyz", "export run.yaml -o tree --dpgen"),
+    "export": ("export run.yaml data --data extxyz --models", "export run.yaml tree --dpgen"),
     "migrate": ("migrate runs/copper s3://bucket/copper",),
     "test": ("test run.yaml data/water", "test run.yaml OUTCAR --format vasp/outcar --iter 3"),
     "report": (
