@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from conventions.documents import DoneMarker, parse_json
 from conventions.errors import CommandRefused, ConfigError, DataError, NotFound
@@ -15,13 +14,14 @@ from statemachine.machine.outlook import CLASSES, needed, shares, why_not_conver
 from statemachine.run.configuration import configuration
 from statemachine.store import Store
 
+from .chosen import Chosen, read_chosen
 from .figures import Figures
 from .iteration import Iteration, Scored
 
 Answer = Iterator[tuple[str, str]]
 _FRAME, _JOB = re.compile(r"([0-9]+)/([0-9]+)"), re.compile(rf"({'|'.join(STAGES)})/([0-9]+)/([0-9]{{1,6}})")
 FORMS = "give an iteration (3), a chosen frame (2/14: the 15th that iteration 2 chose) or a job (label/3/12)"
-MANIFEST, TRAJECTORIES = "manifest.json", "trajectories.json"
+TRAJECTORIES = "trajectories.json"
 
 
 def explain(store: Store, figures: Figures, what: str) -> Answer:
@@ -90,14 +90,20 @@ def _stage(figures: Figures, one: Iteration, stage: str) -> Iterator[str]:
 def explain_frame(store: Store, figures: Figures, one: Iteration, number: int) -> Answer:
     """Why a frame was chosen, and what became of it."""
     space, row = figures.state.place.space, one.row
-    frames = _document(store, f"{space.stage('select', row.iteration).product}/{MANIFEST}").get("frames", [])
+    product = space.stage("select", row.iteration).product
+    try:
+        frames = read_chosen(store, product)
+    except NotFound:
+        raise CommandRefused(
+            f"{store.at(product)} is missing: the iteration chose nothing yet, or was adopted"
+        ) from None
     if number >= len(frames):
         raise CommandRefused(f"iteration {row.iteration} chose {len(frames)} frames, numbered from 0")
     fact = frames[number]
     yield (
         "frame",
-        f"{row.iteration}/{number}, of structure set {fact['structure']}, explore job {fact['job_id']} "
-        f"{fact['task_id']}, step {fact['step']}",
+        f"{row.iteration}/{number}, of structure set {fact.structure}, explore job {fact.job_id} {fact.task_id}, "
+        f"step {fact.step}",
     )
     if conditions := _conditions(store, figures, one, fact):
         yield "explored", conditions
@@ -110,25 +116,25 @@ def explain_frame(store: Store, figures: Figures, one: Iteration, number: int) -
     yield from _what_became(figures, after, label)
 
 
-def _conditions(store: Store, figures: Figures, one: Iteration, fact: dict[str, Any]) -> str:
-    product = figures.state.place.space.stage("explore", one.row.iteration).product
+def _conditions(store: Store, figures: Figures, one: Iteration, fact: Chosen) -> str:
+    """What its trajectory was run under; empty where the list of trajectories does not tell."""
+    key = f"{figures.state.place.space.stage('explore', one.row.iteration).product}/{TRAJECTORIES}"
     try:
-        listed = _document(store, f"{product}/{TRAJECTORIES}")["trajectories"]
-        (found,) = [each for each in listed if (each["job_id"], each["task_id"]) == (fact["job_id"], fact["task_id"])]
-    except (CommandRefused, KeyError, TypeError, ValueError):
+        listed = parse_json(store.get(key).data, store.at(key))["trajectories"]
+        (found,) = [each for each in listed if (each["job_id"], each["task_id"]) == (fact.job_id, fact.task_id)]
+        shown = {name: value for name, value in found.items() if name in ("temp", "press") or name.startswith("V_")}
+        units = {"temp": " K", "press": " bar"}
+        told = [f"{name} {value}{units.get(name, '')}" for name, value in shown.items() if value is not None]
+        return ", ".join([f"from structure {found['index']} of the set", *told, f"the trajectory is {found['class']}"])
+    except (NotFound, DataError, KeyError, TypeError, ValueError, AttributeError):
         return ""
-    shown = {name: value for name, value in found.items() if name in ("temp", "press") or name.startswith("V_")}
-    units = {"temp": " K", "press": " bar"}
-    told = [f"{name} {value}{units.get(name, '')}" for name, value in shown.items() if value is not None]
-    return ", ".join([f"from structure {found['index']} of the set", *told, f"the trajectory is {found['class']}"])
 
 
-def _why_chosen(
-    store: Store, figures: Figures, one: Iteration, fact: dict[str, Any], number: int, chosen: int
-) -> Answer:
-    levels = one.explored.levels.get(fact["structure"], {}) if one.explored else {}
+def _why_chosen(store: Store, figures: Figures, one: Iteration, fact: Chosen, number: int, chosen: int) -> Answer:
+    levels = one.explored.levels.get(fact.structure, {}) if one.explored else {}
     told = ", ".join(f"{name} {levels[name]:.4g}" for name in LEVELS if name in levels)
-    deviations = ", ".join(f"{name} {fact[name]:.4g}" for name in ("max_devi_f", "max_devi_v") if name in fact)
+    virial = "" if fact.max_devi_v is None else f", max_devi_v {fact.max_devi_v:.4g}"
+    deviations = f"max_devi_f {fact.max_devi_f:.4g}{virial}"
     yield "candidate", f"{deviations}: between the trust levels ({told or 'not recorded'})"
     classes = one.stages["select"].classes if "select" in one.stages else {}
     rest = {kind: classes[kind] for kind in classes if kind not in (*CLASSES, "selected", "skipped", "invalid", "lost")}
@@ -149,16 +155,14 @@ def _seed(store: Store, state: State, one: Iteration) -> int | None:
         return None
 
 
-def _label_of(figures: Figures, one: Iteration, fact: dict[str, Any], number: int) -> tuple[Iteration, Scored] | None:
+def _label_of(figures: Figures, one: Iteration, fact: Chosen, number: int) -> tuple[Iteration, Scored] | None:
     """The label of a chosen frame: the first iteration after it whose list has the same frame at the same place."""
     for after in figures.iterations:
         if after.row.iteration <= one.row.iteration or number >= len(after.labels):
             continue
         label = after.labels[number]
-        deviation = float(fact["max_devi_f"])
-        if label.structure == fact["structure"] and (
-            label.max_devi_f is None or abs(label.max_devi_f - deviation) <= 1e-5 * deviation
-        ):
+        alike = label.max_devi_f is None or abs(label.max_devi_f - fact.max_devi_f) <= 1e-5 * fact.max_devi_f
+        if label.structure == fact.structure and alike:
             return after, label
     return None
 
@@ -207,11 +211,3 @@ def explain_job(store: Store, figures: Figures, stage: str, one: Iteration, numb
                 error = f", wrong by {label.max_error_f:.3g} eV/A before" if label.max_error_f is not None else ""
                 yield "frame", f"{label.task_id}: {label.kind}{': ' * bool(label.message)}{label.message}{error}"
     yield "logs", f"dpgen2-sm logs RUN --stage {stage} --iter {one.row.iteration} --job {number}"
-
-
-def _document(store: Store, key: str) -> Any:
-    try:
-        found = parse_json(store.get(key).data, store.at(key))
-    except NotFound:
-        raise CommandRefused(f"{store.at(key)} is missing: the iteration chose nothing yet, or was adopted") from None
-    return found if isinstance(found, dict) else {}

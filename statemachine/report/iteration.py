@@ -137,4 +137,7 @@ def _scored(frame: Mapping[str, Any], trained: TrainFigures | None) -> Scored:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    except OverflowError:
+        return None
