@@ -17,7 +17,7 @@ from statemachine.report.explain import explain
 from statemachine.report.figures import Reader, as_json
 from statemachine.report.page import render
 from tests.doubles import MemoryStore
-from tests.mutations import LONG, QUICK, examples, mutated, mutated_json
+from tests.mutations import QUICK, examples, mutated, mutated_json
 from tests.report_run import SPACE, campaign
 
 DOCUMENTS = {
@@ -74,7 +74,7 @@ def test_many_more_on_a_page(name: str) -> None:
     key = (DOCUMENTS | TEXTS)[name]
     sample = STORE.objects[key]
 
-    @examples(LONG)
+    @examples(2 * QUICK)
     @given(mutated_json([json.loads(sample)]) if name in DOCUMENTS else mutated([sample]))
     def check(data: bytes) -> None:
         read(key, data, drawn=True)
