@@ -133,6 +133,37 @@ What is different:
 - Every element of `type_map` needs a pseudopotential here. Where a pretrained model brought 118 elements, leave out
   those that no frame has, in `type_map` and `mass_map`.
 
+## A campaign that is half finished
+
+```sh
+dpgen2 download input.json WFID -p got              # what DPGEN2 keeps on its server
+dpgen2-sm import input.json --adopt got             # the folder with iter-000000, iter-000001, ...
+dpgen2-sm resume dpgen2-sm/run.yaml
+```
+
+What `dpgen2 watch --download` leaves is read as well. The run begins with what is not there:
+
+| of the last iteration there is | the run begins with |
+| --- | --- |
+| `collect-data`, or all of `prep-run-fp/output/labeled_data` | the training of the next iteration |
+| `prep-run-fp/input/confs`, and labels of some of them or of none | the labels that are left |
+| `prep-run-train/output/models`, all of them | the exploration of this iteration, with its models |
+| less | the training of this iteration |
+
+Every `iter_data` holds the labels of all iterations before: each label is taken once, of its own iteration. They are
+checked as all labels are, and their sums recorded. The downloads are only read; a second `--adopt` changes nothing.
+
+What cannot be recovered:
+
+- The exploration table is kept by Argo, not in the downloads. Where the levels are fixed, it is counted anew from
+  `prep-run-explore/output/model_devis`, and the stage that comes next follows from it. With adaptive levels, or without
+  these files, iterations have no figures and count as not converged; the import says so.
+- Checkpoints of PyTorch, `model.ckpt.pt`, are not what LAMMPS reads: `dp --pt freeze -c model.ckpt.pt -o model.pth`
+  beside each, or the iteration is trained again.
+- Labels that fit no chosen frame, as of an output whose atoms are sorted otherwise, are taken; then none of the frames
+  is labelled again.
+- Files that Argo has in its bucket, without `dpgen2 download`, have no names that tell of iterations.
+
 ## An example
 
 `input.json`:

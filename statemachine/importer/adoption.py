@@ -46,15 +46,16 @@ class Adoption:
     def done(self, number: int, stage: Stage) -> None:
         self._done.setdefault(number, []).append(stage)
 
-    def labels(self, number: int, path: Path, format: str) -> int:
-        """Take the labels that an iteration of the other program collected: finite, and of the run's elements."""
+    def load(self, path: Path, format: str) -> dict[str, Any]:
+        """Labels as the run's dataset has them: finite, and of its elements."""
         data = LabelledData(path=str(path), format=format)
-        systems = load_data(data, path.parent, str(path.parent), self.config.type_map).systems
-        frames = sum(system.get_nframes() for system in systems.values())
+        return load_data(data, path.parent, str(path.parent), self.config.type_map).systems
+
+    def labels(self, number: int, systems: dict[str, Any]) -> None:
+        """Take the labels that an iteration of the other program collected."""
         self.data[self.space.dataset_iter(number + 1)] = systems
-        self.figures(number + 1)["labelled"] = float(frames)
+        self.figures(number + 1)["labelled"] = float(count(systems))
         self.done(number + 1, "label")
-        return frames
 
     def models(self, number: int, models: Sequence[Path], others: Mapping[str, Sequence[Path]]) -> None:
         """Take a committee as the product of an iteration's training; `others` are files beside it, by their stem."""
@@ -108,3 +109,8 @@ class Adoption:
             "pruned": iteration,  # the trajectories stay where they are: nobody can select from them again
             "reason": reason,
         }
+
+
+def count(systems: Mapping[str, Any]) -> int:
+    """How many frames systems have."""
+    return sum(system.get_nframes() for system in systems.values())

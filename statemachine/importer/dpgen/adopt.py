@@ -57,7 +57,8 @@ class _Campaign(Adoption):
             )
         for number in range(self.tree.labelled):
             if self.tree.labels(number):
-                self.labels(number, self.tree.path(number, "02.fp").resolve() / "data.*", "deepmd/npy")
+                folder = self.tree.path(number, "02.fp").resolve()
+                self.labels(number, self.load(folder / "data.*", "deepmd/npy"))
         if stage == "label" and not self._half_labelled():
             stage = "train"
         trained = iteration - (stage == "train" or iteration > self.tree.iteration)
