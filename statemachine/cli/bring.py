@@ -32,7 +32,8 @@ def import_(
         list[Path],
         typer.Argument(
             metavar="SOURCE...",
-            help="DP-GEN's param.json and machine.json, or DPGEN2's input.json; with --adopt also a run.yaml.",
+            help="DP-GEN's param.json and machine.json, DPGEN2's input.json, or ai2-kit's YAML files; with --adopt "
+            "also a run.yaml.",
         ),
     ],
     output: Annotated[
@@ -47,7 +48,7 @@ def import_(
     strict: Annotated[bool, typer.Option("--strict", help="Write nothing when a key has no counterpart.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a configuration of DP-GEN's param.json and machine.json, or of DPGEN2's input.json.
+    """Make a configuration of DP-GEN's param.json and machine.json, DPGEN2's input.json, or ai2-kit's YAML files.
 
     Written are run.yaml, with a comment at each value that says where it comes from, the files that it names and that
     the other program would have made (input.json, INCAR, ...), and import.md: what became of each key of the sources.
