@@ -62,7 +62,7 @@ def import_(
     newest models explore next, and the run begins at the stage that comes next; nothing is labelled again. If run.yaml
     has to be edited first, give it as SOURCE then.
     """
-    from statemachine.importer.campaign import campaign
+    from statemachine.importer.campaign import ADOPTED, campaign
     from statemachine.importer.make import RUN, is_ours, make
     from statemachine.importer.make import as_json as in_json
 
@@ -70,6 +70,8 @@ def import_(
         _adopt(sources[0], adopt)
         return
     made = make(sources, output)
+    if adopt and made.dialect not in ADOPTED:
+        raise ConfigError(f"--adopt: {sources[0]} is of {made.dialect}; of {' and '.join(ADOPTED)} it can be done")
     if adopt and (theirs := campaign(adopt).dialect) != made.dialect:
         raise ConfigError(f"--adopt: {adopt} is of {theirs}, but {sources[0]} is of {made.dialect}")
     if strict and made.report.losses:

@@ -16,6 +16,8 @@ from .dpgen import tree as dpgen_tree
 from .dpgen2 import adopt as dpgen2
 from .dpgen2 import tree as dpgen2_tree
 
+ADOPTED = ("DP-GEN", "DPGEN2")
+
 
 @dataclass(frozen=True)
 class Campaign:

@@ -95,7 +95,8 @@ def make(sources: Sequence[Path], folder: Path | None = None) -> Imported:
     else:
         dpgen.fill(first[1], second[1] if second else None, (first[0].name, second[0].name if second else ""), draft)
     draft.config = {key: draft.config[key] for key in _ORDER if key in draft.config}
-    named = " and ".join(path.name for path, _ in documents)
+    *others, last = [path.name for path, _ in documents]
+    named = f"{', '.join(others)} and {last}" if others else last
     return Imported(dialect, folder, _files(draft, named), report)
 
 

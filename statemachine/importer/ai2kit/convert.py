@@ -33,7 +33,7 @@ class _Named(Section):
 
     def __init__(self, values: Any, table: Table, report: Report, files: Mapping[str, str], place: str) -> None:
         self._files, self._place = files, place
-        super().__init__(values, (table,), report, place)
+        super().__init__(values, (table,), report, self.at("").rstrip("."))
 
     def at(self, name: str) -> str:
         file = self._files.get(name.partition(".")[0]) or next(iter(self._files.values()))
@@ -54,8 +54,9 @@ def fill(documents: Iterable[tuple[str, Mapping[str, Any]]], draft: Draft) -> No
     for file, each in documents:
         document = merged(document, dict(each))
         files |= dict.fromkeys(each, file)
-        given = each.get("workflow")
-        parts |= dict.fromkeys(given if isinstance(given, dict) else ["workflow"], file)
+        if "workflow" in each:
+            given = each["workflow"]
+            parts |= dict.fromkeys(given if isinstance(given, dict) and given else [""], file)
     # Keys that begin with a dot are there to be referred to by YAML's anchors.
     document = {name: value for name, value in document.items() if not name.startswith(".")}
     top = _Named(document, TOP, draft.report, files, "")

@@ -11,7 +11,7 @@ from ..dispatcher import MACHINE, RESOURCES, reached
 from ..draft import Draft
 from ..report import Report
 from ..source import Section
-from .keys import CONTEXT, EXECUTOR, PROGRAM, QUEUE, QUEUES, SCRIPT, SSH
+from .keys import CONTEXT, EXECUTOR, PROGRAM, PROGRAMS, QUEUE, QUEUES, SCRIPT, SSH
 
 _PROGRAMS = {"train": ("deepmd", "dp_cmd"), "explore": ("lammps", "lammps_cmd")}
 _LABELS = {"cp2k": ("cp2k", "cp2k_cmd"), "vasp": ("vasp", "vasp_cmd")}
@@ -48,16 +48,16 @@ def _executor(source: Section, draft: Draft) -> None:
     context = source.part("context", CONTEXT)
     for stage in ("train", "explore", "label"):
         known = dict([_PROGRAMS[stage]]) if stage in _PROGRAMS else dict(_LABELS.values())
-        part = Section(context.of(stage, dict, {}), (), source.report, context.at(stage))
-        for program, given in part.values.items():
-            if program.startswith("_"):
-                continue
+        part = Section(context.of(stage, dict, {}), (PROGRAMS,), source.report, context.at(stage))
+        for program in [key.name for key in PROGRAMS if key.name in part]:
+            given = part.take(program)
             program_source = Section(given, (PROGRAM,), source.report, part.at(program))
             if program in known and (stage != "label" or program == draft.config["label"].get("app")):
                 _program(program_source, stage, known[program], machine, draft)
             else:
                 program_source.lose_rest(PROGRAM, f"{stage} is not done with {program} here")
             program_source.finish()
+        part.finish()
     context.finish()
     source.finish()
 

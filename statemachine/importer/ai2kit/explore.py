@@ -56,10 +56,12 @@ def exploration(workflow: Section, artifacts: Artifacts, most: int, draft: Draft
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Both, also inside; where both have a value, that of `over`."""
+    """Both, also inside; where both have a value, that of `over`. Null is no value, in ai2-kit too."""
     found = copy.deepcopy(base)
     for key, value in over.items():
         inner = found.get(key)
+        if value is None and inner is not None:
+            continue
         found[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
     return found
 

@@ -38,6 +38,7 @@ ARTIFACT: Table = (
     lost("executor", "files are read where the import runs: copy them from that machine"),
     maps("attrs", "init.test"),
 )
+TRAIN: Table = (maps("deepmd", "train.app"),)
 DEEPMD: Table = (
     maps("model_num", "train.numb_models"),
     maps("init_dataset", "init.data"),
@@ -156,6 +157,11 @@ QUEUE: Table = (
     unneeded("polling_interval", "`hpc.poll` says how often the queue is asked"),
 )
 CONTEXT: Table = (maps("train", "train"), maps("explore", "explore"), maps("label", "label"))
+PROGRAMS: Table = (
+    *(maps(name, "{stage}") for name in ("deepmd", "lammps", "cp2k", "vasp")),
+    lost("lasp", _NOT_THERE),
+    lost("anyware", _NOT_THERE),
+)
 PROGRAM: Table = (
     maps("script_template", "{stage}.hpc.resources"),
     *(maps(f"{name}_cmd", "{stage}.command") for name in ("dp", "lammps", "cp2k", "vasp")),
@@ -177,6 +183,7 @@ TABLES: dict[str, Table] = {
     "`workflow`": WORKFLOW,
     "`workflow.general`": GENERAL,
     "`artifacts.{name}`": ARTIFACT,
+    "`workflow.train`": TRAIN,
     "`workflow.train.deepmd`": DEEPMD,
     "`workflow.explore`": EXPLORE,
     "`workflow.explore.lammps`": LAMMPS,
@@ -194,6 +201,7 @@ TABLES: dict[str, Table] = {
     "`executors.{name}.queue_system`": QUEUES,
     "`executors.{name}.queue_system.*`": QUEUE,
     "`executors.{name}.context`": CONTEXT,
+    "`executors.{name}.context.{stage}`": PROGRAMS,
     "`executors.{name}.context.{stage}.{program}`": PROGRAM,
     "`script_template`": SCRIPT,
 }

@@ -33,12 +33,12 @@ def labels(workflow: Section, artifacts: Artifacts, draft: Draft) -> None:
     most = source.of("limit", int, 50)
     if most < 1:
         source.change("limit", "0 is no limit there")
-    draft.put("select.fp_task_max", most if most > 0 else _ALL, source.at("limit"))
+    draft.put("select.fp_task_max", most if most > 0 else _ALL, source.origin("limit", "ai2-kit"))
     method = source.text("limit_method", "even")
     if method != "random":
         source.change("limit_method", f"{method}: candidates are drawn at random")
     failed = 1.0 if source.flag("ignore_error") else 0.0
-    draft.put("label.ratio_failed", failed, source.at("ignore_error"))
+    draft.put("label.ratio_failed", failed, source.origin("ignore_error", "ai2-kit"))
     source.finish()
     if kind == "cp2k" and part.take("vasp") is not None:
         part.lose("vasp", "with label.cp2k it is not read in ai2-kit either")

@@ -10,10 +10,10 @@ from ..dp_input import as_json, cleaned
 from ..draft import Draft
 from ..source import Section
 from .artifacts import Artifacts
-from .keys import DEEPMD
+from .keys import DEEPMD, TRAIN
 
 _OFF = {
-    "isolate_outliers": "frames with large forces are trained on as the others are; `init.data` can leave them out",
+    "isolate_outliers": "frames with large forces are trained on as the others are",
     "fixture_models": "the committee is trained: training_init_frozen_model begins with models of your own",
     "ignore_error": "every model of the committee is needed",
 }
@@ -21,14 +21,11 @@ _OFF = {
 
 def training(workflow: Section, artifacts: Artifacts, draft: Draft) -> None:
     """The whole train stage."""
-    part = Section(workflow.need("train"), (), draft.report, workflow.at("train"))
-    for name in part.values:
-        if name != "deepmd":
-            part.lose(name, "there is only train.deepmd")
+    part = Section(workflow.need("train"), (TRAIN,), draft.report, workflow.at("train"))
     given = part.need("deepmd")
     source = Section(given, (DEEPMD,), draft.report, part.at("deepmd"))
     draft.put("train.app", "deepmd", part.at("deepmd"))
-    draft.put("train.numb_models", source.of("model_num", int, 4), source.at("model_num"))
+    draft.put("train.numb_models", source.of("model_num", int, 4), source.origin("model_num", "ai2-kit"))
     template = source.of("input_template", dict, {})
     if not all(isinstance(template.get(key), dict) for key in ("model", "training")):
         raise ConfigError(f"{source.at('input_template')}: it has no model or no training section")
@@ -57,3 +54,4 @@ def training(workflow: Section, artifacts: Artifacts, draft: Draft) -> None:
         else:
             source.drop(key, "off")
     source.finish()
+    part.finish()
