@@ -85,15 +85,16 @@ class Downloads:
         for task in range(number):
             found.sub_system(task).to("deepmd/npy", str(folder / f"task.{task:06d}" / "data"))
 
-    def collect(self, iteration: int, counts: list[int]) -> None:
-        """The labels of all iterations so far."""
+    def collect(self, iteration: int, counts: list[int], mixed: bool = False) -> None:
+        """The labels of all iterations so far; `mixed` is inputs.mixed_type."""
         folder = self.place(iteration, "collect-data", "output", "iter_data")
         for number, count in enumerate(counts):
             (folder / f"iter-{number:06d}").mkdir()
             if count:
                 systems = dpdata.MultiSystems(type_map=TYPE_MAP)
                 systems.append(frames(count, 100 + number))
-                systems.to_deepmd_npy(str(folder / f"iter-{number:06d}"))
+                write = systems.to_deepmd_npy_mixed if mixed else systems.to_deepmd_npy
+                write(str(folder / f"iter-{number:06d}"))
 
 
 @pytest.fixture(params=["download", "watch"])
@@ -268,6 +269,14 @@ def test_an_archive_of_one_folder_has_lost_its_name(cli: Cli, campaign: Download
     (folder / "iter-000000").rmdir()
     assert adopted(cli, campaign)[0] == 0
     assert labels_of(campaign)["iter/000001/H2O1"] == 4
+
+
+def test_labels_of_mixed_type(cli: Cli, campaign: Downloads) -> None:
+    wholly_labelled(campaign)
+    campaign.collect(1, [4, 3], mixed=True)
+    assert adopted(cli, campaign)[0] == 0
+    initial = {"init/init000/H2O1": 3, "init/init001/H2O1": 3}
+    assert labels_of(campaign) == {**initial, "iter/000001/H2O1": 4, "iter/000002/H2O1": 3}
 
 
 def test_labels_that_fit_no_chosen_frame_are_taken_and_nothing_is_labelled_again(cli: Cli, campaign: Downloads) -> None:
