@@ -12,10 +12,14 @@ import dpdata
 import numpy as np
 import pytest
 from ase import Atoms
+from pydantic import ValidationError
 
 from conventions.state import State
 from operators.sums import verify
 from statemachine.importer.dpgen.tree import TASKS, read_tree
+from statemachine.run.begin import begin
+from statemachine.run.config_file import read_config
+from statemachine.run.earlier import Earlier
 from statemachine.run.systems import training_systems
 from statemachine.store import open_store
 from tests.conftest import Cli
@@ -201,6 +205,15 @@ def test_a_configuration_that_was_edited_is_adopted(cli: Cli, campaign: Path) ->
     run.write_text(run.read_text().replace("run: water", "run: mine"))
     code, output, _ = cli("import", run, "--adopt", campaign)
     assert code == 0 and output.startswith("run mine: explore.submitting of iteration 1")
+
+
+@pytest.mark.parametrize("wrong", [{"iteration": -1}, {"at": "nowhere"}, {"stagee": "train"}])
+def test_a_first_state_that_is_none_is_never_written(cli: Cli, campaign: Path, wrong: dict[str, Any]) -> None:
+    assert cli("import", campaign / "param.json")[0] == 0
+    run = campaign / "dpgen2-sm/run.yaml"
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        begin(read_config(run), run.parent, find_earlier=lambda config, scratch: Earlier(state=wrong))
+    assert not (run.parent / "out/state.json").exists()
 
 
 def test_a_rewind_goes_back_to_what_was_taken_over(cli: Cli, campaign: Path) -> None:
