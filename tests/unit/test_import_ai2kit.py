@@ -190,6 +190,27 @@ def test_vasp(tmp_path: Path) -> None:
     assert (tmp_path / "dpgen2-sm/INCAR").read_text() == "ENCUT = 400\nLREAL = F\nMAGMOM = 1 2\n"
     assert (tmp_path / "dpgen2-sm" / label["kpoints"]).read_text().startswith("k\n0")
     assert (label["ratio_failed"], config["select"]["fp_task_max"]) == (0.0, 50)
+    vasp |= {"input_template": "vasp/INCAR", "kpoints_template": None}
+    config, _ = imported(tmp_path, changed("workflow/label", {"vasp": vasp}))
+    assert config["label"]["incar"] == "../vasp/INCAR" and "kpoints" not in config["label"]
+
+
+def test_an_input_of_free_energy_perturbation_is_told_as_lost(tmp_path: Path) -> None:
+    """Its frames have inputs of their own, in the artifacts."""
+    document = changed("workflow/general/mode", "fep-pka", changed("workflow/label/cp2k/input_template", None))
+    attributes = {"fep-ini": {"cp2k": {"input_template": "x"}}}
+    config, report = imported(tmp_path, changed("artifacts/start/attrs", attributes, document))
+    assert "input" not in config["label"]
+    assert {"cll.yml: workflow.general.mode", "cll.yml: artifacts.start.attrs"} <= {row.source for row in report.losses}
+    assert any("label.input" in text for text in report.warnings)
+
+
+def test_other_explorations_are_told_as_lost(tmp_path: Path) -> None:
+    lasp = {"input_template": {"SSW.SSWsteps": 50}, "system_files": ["start"], "potential": {"lammps": {}}}
+    config, report = imported(tmp_path, changed("workflow/explore", {"lasp": lasp}))
+    assert (config["explore"]["app"], config["explore"]["stages"]) == ("lasp", [])
+    assert {row.source.rpartition(".")[2] for row in report.losses} >= {"lasp", "input_template", "potential"}
+    assert any("write this stage by hand" in text for text in report.warnings)
 
 
 def test_several_files_are_one_input(tmp_path: Path) -> None:

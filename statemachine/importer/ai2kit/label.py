@@ -9,6 +9,7 @@ from conventions.errors import ConfigError
 
 from ..draft import Draft
 from ..source import Section
+from ..values import by_element
 from .artifacts import Artifacts
 from .keys import CP2K, LABEL, MODEL_DEVI, SELECT, VASP
 
@@ -62,9 +63,10 @@ def selection(workflow: Section, draft: Draft) -> None:
 
 
 def _cp2k(source: Section, draft: Draft) -> None:
-    text = source.need("input_template")
-    if not isinstance(text, str):
-        raise ConfigError(f"{source.at('input_template')}: a text is expected, not {text!r}")
+    text = source.text("input_template")
+    if text is None:
+        draft.report.warn("label.input: the source has no input_template of all frames: write one")
+        return
     for name, value in source.of("template_vars", dict, {}).items():
         word = re.compile(rf"\$\$(?:{re.escape(name)}\b|\{{{re.escape(name)}\}})")
         text = str(value).join(word.split(text))
@@ -81,22 +83,26 @@ def _vasp(source: Section, draft: Draft) -> None:
         given = "".join(f"{tag} = {_word(value)}\n" for tag, value in given.items() if not tag.startswith("_"))
     if not isinstance(given, str):
         raise ConfigError(f"{source.at('input_template')}: a text or a mapping of tags is expected, not {given!r}")
-    draft.put("label.incar", draft.write("INCAR", given), source.at("input_template"))
+    draft.put("label.incar", _file(given, "INCAR", "=", draft), source.at("input_template"))
     points = source.take("kpoints_template")
     if isinstance(points, str):
-        draft.put("label.kpoints", draft.write("KPOINTS", points), source.at("kpoints_template"))
+        draft.put("label.kpoints", _file(points, "KPOINTS", "\n", draft), source.at("kpoints_template"))
     elif points is not None:
         source.lose("kpoints_template", "write a KPOINTS file, or KSPACING into the INCAR")
         draft.report.warn("label.kpoints: write a KPOINTS file, or KSPACING into the INCAR")
-    files = source.of("potcar_source", dict, {})
-    if not all(isinstance(file, str) for file in files.values()):
-        raise ConfigError(f"{source.at('potcar_source')}: a path for each element is expected, not {files!r}")
-    if not files:
+    if source.of("potcar_source", dict, {}):
+        by_element(source, "potcar_source", "potcar", draft)
+    else:
         draft.report.warn("label.potcar: give the POTCAR of each element")
-    potcar: dict[str, Any] = {element: draft.path(file) for element, file in files.items()}
-    for file in potcar.values():
-        draft.look(file, "label.potcar")
-    draft.put("label.potcar", potcar, source.at("potcar_source"))
+
+
+def _file(text: str, name: str, mark: str, draft: Draft) -> str:
+    """How run.yaml names a file: that of a path, or one that is written, where the text has the mark of contents."""
+    if mark in text or "\n" in text:
+        return draft.write(name, text)
+    named = draft.path(text)
+    draft.look(named, f"label: {name}")
+    return named
 
 
 def _word(value: Any) -> str:
