@@ -211,6 +211,9 @@ def test_it_goes_on_where_the_downloads_end(
         assert len(found) == left
         wanted = frames(3, 101, labelled=False).data["coords"][-1]
         assert np.allclose(found[-1].get_scaled_positions(wrap=False) * 9, wanted, atol=1e-6)
+        code, output, _ = cli("plan", campaign.root.parent / "dpgen2-sm/run.yaml", "--json")
+        planned = json.loads(output)
+        assert code == 0 and (planned["tasks"], planned["todo"]) == (left, left), "no finished task is run again"
     assert {path: path.stat().st_mtime_ns for path in before} == before, "the source is only read"
 
 
