@@ -47,7 +47,9 @@ def test_the_diagram_is_up_to_date() -> None:
     assert (ROOT / "docs" / "machine.md").read_text("utf-8") == made, "run `make docs`"
 
 
-@pytest.mark.parametrize(("page", "name"), [("page", "from-dpgen.md"), ("page2", "from-dpgen2.md")])
+@pytest.mark.parametrize(
+    ("page", "name"), [("page", "from-dpgen.md"), ("page2", "from-dpgen2.md"), ("page3", "from-ai2kit.md")]
+)
 def test_the_pages_of_other_programs_keys_are_up_to_date(page: str, name: str) -> None:
     made = runpy.run_path(str(ROOT / "docs" / "make_from_dpgen.py"))[page]()
     assert (ROOT / "docs" / name).read_text("utf-8") == made, "run `make docs`"

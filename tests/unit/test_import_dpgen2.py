@@ -736,10 +736,10 @@ def test_an_input_stands_alone(tmp_path: Path) -> None:
         make([tmp_path / "a.json", tmp_path / "b.json"])
 
 
-def test_only_a_campaign_of_dpgen_is_adopted(tmp_path: Path, cli: Cli) -> None:
+def test_only_a_campaign_is_adopted(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "input.json").write_text(json.dumps(INPUT))
     code, _, errors = cli("import", tmp_path / "input.json", "--adopt", tmp_path)
-    assert code == 2 and "is of DPGEN2; only a campaign of DP-GEN" in errors
+    assert code == 2 and "give the folder in which DP-GEN ran, or that `dpgen2 download` has filled" in errors
     assert not (tmp_path / "dpgen2-sm").exists()
 
 
