@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 PEERS = .venv-peers
 TORCH = .venv-torch
 
-.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines test-torch soak figures search lint deploy-check constraints bench bench-peers docs clean
+.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines test-torch soak figures search lint deploy-check constraints bench bench-peers docs site clean
 
 demo: $(VENV)/.local ## copper on one machine: trains a force field to convergence (about 3 minutes after set-up)
 	$(BIN)/python -W ignore examples/copper/make_test_set.py
@@ -64,9 +64,13 @@ bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle mac
 
 bench-peers: $(PEERS)/.done ## DP-GEN, for benchmarks/orchestration.py to compare with; in a virtual environment of its own
 
-docs: $(VENV)/.dev ## the machine's diagram, the page of DP-GEN's keys
+docs: $(VENV)/.dev ## the generated pages: the machine's diagram, keys of DP-GEN and DPGEN2, every key of run.yaml
 	$(BIN)/python docs/make_diagram.py
 	$(BIN)/python docs/make_from_dpgen.py
+	$(BIN)/python docs/make_reference.py
+
+site: $(VENV)/.dev ## the documentation as build/site/index.html; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -n -c docs -d build/doctrees . build/site
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

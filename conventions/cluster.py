@@ -97,11 +97,13 @@ class SecretKey(Strict):
 class Toleration(Strict):
     """A Kubernetes toleration, in Kubernetes' words."""
 
-    key: Text | None = None
-    operator: Literal["Exists", "Equal"] = "Equal"
-    value: Text | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    tolerationSeconds: int | None = Field(None, ge=0)
+    key: Text | None = Field(None, description="Key of the taint; none: of every taint.")
+    operator: Literal["Exists", "Equal"] = Field("Equal", description="How the taint's value is compared.")
+    value: Text | None = Field(None, description="Value of the taint, for Equal.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="Effect of the taint; none: every effect."
+    )
+    tolerationSeconds: int | None = Field(None, ge=0, description="How long a taint NoExecute is borne; none: always.")
 
 
 class Pod(Strict):
@@ -109,11 +111,13 @@ class Pod(Strict):
 
     cpu: float | None = Field(None, gt=0, le=4096, description="Cores: request and limit.")
     memory: Quantity | None = Field(None, description="Memory: request and limit, such as `8Gi`.")
-    gpu: int = Field(0, ge=0, le=64)
-    gpu_resource: Annotated[str, Field(pattern=_GPU)] = "nvidia.com/gpu"
+    gpu: int = Field(0, ge=0, le=64, description="GPUs.")
+    gpu_resource: Annotated[str, Field(pattern=_GPU)] = Field(
+        "nvidia.com/gpu", description="What the cluster calls its GPUs."
+    )
     scratch: Quantity | None = Field(None, description="Maximum size of the pod's working folder, such as `20Gi`.")
-    node_selector: dict[LabelKey, LabelValue] = {}
-    tolerations: list[Toleration] = []
+    node_selector: dict[LabelKey, LabelValue] = Field({}, description="Labels that a node must have.")
+    tolerations: list[Toleration] = Field([], description="Taints of nodes that are no hindrance.")
     env: dict[EnvName, Text] = Field({}, description="Environment variables. No secrets here.")
     secrets: dict[EnvName, SecretKey] = Field({}, description="Environment variables from Kubernetes Secrets.")
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(None, description="imagePullPolicy.")
@@ -129,8 +133,8 @@ class Pod(Strict):
 class Credentials(Strict):
     """A Secret that holds an access key for the store."""
 
-    access_key: SecretKey
-    secret_key: SecretKey
+    access_key: SecretKey = Field(description="Where the access key's name is (AWS_ACCESS_KEY_ID).")
+    secret_key: SecretKey = Field(description="Where the secret is (AWS_SECRET_ACCESS_KEY).")
 
 
 class Repository(Strict):
@@ -143,7 +147,7 @@ class Repository(Strict):
     config_map: KubernetesName | None = Field(None, description="ConfigMap of an artifactRepositoryRef.")
     key: Annotated[str, Field(pattern=_KEY)] | None = Field(None, description="Its key.")
     endpoint: Endpoint | None = Field(None, description="The store as pods see it; default: as the prefix says.")
-    credentials: Credentials | None = None
+    credentials: Credentials | None = Field(None, description="Where pods find an access key.")
     ca: SecretKey | None = Field(
         None, description="Secret with the CA certificates (PEM) that verify the store, where its authority is private."
     )
@@ -194,8 +198,8 @@ class ArgoConfig(Strict):
     parallelism: int | None = Field(None, ge=1, le=10**5, description="Pods of a workflow at once.")
     hours: float | None = Field(None, gt=0, le=10**5, description="A workflow that runs longer is stopped.")
     labels: dict[LabelKey, LabelValue] = Field({}, description="Labels of the workflows.")
-    repository: Repository = Repository()
-    hook: Hook | None = None
+    repository: Repository = Field(Repository(), description="How pods reach the store.")
+    hook: Hook | None = Field(None, description="The daemon that a workflow wakes when it ends.")
 
 
 def _type(value: Any) -> str:

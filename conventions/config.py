@@ -153,7 +153,7 @@ class Structures(Strict):
 class LabelledData(Strict):
     """Labelled data in a format that dpdata reads."""
 
-    path: str
+    path: str = Field(description="A file, a folder or a glob pattern, relative to the configuration file.")
     format: str = Field("deepmd/npy", description="dpdata's name of the format.")
     every: int = Field(
         1, ge=1, le=10**9, description="Use the first frame of each file (or DeePMD system), and then every so many-th."
@@ -216,7 +216,7 @@ class StageConfig(Strict):
 
     @property
     def routes(self) -> list[Hpc]:
-        """The batch systems that jobs may go to; none: they run where the engine starts them."""
+        """The batch systems that jobs may go to. Where there are none, jobs run where the engine starts them."""
         return self.hpc if isinstance(self.hpc, list) else [self.hpc] if self.hpc else []
 
 
@@ -227,20 +227,20 @@ class RunConfig(Document):
     prefix: Annotated[Text, AfterValidator(_prefix)] = Field(
         description="Where everything is kept: s3://bucket/path, file:///path, or a path relative to this file."
     )
-    engine: EngineConfig = LocalConfig()
+    engine: EngineConfig = Field(LocalConfig(), description="Where jobs run: this machine, or an Argo server.")
     seed: int = Field(1, ge=0, lt=2**31, description="All random numbers derive from it.")
     type_map: list[Element] = Field(min_length=1, description="Elements, in the order of the models' types.")
     mass_map: list[Annotated[float, Field(gt=0)]] | None = Field(
         None, description="Masses in g/mol; default: standard."
     )
     structures: dict[Name, Structures] = Field({}, description="Structure sets, by name.")
-    init: Init = Init()
+    init: Init = Field(Init(), description="What the run starts from: `label` or `data` is required.")
     label: StageConfig
     train: StageConfig
     explore: StageConfig
     select: StageConfig
-    max_iterations: int = Field(10, ge=1, lt=10**6)
-    convergence: Convergence = Convergence()
+    max_iterations: int = Field(10, ge=1, lt=10**6, description="The run ends after so many iterations.")
+    convergence: Convergence = Field(Convergence(), description="When exploration has converged.")
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

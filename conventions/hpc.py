@@ -82,9 +82,9 @@ class RemoteProfile(Strict):
 
     foreign: ClassVar[dict[str, str]] = dict.fromkeys(("password", "passphrase", "totp_secret"), _SECRET)
 
-    hostname: Annotated[Line, Field(pattern=_HOST)] | None = None
-    username: Annotated[Line, Field(pattern=_USER)] | None = None
-    port: int = Field(22, ge=1, le=65535)
+    hostname: Annotated[Line, Field(pattern=_HOST)] | None = Field(None, description="The login node.")
+    username: Annotated[Line, Field(pattern=_USER)] | None = Field(None, description="Your account there.")
+    port: int = Field(22, ge=1, le=65535, description="Port of its SSH server.")
     key_filename: KeyFile | None = Field(
         None, description="Private key file; default: ~/.ssh/id_*. With a passphrase: `ssh-add` it first."
     )
@@ -110,12 +110,14 @@ class Machine(Strict):
 
     foreign: ClassVar[dict[str, str]] = _ELSEWHERE
 
-    batch_type: Annotated[BatchType, _words(*get_args(BatchType))]
+    batch_type: Annotated[BatchType, _words(*get_args(BatchType))] = Field(
+        description="The batch system; Shell: none, jobs are started at once."
+    )
     context_type: Annotated[ContextType, _words(*get_args(ContextType))] = Field(
         description="SSHContext: log in to submit. LocalContext: this machine or pod submits."
     )
     remote_root: Absolute = Field(description="Folder on the batch system's shared disk; each job gets one below it.")
-    remote_profile: RemoteProfile = RemoteProfile()
+    remote_profile: RemoteProfile = Field(RemoteProfile(), description="How to log in.")
     retry_count: int = Field(3, ge=0, le=100, description="How often a job that was killed is submitted again.")
 
     @model_validator(mode="after")
@@ -138,15 +140,15 @@ class Resources(Strict):
 
     foreign: ClassVar[dict[str, str]] = _ELSEWHERE
 
-    number_node: int = Field(1, ge=1, le=10**5)
-    cpu_per_node: int = Field(1, ge=1, le=10**4)
-    gpu_per_node: int = Field(0, ge=0, le=64)
+    number_node: int = Field(1, ge=1, le=10**5, description="Nodes.")
+    cpu_per_node: int = Field(1, ge=1, le=10**4, description="Cores on each node.")
+    gpu_per_node: int = Field(0, ge=0, le=64, description="GPUs on each node.")
     queue_name: Word = Field("", description="Queue or partition; default: the batch system's.")
     custom_flags: list[Flag] = Field(
         [], description="Further directives of the batch script: '#SBATCH --time=2:00:00'."
     )
-    module_purge: bool = False
-    module_unload_list: list[Word] = []
+    module_purge: bool = Field(False, description="Unload all modules first.")
+    module_unload_list: list[Word] = Field([], description="Modules to unload before the job.")
     module_list: list[Word] = Field([], description="Modules to load before the job.")
     source_list: list[Word] = Field([], description="Scripts to source before the job, with their arguments.")
     envs: dict[EnvName, Text | int | float | list[Text]] = Field({}, description="Environment. No secrets here.")
@@ -163,8 +165,8 @@ class Resources(Strict):
 class Hpc(Strict):
     """The jobs of a stage are handed to a batch system, by whatever waits for them: a process here, or a pod."""
 
-    machine: Machine
-    resources: Resources = Resources()
+    machine: Machine = Field(description="The batch system, and the way to it.")
+    resources: Resources = Field(Resources(), description="What each job requests.")
     ssh_key: SecretKey | None = Field(None, description="Kubernetes Secret with the private key, for pods.")
     capacity: int | None = Field(
         None, ge=1, le=10**6, description="Jobs of this stage that may be there at once; default: no limit."

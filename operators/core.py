@@ -1,4 +1,4 @@
-"""What an operator is.
+"""What an operator is::
 
     def operator(in_params, ctx) -> out_params
 

@@ -1,6 +1,6 @@
 """Jobs: writing their `in/`, finding the unfinished ones, and reading what they left.
 
-A job holds up to `group_size` tasks. Its `in/` is all that the wrapper (`job.sh`) needs:
+A job holds up to `group_size` tasks. Its `in/` is all that the wrapper (`job.sh`) needs::
 
     run.sh          runs one task, in a copy of the task's folder
     once.sh         what all tasks need once, in the folder above theirs; may be missing

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, JsonValue
 
-from conventions.config import RunConfig, StageConfig
+from conventions.config import RunConfig
 from conventions.documents import parse_json
 from conventions.errors import DataError
 from conventions.forms import form
@@ -24,6 +24,7 @@ from operators.registry import load_config
 from operators.setup import with_setup
 
 from .frames import FRAMES, Label, LabelPlan, LabelReduce, PlanParams, batches, collect, dump_frames, frames_to_label
+from .label_config import LabelConfig
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -36,7 +37,7 @@ _CALCULATOR = form(
 )
 
 
-class AseConfig(StageConfig):
+class AseConfig(LabelConfig):
     """Labels from a calculator of ASE."""
 
     app: Literal["ase"] = "ase"
@@ -46,7 +47,6 @@ class AseConfig(StageConfig):
     )
     kwargs: dict[str, JsonValue] = Field({}, description="Its keyword arguments.")
     group_size: int = Field(50, ge=1, description="Frames in one job.")
-    ratio_failed: float = Field(0.5, ge=0, le=1, description="Fraction of frames that may fail; they are left out.")
 
 
 def plan(params: PlanParams, ctx: LabelPlan) -> Planned:

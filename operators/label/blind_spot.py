@@ -36,7 +36,8 @@ def blind_spot(found: Sequence[Labelled], product: Path) -> tuple[list[dict[str,
     -------
     For each frame, as far as they are known: `max_force`, the largest force of the label; `max_devi_f`, by which it was
     chosen; `max_error_f`, the largest error of the first model's force on an atom, and `rmse_f`, over components; all
-    in eV/Angstrom. For the table: `blind_rmse_f`, over the components of all labels.
+    in eV/Angstrom. For the table: `blind_rmse_f`, over the components of all labels, and `blind_ratio`, the median of
+    max_error_f / max_devi_f.
     """
     import numpy as np
 
@@ -52,7 +53,15 @@ def blind_spot(found: Sequence[Labelled], product: Path) -> tuple[list[dict[str,
             known["max_error_f"] = _short(np.linalg.norm(error, axis=1).max(initial=0.0))
             known["rmse_f"] = _short(np.sqrt(np.square(error).mean()))
             squares, count = squares + float(np.square(error).sum()), count + error.size
-    return figures, {"blind_rmse_f": _short((squares / count) ** 0.5)} if count else {}
+    if not count:
+        return figures, {}
+    ratios = [
+        known["max_error_f"] / known["max_devi_f"]
+        for known in figures
+        if "max_error_f" in known and known["max_devi_f"]
+    ]
+    ratio = {"blind_ratio": _short(np.median(ratios))} if ratios else {}
+    return figures, {"blind_rmse_f": _short((squares / count) ** 0.5), **ratio}
 
 
 def _chosen(found: Sequence[Labelled], product: Path) -> list[Atoms | None]:

@@ -22,6 +22,7 @@ from operators.train.dp_command import FIND_PYTHON
 
 from .ase import JOB, read_results, runs, write_batches
 from .frames import LabelPlan, LabelReduce, PlanParams, collect
+from .label_config import LabelConfig
 from .program import FETCH, ProgramJob
 
 _MAKE = """\
@@ -33,7 +34,7 @@ import deepmd; print("DeePMD-kit", deepmd.__version__)
 """
 
 
-class DeepmdLabelConfig(StageConfig):
+class DeepmdLabelConfig(LabelConfig):
     """Labels from a model of DeePMD-kit."""
 
     app: Literal["deepmd"] = "deepmd"
@@ -42,7 +43,6 @@ class DeepmdLabelConfig(StageConfig):
     )
     head: str | None = Field(None, description="The head of a multi-task model.")
     group_size: int = Field(200, ge=1, description="Frames in one job.")
-    ratio_failed: float = Field(0.5, ge=0, le=1, description="Fraction of frames that may fail; they are left out.")
 
 
 def plan(params: PlanParams, ctx: LabelPlan) -> Planned:

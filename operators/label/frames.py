@@ -138,8 +138,8 @@ def load_frames(path: Path) -> list[Atoms]:
         raise DataError(f"{path.name}: not a list of frames: {error!r}"[:300]) from None
 
 
-def judge(label: Label, n_atoms: int) -> Label:
-    """The label, or the class of what is wrong with its numbers: wrong_atoms, nan, absurd."""
+def judge(label: Label, n_atoms: int, max_force: float | None = None) -> Label:
+    """The label, or the class of what is wrong with its numbers: wrong_atoms, nan, absurd, too_strong."""
     import numpy as np
 
     if label.kind != "ok" or label.forces is None:
@@ -152,13 +152,18 @@ def judge(label: Label, n_atoms: int) -> Label:
     largest = float(np.abs(label.forces).max(initial=0.0))
     if largest > ABSURD_FORCE:
         return Label("absurd", f"a force of {largest:.3g} eV/A (more than {ABSURD_FORCE:g}): do atoms overlap?")
+    strongest = float(np.linalg.norm(label.forces, axis=1).max(initial=0.0))
+    if max_force is not None and strongest > max_force:
+        return Label("too_strong", f"a force of {strongest:.3g} eV/A; label.max_force is {max_force:g}")
     largest = max(float(np.abs(values).max()) for values in numbers if values is not label.forces) / max(n_atoms, 1)
     if largest > ABSURD_ENERGY:
         return Label("absurd", f"an energy or virial of {largest:.3g} eV/atom (more than {ABSURD_ENERGY:g})")
     return label
 
 
-def read_labels(tasks: Sequence[TaskOutput], jobs: Path, read: Reader, explain: Explain) -> Iterator[Labelled]:
+def read_labels(
+    tasks: Sequence[TaskOutput], jobs: Path, read: Reader, explain: Explain, max_force: float | None = None
+) -> Iterator[Labelled]:
     """Every frame of the stage in order, with its label."""
     by_job: dict[str, dict[str, TaskOutput]] = {}
     for task in tasks:
@@ -176,7 +181,7 @@ def read_labels(tasks: Sequence[TaskOutput], jobs: Path, read: Reader, explain: 
             for atoms, label in zip(frames, labels, strict=True):
                 if not atoms.pbc.all():
                     label = replace(label, virial=None)  # of a box that is none
-                yield Labelled(atoms, job_id, folder.name, judge(label, len(atoms)))
+                yield Labelled(atoms, job_id, folder.name, judge(label, len(atoms), max_force))
 
 
 def explain_by_log(task: TaskOutput, out: Path) -> str:
@@ -190,7 +195,7 @@ def collect(
     """all_reduce of a label app: the dataset of this iteration, `labels.json`, and the report."""
     config = load_config(ctx.config.read_bytes())
     tasks = list(read_tasks(ctx, params.n_jobs))
-    found = list(read_labels(tasks, ctx.jobs, read, explain))
+    found = list(read_labels(tasks, ctx.jobs, read, explain, getattr(config.label, "max_force", None)))
     classes = Counter(each.label.kind for each in found)
     labelled, discarded = classes["ok"], len(found) - classes["ok"]
     settled = settles(tasks, params, ctx)

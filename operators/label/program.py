@@ -34,6 +34,7 @@ from .frames import (
     explain_by_log,
     frames_to_label,
 )
+from .label_config import LabelConfig
 from .outputs import Problem
 
 if TYPE_CHECKING:
@@ -75,11 +76,10 @@ sha256sum -c ../files.sums >/dev/null || {
 """
 
 
-class ProgramConfig(StageConfig):
+class ProgramConfig(LabelConfig):
     """The keys of every program that labels one frame a task."""
 
     group_size: int = Field(1, ge=1, description="Frames in one job.")
-    ratio_failed: float = Field(0.5, ge=0, le=1, description="Fraction of frames that may fail; they are left out.")
     files: list[UserFile] = Field([], description="Further files that the program reads, by their own names.")
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from conventions.config import RunConfig
+from conventions.forms import form
 
+PAIR = form(r"^[A-Z][a-z]?-[A-Z][a-z]?$", "two elements: Cu-O")
 LEVELS = ("f_trust_lo", "f_trust_hi", "v_trust_lo", "v_trust_hi")
 
 
@@ -30,6 +32,9 @@ def check(config: RunConfig) -> list[str]:
             f"select.fp_task_min_per_system: {settings.fp_task_min_per_system} is more than the frames of a "
             f"structure set that may be labelled ({most})"
         )
+    for pair in settings.min_distance if isinstance(settings.min_distance, dict) else ():
+        if unknown := [element for element in pair.split("-") if element not in config.type_map]:
+            problems.append(f"select.min_distance.{pair}: {unknown[0]} is not in type_map")
     for name in LEVELS:
         value = getattr(settings, name)
         for structure in value if isinstance(value, dict) else ():

@@ -50,12 +50,17 @@ class Choice:
 
     no_frame: the dump has no frame of that step; corrupt: it cannot be used; bad_box, too_close: a filter;
     duplicate: it is known already; too_few: its system has too few candidates. `corrupt` lists those candidates with
-    what is wrong.
+    what is wrong; `refused` the others that were looked at, with their class.
     """
 
     chosen: list[Chosen] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
     corrupt: list[tuple[int, str]] = field(default_factory=list)
+    refused: list[tuple[int, str]] = field(default_factory=list)
+
+    def refuse(self, candidate: int, kind: str) -> None:
+        self.rejected[kind] += 1
+        self.refused.append((candidate, kind))
 
 
 def choose(
@@ -135,14 +140,14 @@ def choose(
                 continue
             frame = found[candidate]
             if isinstance(frame, Rejected):
-                choice.rejected[frame.kind] += 1
+                choice.refuse(candidate, frame.kind)
                 if frame.why:
                     choice.corrupt.append((candidate, frame.why))
                 continue
             cells = frame.cell[None] if frame.periodic else None
             (key,) = keys(numbers[frame.types], cells, frame.positions[None])
             if key in known:
-                choice.rejected["duplicate"] += 1
+                choice.refuse(candidate, "duplicate")
                 continue
             known.add(key)
             taken[system(candidate)] += 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from operators.distances import closest
+from operators.distances import too_close
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def rejection(
-    frame: Frame, min_distance: float | None, max_length_ratio: float | None, max_tilt_angle: float | None
+    frame: Frame, limits: NDArray[np.float64] | None, max_length_ratio: float | None, max_tilt_angle: float | None
 ) -> str:
     """Class of the first test that the frame fails (`bad_box`, `too_close`), or an empty string.
 
     Parameters
     ----------
-    min_distance
-        Least distance between two atoms or periodic images, Angstrom.
+    limits
+        Least distance between two atoms or periodic images, Angstrom, by pair of types, (types, types).
     max_length_ratio
         Largest ratio between the longest and the shortest cell vector; the box of a molecule has no such test.
     max_tilt_angle
@@ -34,10 +35,34 @@ def rejection(
             return "bad_box"
     if max_tilt_angle is not None and frame.periodic and tilt_angle(frame.cell) > max_tilt_angle:
         return "bad_box"
-    if min_distance is not None:
-        distance = closest(frame.cell, frame.positions, min_distance, frame.periodic)
-        return "too_close" if distance < min_distance else ""
+    if limits is not None and too_close(frame.cell, frame.types, frame.positions, limits, frame.periodic):
+        return "too_close"
     return ""
+
+
+def distance_limits(
+    elements: Sequence[str], absolute: float | Mapping[str, float] | None, ratio: float | None
+) -> NDArray[np.float64] | None:
+    """How close atoms of two elements may be, Angstrom, (elements, elements); None where nothing is asked for.
+
+    Parameters
+    ----------
+    absolute
+        One number for all pairs, or one for each of some pairs (`Cu-O`).
+    ratio
+        For all other pairs: of the sum of their covalent radii (Cordero et al., Dalton Trans. 2008, 2832, as in ASE).
+    """
+    from ase.data import atomic_numbers, covalent_radii
+
+    count = len(elements)
+    if isinstance(absolute, float | int):
+        return np.full((count, count), float(absolute))
+    radii = covalent_radii[[atomic_numbers[element] for element in elements]]
+    limits: NDArray[np.float64] = (ratio or 0.0) * (radii[:, None] + radii)
+    for pair, value in (absolute or {}).items():
+        one, other = (elements.index(element) for element in pair.split("-"))
+        limits[one, other] = limits[other, one] = value
+    return limits if limits.any() else None
 
 
 def tilt_angle(cell: NDArray[np.float64]) -> float:

@@ -23,7 +23,7 @@ from operators.setup import with_setup
 from operators.sums import verify
 
 from .adaptive import Adaptive, adapting
-from .checks import LEVELS, check
+from .checks import LEVELS, PAIR, check
 
 if TYPE_CHECKING:
     from .choose import Choice
@@ -33,6 +33,8 @@ DEVIATIONS = "model_devi.out"
 DUMP = "traj.lammpstrj"
 # What explore tells of every trajectory; the rest are the conditions of this one.
 _FACTS = frozenset("job_id task_id class rows last_step files structure index group".split())
+Distance = Annotated[float, Field(gt=0)]
+Pair = Annotated[str, Field(pattern=PAIR)]
 Trust = Annotated[float, Field(ge=0)] | dict[Name, Annotated[float, Field(ge=0)]]
 
 
@@ -63,8 +65,19 @@ class ModelDeviConfig(StageConfig):
         1, ge=1, description="If a structure set has fewer candidates than that, none of it is labelled."
     )
     model_devi_skip: int = Field(0, ge=0, description="First frames of each trajectory that do not count.")
-    min_distance: float | None = Field(
-        0.5, gt=0, description="Frames with two atoms closer than that are not labelled, Angstrom."
+    cut_at_failed: bool = Field(
+        False, description="After the first failed frame of a trajectory none is a candidate; they count as failed."
+    )
+    min_distance: Distance | dict[Pair, Distance] | None = Field(
+        None,
+        description="Frames with two atoms closer than that are not labelled, Angstrom; a number for all pairs, or by "
+        'pair of elements ({"Cu-O": 1.2}), the others by min_distance_ratio.',
+    )
+    min_distance_ratio: Distance | None = Field(
+        0.65,
+        le=2,
+        description="The same, as a fraction of the sum of the two covalent radii; not used where min_distance is one "
+        "number.",
     )
     max_length_ratio: float | None = Field(
         None, ge=1, description="Largest ratio between the longest and the shortest cell vector of a labelled frame."
@@ -153,6 +166,7 @@ def plan(params: PlanParams, ctx: SelectPlan) -> Planned:
     for group in _groups(trajectories, config.group_size):
         task = {
             "skip": config.model_devi_skip,
+            **({"cut": True} if config.cut_at_failed else {}),
             "levels": {name: config.levels(name) for name in sorted({one.structure for one in group})},
             "trajectories": [
                 # The hashes make the job another one when its trajectory was explored anew.
@@ -175,6 +189,7 @@ def make_script(config: ModelDeviConfig) -> Script:
 def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
     """Count the classes, choose candidates, write `frames.extxyz` and `manifest.json`."""
     from .pool import gather
+    from .product import write_product
 
     config = load_config(ctx.config.read_bytes())
     settings: ModelDeviConfig = config.select
@@ -199,7 +214,7 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
         selected = len(choice.chosen)
         classes |= {"selected": selected, **dict(sorted(choice.rejected.items()))}
         summary["selected"] = float(selected)
-        _write_product(ctx.product, config, trajectories, pool, choice)
+        write_product(ctx.product, config, trajectories, pool, choice)
     if pool.level is not None:
         summary["level"] = pool.level
     if pool.lower:  # where structure sets have levels of their own, the largest ones: a row of the table is small
@@ -291,9 +306,10 @@ def _choose(
     from operators.frame_keys import atomic_numbers, dataset_keys
 
     from .choose import choose
-    from .filters import rejection
+    from .filters import distance_limits, rejection
 
     settings: ModelDeviConfig = config.select
+    limits = distance_limits(config.type_map, settings.min_distance, settings.min_distance_ratio)
     known, unreadable = dataset_keys(ctx.dataset, params.systems) if len(pool.candidates) else (set(), [])
     messages = []
     if unreadable:
@@ -307,9 +323,7 @@ def _choose(
         maximum=settings.fp_task_max,
         per_system=settings.fp_task_max_per_system,
         least=settings.fp_task_min_per_system,
-        reject=lambda frame: rejection(
-            frame, settings.min_distance, settings.max_length_ratio, settings.max_tilt_angle
-        ),
+        reject=lambda frame: rejection(frame, limits, settings.max_length_ratio, settings.max_tilt_angle),
         known=known,
     )
     if choice.corrupt:
@@ -324,44 +338,6 @@ def _choose(
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(choice.rejected.items()))
         messages.append(f"none of {len(pool.candidates)} candidates can be labelled: {counts}")
     return choice, messages
-
-
-def _write_product(product: Path, config: Any, trajectories: list[Trajectory], pool: Pool, choice: Choice) -> None:
-    from .extxyz import write_frames
-    from .figures import figures
-
-    found = pool.candidates
-    frames = []
-    for number, _ in choice.chosen:
-        one = trajectories[found.trajectory[number]]
-        frame = {
-            "job_id": one.job_id,
-            "task_id": one.task_id,
-            "structure": one.structure,
-            "step": int(found.step[number]),
-        }
-        frame["max_devi_f"] = float(found.max_devi_f[number])
-        if config.select.v_trust_hi is not None:
-            frame["max_devi_v"] = float(found.max_devi_v[number])
-        frames.append(frame)
-    product.mkdir(parents=True, exist_ok=True)
-    named = [
-        (trajectories[found.trajectory[number]].structure, float(found.max_devi_f[number]), frame)
-        for number, frame in choice.chosen
-    ]
-    write_frames(product / "frames.extxyz", named, config.type_map)
-    manifest: dict[str, Any] = {"schema_version": 1, "frames": frames}
-    if pool.lower:
-        manifest["levels"] = pool.lower
-    (product / "manifest.json").write_bytes(canonical_json(manifest) + b"\n")
-    levels = {name: _levels(config.select, name, pool) for name in sorted({one.structure for one in trajectories})}
-    (product / "figures.json").write_bytes(figures(pool.seen, trajectories, levels).dump())
-
-
-def _levels(settings: ModelDeviConfig, structure: str, pool: Pool) -> dict[str, float]:
-    """The trust levels that counted for a structure set."""
-    given = zip(LEVELS, settings.levels(structure), strict=True)
-    return {name: value for name, value in given if value is not None} | pool.lower.get(structure, {})
 
 
 APP = App(

@@ -14,6 +14,8 @@ candidate   neither
 invalid     no statement about one frame: a line that is cut off or unreadable, a step that appears twice
 skipped     among the first model_devi_skip rows: counted nowhere
 
+With `cut` a candidate after the first failed row of its trajectory is failed as well: it grew out of a broken frame.
+
 The levels' own values belong to the class above, as in DP-GEN and DPGEN2 (`lo <= candidate < hi`). With virial levels
 DP-GEN calls a frame a candidate when either deviation lies between its levels, even if the other one is beyond hi;
 here, as in DPGEN2, failed wins.
@@ -90,6 +92,7 @@ def classify(
     levels: list[Any],
     dumped: NDArray[np.int64] | None = None,
     skip: int = 0,
+    cut: bool = False,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint8]]:
     """Steps, max_devi_f and classes of the rows of `read_deviations`.
 
@@ -101,6 +104,8 @@ def classify(
         Steps that have a frame, for a broken trajectory.
     skip
         First rows that do not count.
+    cut
+        Whether no row after the first failed one is a candidate.
 
     Returns
     -------
@@ -125,6 +130,8 @@ def classify(
     classes[failed | nonsense] = FAILED
     classes[invalid] = INVALID
     classes[:skip] = SKIPPED
+    if cut and len(broken := np.flatnonzero(classes == FAILED)):
+        classes[(classes == CANDIDATE) & (np.arange(len(classes)) > broken[0])] = FAILED
     return step, np.where(nonsense | invalid, np.nan, f), classes
 
 
@@ -309,7 +316,7 @@ def score(task: dict[str, Any], explored: Path) -> dict[str, NDArray[Any]]:
         except (OSError, ValueError) as error:
             problem = f"{Path(error.filename).name}: {error.strerror}" if isinstance(error, OSError) else str(error)
             rows, dumped = np.empty((4, 0)), None
-        parts.append((*classify(rows, levels, dumped, task["skip"]), rows[3]))
+        parts.append((*classify(rows, levels, dumped, task["skip"], task.get("cut", False)), rows[3]))
         counts.append(rows.shape[1])
         problems.append(problem)
     step, devi_f, classes, devi_v = (np.concatenate(column) for column in zip(*parts, strict=True))

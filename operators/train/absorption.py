@@ -1,4 +1,5 @@
-"""How well the new models know the labels that were new to them: the absorption, for reports."""
+"""Figures of a new committee for reports: each model's errors, and how well they know the labels that were new to them
+(the absorption)."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from .dp_model import short
 NEW = "new.json"  # what a task leaves of its model's errors on these labels
 
 
-def write_figures(tasks: Sequence[TaskOutput], product: Path) -> dict[str, float]:
-    """Write `figures.json`, the means over the models; nothing where a model was not measured.
+def write_figures(tasks: Sequence[TaskOutput], models: Sequence[dict[str, float]], product: Path) -> dict[str, float]:
+    """Write `figures.json`; errors on new labels are means over the models, and none where a model was not measured.
 
     Returns
     -------
@@ -28,12 +29,13 @@ def write_figures(tasks: Sequence[TaskOutput], product: Path) -> dict[str, float
         measured = [_read(task) for task in tasks]
         systems = {name: _mean([each[name] for each in measured]) for name in measured[0]}
     except (OSError, DataError, KeyError, TypeError, ValueError, IndexError):  # the models are what counts
-        return {}
-    if not systems:
-        return {}
-    (product / "figures.json").write_bytes(TrainFigures(systems=systems).dump())
-    squares = sum(each.atoms * sum(value**2 for value in each.rmse_f) for each in systems.values())
+        systems = {}
+    figures = TrainFigures(models=[dict(each) for each in models], systems=systems)
+    (product / "figures.json").write_bytes(figures.dump())
     atoms = sum(each.atoms * len(each.rmse_f) for each in systems.values())
+    if not atoms:
+        return {}
+    squares = sum(each.atoms * sum(value**2 for value in each.rmse_f) for each in systems.values())
     return {"new_rmse_f": float(f"{math.sqrt(squares / atoms):.6g}")}
 
 

@@ -100,7 +100,7 @@ def write_committee(
                 shutil.copyfile(task.folder / name, ctx.product / f"{stem}.{task.index:03d}.{suffix}")
         figures = [figures for _, figures, _ in judged]
         summary = {key: sum(each[key] for each in figures) / len(figures) for key in figures[0]}
-        summary |= write_figures(tasks, ctx.product)
+        summary |= write_figures(tasks, figures, ctx.product)
     report = StageReport(
         stage="train",
         app=app,

@@ -13,7 +13,8 @@ import typer
 
 from conventions import __version__
 
-from . import bring, evaluate, examine, orders, seeing
+from . import bring, evaluate, examine, orders, seeing, top
+from .examples import epilog
 from .options import AsJson, ConfigFile, Interval, Target, Yes, checked
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -261,6 +261,8 @@ for order in (
     app.command()(order)
 app.command()(evaluate.test)
 app.command()(seeing.report)
+app.command()(seeing.explain)
+app.command()(top.top)
 app.command("import")(bring.import_)
 
 
@@ -280,8 +282,10 @@ def status(
     rmse_e, rmse_f: errors of energies in eV/atom, and of forces in eV/Angstrom, on the test set (init.test); in
     brackets, on the training set. They are means over the models of the committee.
     frames: explored frames. accurate, candidate, failed: their shares with max_devi_f below f_trust_lo, between the
-    levels, and from f_trust_hi on. select: candidates that the next iteration labels. With select.adaptive, the lower
-    trust level that the iteration found stands behind its row.
+    levels, and from f_trust_hi on. select: candidates that the next iteration labels.
+
+    Behind a row stand the lower trust level that the iteration found (with select.adaptive), how many times larger than
+    the deviation the errors of its labels were (median; `report` tells more), and what is a bad sign.
     """
     from statemachine.cli.show import LAST, print_status, status_of
 
@@ -364,6 +368,8 @@ def schema() -> None:
 
 
 app.command()(examine.doctor)
+for command in app.registered_commands:
+    command.epilog = epilog(command.name or command.callback.__name__)  # type: ignore[union-attr]
 
 
 def _begin(config: Path) -> State:

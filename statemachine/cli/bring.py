@@ -32,7 +32,8 @@ def import_(
         list[Path],
         typer.Argument(
             metavar="SOURCE...",
-            help="DP-GEN's param.json and machine.json, or DPGEN2's input.json; with --adopt also a run.yaml.",
+            help="DP-GEN's param.json and machine.json, DPGEN2's input.json, or ai2-kit's YAML files; with --adopt "
+            "also a run.yaml.",
         ),
     ],
     output: Annotated[
@@ -40,12 +41,14 @@ def import_(
     ] = None,
     adopt: Annotated[
         Path | None,
-        typer.Option("--adopt", metavar="RUN_DIR", help="Begin the run, with what DP-GEN has done in this folder."),
+        typer.Option(
+            "--adopt", metavar="RUN_DIR", help="Begin the run, with what DP-GEN or DPGEN2 left in this folder."
+        ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Write nothing when a key has no counterpart.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a configuration of DP-GEN's param.json and machine.json, or of DPGEN2's input.json.
+    """Make a configuration of DP-GEN's param.json and machine.json, DPGEN2's input.json, or ai2-kit's YAML files.
 
     Written are run.yaml, with a comment at each value that says where it comes from, the files that it names and that
     the other program would have made (input.json, INCAR, ...), and import.md: what became of each key of the sources.
@@ -54,10 +57,12 @@ def import_(
     A job of model_devi_jobs becomes an exploration stage that runs once (convergence.repeat: once), so that the run
     does what DP-GEN would have done. Stages of DPGEN2 are repeated until they have converged, as they are there.
 
-    --adopt takes a campaign of DP-GEN over, wherever it stopped: collected labels become the run's dataset, finished
-    labelling tasks of an unfinished iteration too, the newest models explore next, and the run begins at the stage that
-    comes next; nothing is labelled again. If run.yaml has to be edited first, give it as SOURCE then.
+    --adopt takes a campaign over, wherever it stopped: DP-GEN's folder with record.dpgen, or what `dpgen2 download` has
+    brought. Collected labels become the run's dataset, finished labelling tasks of an unfinished iteration too, the
+    newest models explore next, and the run begins at the stage that comes next; nothing is labelled again. If run.yaml
+    has to be edited first, give it as SOURCE then.
     """
+    from statemachine.importer.campaign import ADOPTED, campaign
     from statemachine.importer.make import RUN, is_ours, make
     from statemachine.importer.make import as_json as in_json
 
@@ -65,8 +70,10 @@ def import_(
         _adopt(sources[0], adopt)
         return
     made = make(sources, output)
-    if adopt and made.dialect != "DP-GEN":
-        raise ConfigError(f"--adopt: {sources[0]} is of {made.dialect}; only a campaign of DP-GEN can be taken over")
+    if adopt and made.dialect not in ADOPTED:
+        raise ConfigError(f"--adopt: {sources[0]} is of {made.dialect}; of {' and '.join(ADOPTED)} it can be done")
+    if adopt and (theirs := campaign(adopt).dialect) != made.dialect:
+        raise ConfigError(f"--adopt: {adopt} is of {theirs}, but {sources[0]} is of {made.dialect}")
     if strict and made.report.losses:
         lines = "\n".join(f"{row.source}: {row.note}" for row in made.report.losses)
         raise ConfigError(f"{lines}\nnothing was written: with --strict every key needs a counterpart")
@@ -98,14 +105,13 @@ def _tell(made: Imported) -> None:
 
 
 def _adopt(run: Path, folder: Path) -> None:
-    """Begin the run of a configuration with what DP-GEN has done."""
+    """Begin the run of a configuration with what another program has done."""
     from statemachine.cli.follow import beginning
-    from statemachine.importer.dpgen.adopt import adopt
-    from statemachine.importer.dpgen.tree import read_tree
+    from statemachine.importer.campaign import campaign
     from statemachine.run.begin import begin
 
     told: list[str] = []
-    find = adopt(read_tree(folder.resolve()), told.append)
+    find = campaign(folder).adopt(told.append)
     with beginning() as progress:
         state = begin(checked(run), run.resolve().parent, progress, find)
     for text in told:

@@ -21,13 +21,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from conventions.errors import EngineAway, StoreAway
+from conventions.errors import Dpgen2Error, EngineAway, StoreAway
 from conventions.state import ENDED, IterationSummary, State
 from statemachine.notify import Watch
-from statemachine.run.opening import open_poller
+from statemachine.run.opening import engine_of, open_poller
 from statemachine.run.place import works_elsewhere
 from statemachine.run.poller import Poller
+from statemachine.run.record import Record
 from statemachine.run.trail import readable
+from statemachine.store import Store, open_store
 
 from .ending import EXIT_CODES, Terminated, exit_code
 from .progress import Sight, counts, pace_words, pause_of, plain
@@ -126,14 +128,30 @@ def beginning() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def watch_status(prefix: str) -> None:
-    """Show the status again and again until the run ends."""
+    """Show the status again and again until the run ends, with the progress of the stage that runs."""
+    sight, store = Sight(), open_store(prefix)
     with Live(console=Console(), auto_refresh=False) as live:
         while True:
             found = status_of(prefix, LAST)
-            live.update(Text.from_ansi(f"{headline(found)}\n{iteration_table(found['iterations'])}"), refresh=True)
+            parts = [headline(found), *_progress(sight, store), iteration_table(found["iterations"])]
+            live.update(Text.from_ansi("\n".join(parts)), refresh=True)
             if found["at"] in ENDED:
                 return
             time.sleep(2)
+
+
+def _progress(sight: Sight, store: Store) -> list[str]:
+    """A line on the tasks of the stage, and some on those that run; nothing where the engine cannot be asked."""
+    try:
+        state = Record(store).load(verify=False).state
+        if not state.at.endswith(".running"):
+            return []
+        sight.look(store, engine_of(store, state), state, pause_of(store))
+    except Dpgen2Error:
+        return []
+    if not sight.progress.total:
+        return []
+    return [plain(sight.progress, sight.pace).replace("; ", "\n  ")]
 
 
 def is_repeated(state: State) -> bool:
@@ -170,7 +188,7 @@ class _Lines:
         self.last = line
 
     def progress(self, poller: Poller, state: State) -> None:
-        if not self.sight.look(poller, state, _LINES) or not self.sight.progress.total:
+        if not self.sight.look(poller.store, poller.engine, state, _LINES) or not self.sight.progress.total:
             return
         line = plain(self.sight.progress, self.sight.pace)
         if line != self.told:
@@ -217,7 +235,7 @@ class _Terminal:
         self.live.update(Group(*self.table, self.bar))
 
     def progress(self, poller: Poller, state: State) -> None:
-        if self.task is None or not self.sight.look(poller, state, pause_of(poller.store)):
+        if self.task is None or not self.sight.look(poller.store, poller.engine, state, pause_of(poller.store)):
             return
         found = self.sight.progress
         step = poller.status.step if poller.status else ""

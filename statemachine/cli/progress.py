@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from conventions.state import State
 from operators.registry import app
-from statemachine.run.poller import Poller
+from statemachine.engine import Engine
 from statemachine.run.progress import Pace, Progress, Watch
 from statemachine.store import Store
 
@@ -33,7 +33,7 @@ class Sight:
         self._workflow = ""
         self._next = 0.0
 
-    def look(self, poller: Poller, state: State, pause: float) -> bool:
+    def look(self, store: Store, engine: Engine, state: State, pause: float) -> bool:
         """Look if it is time to; True when it was."""
         if not state.at.endswith(".running"):
             return False
@@ -41,7 +41,7 @@ class Sight:
         if self._workflow != state.workflow:
             self._workflow, self._next = state.workflow, now + self.first
             live = app(state.stage, state.place.app).live
-            self._watch, self._pace = Watch(poller.store, poller.engine, state, live), Pace(self.clock)
+            self._watch, self._pace = Watch(store, engine, state, live), Pace(self.clock)
         if now < self._next:
             return False
         self.progress = self._watch.look()

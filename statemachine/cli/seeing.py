@@ -1,4 +1,4 @@
-"""`dpgen2-sm report`: a run as a page, as numbers, as pictures. `app` registers it as a command."""
+"""`dpgen2-sm report` and `explain`: a run as a page, as numbers, in words. `app` registers them as commands."""
 
 from __future__ import annotations
 
@@ -52,3 +52,33 @@ def report(
     part.write_text(page, encoding="utf-8")
     part.replace(output)
     print(output)
+
+
+def explain(
+    target: Target,
+    what: Annotated[str, typer.Argument(metavar="ITER|FRAME|JOB", help="3, or 2/14, or label/3/12.")],
+    as_json: AsJson = False,
+) -> None:
+    """Explain an iteration, a chosen frame, or a job.
+
+    3: what iteration 3 did, why stages were repeated, how far it is from convergence.
+
+    2/14: the 15th frame that iteration 2 chose (they count from 0): from which trajectory, temperature and step, why it
+    was a candidate, what its label is, how wrong the models were before and after, which ones were trained on it.
+
+    label/3/12: job 12 of the label stage of iteration 3: what it left, its frames and what was wrong with them.
+    """
+    from statemachine.cli.show import printable
+    from statemachine.report.explain import explain as answer
+    from statemachine.report.figures import Reader
+    from statemachine.run.opening import find_prefix
+    from statemachine.store import open_store
+
+    store = open_store(find_prefix(target))
+    found = list(answer(store, Reader(store).read(), what))
+    if as_json:
+        print(json.dumps([{"what": name, "text": text} for name, text in found], indent=1))
+        return
+    width = max(len(name) for name, _ in found)
+    for name, text in found:
+        typer.echo(f"{typer.style(name.ljust(width), bold=True)}  {printable(text)}")

@@ -184,6 +184,7 @@ def iteration_table(rows: list[dict[str, Any]]) -> str:
 def iteration_line(row: dict[str, Any], before: dict[str, Any]) -> str:
     """A row, with the trust levels that its iteration found, and what is a bad sign in it, given the row before."""
     notes = [f"{name} {row[name]:.4g}" for name in ("f_trust_lo", "v_trust_lo") if name in row]
+    notes += [f"errors {row['blind_ratio']:.1f} x deviation"] if "blind_ratio" in row else []
     notes += ["dropped by a rewind"] if "left" in row else warnings(row, before)
     return table_line(iteration_cells(row)) + f"  {', '.join(notes)}".rstrip()
 

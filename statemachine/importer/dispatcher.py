@@ -146,15 +146,25 @@ _SHELL = re.compile(r"[$`;&|<>()*?\[\]{}~#]")
 _PROFILE = ("hostname", "username", "port", "key_filename", "proxy_command", "timeout", "tar_compress", "symlink")
 
 
+def parted(envs: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Environment variables that are copied, and the names of those that look like secrets; comments are neither.
+
+    >>> parted({"OMP_NUM_THREADS": 4, "_note": "x", "API_TOKEN": "y"})
+    ({'OMP_NUM_THREADS': 4}, ['API_TOKEN'])
+    """
+    given = {name: value for name, value in envs.items() if not name.startswith("_")}
+    secret = [name for name in given if looks_like_key(name)]
+    return {name: value for name, value in given.items() if name not in secret}, secret
+
+
 def _envs(resources: Section, stage: str, draft: Draft) -> dict[str, Any]:
     """Environment variables, without those whose names say that they are secrets."""
-    given = resources.of("envs", dict, {})
-    secret = [name for name in given if looks_like_key(name)]
+    envs, secret = parted(resources.of("envs", dict, {}))
     if secret:
         why = f"{', '.join(secret)}: a secret is not copied: let a file on the batch system set it (source_list)"
         resources.lose("envs", why)
         draft.report.warn(f"{stage}: {why}")
-    return {name: value for name, value in given.items() if name not in secret}
+    return envs
 
 
 def _setup(resources: Section, envs: dict[str, Any], stage: str, draft: Draft) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from conventions.errors import ConfigError
 
+from .ai2kit import convert as ai2kit
 from .dpgen import convert as dpgen
 from .dpgen2 import convert as dpgen2
 from .draft import Draft
@@ -80,20 +81,40 @@ def make(sources: Sequence[Path], folder: Path | None = None) -> Imported:
         documents.append((path, document))
         for name in twice:
             report.add(f"{path.name}: {name}", Outcome.CHANGED, note="given twice at one place; the last one counts")
-    dialect = "DPGEN2" if any(dpgen2.is_input(each) for _, each in documents) else "DP-GEN"
-    first, second = _dpgen2(documents) if dialect == "DPGEN2" else _dpgen(documents)
+    dialect = _dialect([each for _, each in documents])
+    first, second = _CHOOSE[dialect](documents)
     base = first[0].resolve().parent
     folder = (folder or base / "dpgen2-sm").absolute()
     draft = Draft(base, folder, report)
     draft.put("run", run_name(base.name), "")
     draft.put("prefix", "out", "")
-    if dialect == "DPGEN2":
+    if dialect == "ai2-kit":
+        ai2kit.fill([(path.name, each) for path, each in documents], draft)
+    elif dialect == "DPGEN2":
         dpgen2.fill(first[1], first[0].name, draft)
     else:
         dpgen.fill(first[1], second[1] if second else None, (first[0].name, second[0].name if second else ""), draft)
     draft.config = {key: draft.config[key] for key in _ORDER if key in draft.config}
-    named = " and ".join(path.name for path, _ in documents)
+    *others, last = [path.name for path, _ in documents]
+    named = f"{', '.join(others)} and {last}" if others else last
     return Imported(dialect, folder, _files(draft, named), report)
+
+
+def _dialect(documents: list[dict[str, Any]]) -> str:
+    """Whose the documents are, by what they hold."""
+    if any(map(ai2kit.is_input, documents)):
+        return "ai2-kit"
+    return "DPGEN2" if any(map(dpgen2.is_input, documents)) else "DP-GEN"
+
+
+def _ai2kit(documents: list[_Read]) -> tuple[_Read, None]:
+    """All files, which are one input."""
+    for path, each in documents:
+        if not ai2kit.is_input(each):
+            raise ConfigError(
+                f"{path}: no file of ai2-kit, as others here are (it has no workflow, artifacts or executors)"
+            )
+    return documents[0], None
 
 
 def _dpgen2(documents: list[_Read]) -> tuple[_Read, None]:
@@ -112,13 +133,19 @@ def _dpgen(documents: list[_Read]) -> tuple[_Read, _Read | None]:
     if strange:
         raise ConfigError(
             f"{strange[0]}: neither a param.json nor a machine.json of DP-GEN (it has no model_devi_jobs, and no "
-            "train, model_devi and fp), nor an input.json of DPGEN2 (no inputs, train, explore and fp)"
+            "train, model_devi and fp), nor an input.json of DPGEN2 (no inputs, train, explore and fp), nor a file of "
+            "ai2-kit (no workflow, artifacts or executors)"
         )
     if len(params) != 1 or len(machines) > 1:
         names = ", ".join(str(path) for path, _ in documents)
         raise ConfigError(f"{names}: give one param.json and at most one machine.json; these are "
                           f"{len(params)} and {len(machines)}")  # fmt: skip
     return params[0], machines[0] if machines else None
+
+
+_CHOOSE: dict[str, Callable[[list[_Read]], tuple[_Read, _Read | None]]] = {
+    "ai2-kit": _ai2kit, "DPGEN2": _dpgen2, "DP-GEN": _dpgen,
+}  # fmt: skip
 
 
 def is_ours(path: Path) -> bool:

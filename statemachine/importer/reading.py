@@ -25,6 +25,17 @@ def read_source(path: Path) -> tuple[dict[str, Any], list[str]]:
     ConfigError
         When it cannot be read, or is no mapping of keys.
     """
+    text = _text(path)
+    if target := _link(text, path):
+        raise ConfigError(
+            f"{path}: it holds only the name {target!r}: a symbolic link that was stored as text; give that file"
+        )
+    if path.suffix in (".yaml", ".yml"):
+        return _mapping(_yaml(text, path), path), []
+    return _json(text, path)
+
+
+def _text(path: Path) -> str:
     try:
         with open(path, "rb") as stream:
             data = stream.read(LARGEST + 1)
@@ -32,19 +43,14 @@ def read_source(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise ConfigError(f"{path}: there is no such file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{str(path)!r}: {error}") from None
     if len(data) > LARGEST:
         raise ConfigError(f"{path}: larger than {LARGEST >> 20} MiB; not an input")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
-    if target := _link(text, path):
-        raise ConfigError(
-            f"{path}: it holds only the name {target!r}: a symbolic link that was stored as text; give that file"
-        )
-    if path.suffix in (".yaml", ".yml"):
-        return _yaml(text, path), []
-    return _json(text, path)
 
 
 def _json(text: str, path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -70,16 +76,49 @@ def _json(text: str, path: Path) -> tuple[dict[str, Any], list[str]]:
     return _mapping(document, path), twice
 
 
-def _yaml(text: str, path: Path) -> dict[str, Any]:
+def _yaml(text: str, path: Path, within: tuple[Path, ...] = ()) -> Any:
+    """A YAML document, also with the tags of ai2-kit: !join, !load_text and !load_yaml."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.constructor import SafeConstructor
     from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.nodes import SequenceNode
 
+    class Tags(SafeConstructor):
+        """Files are named relative to the document."""
+
+    def join(constructor: Any, node: Any) -> str:
+        return "".join(map(str, constructor.construct_sequence(node, deep=True)))
+
+    def named(constructor: Any, node: Any, tag: str) -> Path:
+        parts = constructor.construct_sequence(node) if isinstance(node, SequenceNode) else [node.value]
+        if not parts or not all(isinstance(part, str) for part in parts):
+            raise ConfigError(f"{path}: line {node.start_mark.line + 1}: {tag}: the path of a file is expected")
+        file = path.parent.joinpath(*parts)
+        if not file.is_file():
+            raise ConfigError(f"{path}: line {node.start_mark.line + 1}: {tag}: there is no file {file}")
+        return file
+
+    def load(constructor: Any, node: Any) -> Any:
+        file = named(constructor, node, "!load_yaml")
+        if file in within or file == path:
+            raise ConfigError(f"{path}: line {node.start_mark.line + 1}: !load_yaml: {file} would load itself")
+        return _yaml(_text(file), file, (*within, path))
+
+    Tags.add_constructor("!join", join)
+    Tags.add_constructor("!load_text", lambda constructor, node: _text(named(constructor, node, "!load_text")))
+    Tags.add_constructor("!load_yaml", load)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = Tags
     try:
-        return _mapping(YAML(typ="safe", pure=True).load(text), path)
-    except (YAMLError, ValueError) as error:
+        return yaml.load(text)
+    except ConfigError:
+        raise
+    except (YAMLError, ValueError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         raise ConfigError(f"{path}: {line}not YAML: {getattr(error, 'problem', None) or error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
 
 
 def _mapping(document: Any, path: Path) -> dict[str, Any]:

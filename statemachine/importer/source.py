@@ -46,6 +46,10 @@ class Section:
             return name
         return next((given for given in (key.name, *key.aliases) if given in self.values), name)
 
+    def origin(self, name: str, program: str) -> str:
+        """Where a value comes from: its key, or the program's default."""
+        return self.at(self.name_of(name)) if name in self else f"{program}'s default of {name}"
+
     def __contains__(self, name: str) -> bool:
         return self.name_of(name) in self.values
 

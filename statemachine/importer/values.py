@@ -75,3 +75,26 @@ def run_name(text: str) -> str:
     """A name of a run that is like the folder's."""
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).lstrip("-0123456789")[:20].rstrip("-")
     return name or "imported"
+
+
+def by_element(source: Section, key: str, ours: str, draft: Draft) -> None:
+    """A file of each element; of elements that the run has not, none is needed."""
+    given = source.need(key)
+    if not isinstance(given, dict) or not all(isinstance(file, str) for file in given.values()):
+        raise ConfigError(f"{source.at(key)}: a path for each element is expected, not {given!r}")
+    elements = draft.config["type_map"]
+    found = {element: draft.path(file) for element, file in given.items() if element in elements}
+    absent = [file for file in found.values() if not draft.there(file).exists()]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        draft.report.warn(
+            f"label.{ours}: {absent[0]}{more}: not on this machine; `dpgen2-sm validate` says when all is there"
+        )
+    if lacking := [element for element in elements if element not in found]:
+        draft.report.warn(
+            f"label.{ours}: no file of {lacking[0]}{f' and {len(lacking) - 1} more' * (len(lacking) > 1)}: give one of "
+            "each element of type_map, or leave the elements that no frame has out of type_map (and mass_map)"
+        )
+    if set(given) - set(found):
+        source.change(key, f"without {', '.join(sorted(set(given) - set(found)))}, which type_map has not")
+    draft.put(f"label.{ours}", found, source.at(key))

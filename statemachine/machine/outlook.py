@@ -82,7 +82,7 @@ def why_not_converged(rows: Iterable[IterationSummary], wanted: float) -> str:
     if len(errors) > 1:
         text += f"; the force RMSE went from {errors[0]:.3g} to {errors[-1]:.3g} eV/A"
     if last["failed"] > 0.5:
-        text += ". More than half failed: lower the temperatures, raise f_trust_hi, or add initial data"
+        text += ". More than half failed: lower the temperatures, or add initial data"
     elif len(errors) > 1 and errors[-1] > GROWN * errors[0]:
         text += ". The errors grow: look at the labels (`dpgen2-sm logs`) and at numb_steps of the training"
     return text

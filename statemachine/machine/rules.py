@@ -273,7 +273,7 @@ class Cursor:
             return f"{reached}{': ' * bool(why)}{why}{more}"
         return (
             "not converged, but no frame was chosen to label: the inaccurate frames are above f_trust_hi or were "
-            "filtered out; raise f_trust_hi, lower the temperatures, or add initial data"
+            "filtered out; lower the temperatures, or add initial data"
         )
 
 

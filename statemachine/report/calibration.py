@@ -9,6 +9,8 @@ import numpy as np
 
 from .iteration import Scored
 
+ENOUGH = 10  # labels that a trust level can be said from
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -33,6 +35,10 @@ class Calibration:
     below: float | None = None
     between: float | None = None
     above: float | None = None
+
+    def level_for(self, error: float) -> float | None:
+        """The deviation below which 95 % of such labels had a smaller error than this; None where they are too few."""
+        return error / self.ratio[2] if self.labels >= ENOUGH and self.ratio[2] > 0 else None
 
 
 def calibrate(found: Iterable[Scored], low: float | None = None, high: float | None = None) -> Calibration | None:

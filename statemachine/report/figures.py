@@ -65,6 +65,23 @@ class Figures:
                     found.append((one.row.iteration, structure, figures))
         return found
 
+    def suggestions(self) -> list[str]:
+        """What f_trust_lo would be for errors below it, from the newest labels of each structure set."""
+        newest = {structure: (number, found) for number, structure, found in self.calibrations()}
+        told = []
+        for structure, (number, found) in sorted(newest.items()):
+            level = self.level(self._at(number), structure, "f_trust_lo")
+            wanted = found.level_for(level) if level else None
+            if level and wanted:
+                told.append(
+                    f"{structure}: for errors below {level:.3g} eV/A, f_trust_lo would be {wanted:.2g} "
+                    f"({found.labels} labels of iteration {number}, 95 % of them)"
+                )
+        return told
+
+    def _at(self, number: int) -> Iteration:
+        return next(one for one in self.iterations if one.row.iteration == number)
+
 
 class Reader:
     """Reads a run again and again, and each settled iteration once."""
@@ -114,6 +131,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
             {"iteration": number, "structure": structure, **asdict(found)}
             for number, structure, found in figures.calibrations()
         ],
+        "suggestions": figures.suggestions(),
         "timeline": [asdict(span) for span in figures.spans],
         "damage": figures.damage,
     }
@@ -128,6 +146,7 @@ def _row(one: Iteration) -> dict[str, Any]:
         "figures": one.row.figures,
         "stages": {stage: asdict(found) for stage, found in one.stages.items()},
         "labels": [asdict(label) for label in one.labels],
+        "models": one.trained.models if one.trained else [],
         "explored": one.explored.model_dump(mode="json", exclude={"schema_version"}) if one.explored else None,
     }
 

@@ -60,12 +60,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Iteration:
-    """An iteration: its row of the table, what its stages reported, its labels, and what it explored."""
+    """An iteration: its row of the table, what its stages reported, its labels, what it explored, its new models."""
 
     row: IterationSummary
     stages: dict[str, StageOutcome]
     labels: list[Scored]
     explored: SelectFigures | None
+    trained: TrainFigures | None = None
     damage: list[str] = field(default_factory=list)
 
 
@@ -98,7 +99,7 @@ def read_iteration(store: Store, space: DataSpace, row: IterationSummary) -> Ite
     stages: dict[str, StageOutcome] = {
         stage: _outcome(report) for stage, report in reports.items() if report is not None
     }
-    return Iteration(row, stages, labels, explored, damage)
+    return Iteration(row, stages, labels, explored, trained, damage)
 
 
 def _outcome(report: StageReport) -> StageOutcome:
@@ -136,4 +137,7 @@ def _scored(frame: Mapping[str, Any], trained: TrainFigures | None) -> Scored:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    except OverflowError:
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
     from statemachine.store import Store
 
 LONGEST = 120  # characters of a text that somebody else wrote, in a table
-ROWS = 200  # iterations in a table
+# Classes of results that nobody needs to look at.
+NO_TROUBLE = {"select": {*CLASSES, "skipped", "selected", "duplicate", "too_few"}}
+ROWS, NEWEST = 200, 25  # iterations in the table, and of these without opening it
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def render(figures: Figures, store: Store, configuration: str = "") -> str:
     drawn = plots(figures, read_curves(store, figures.state))
     iteration, chosen, pictures = read_pictures(store, figures.state)
     explored = [one for one in figures.iterations if one.explored is not None]
+    trained = [one for one in figures.iterations if one.trained is not None and one.trained.models]
     return (
         _environment()
         .get_template("report.html")
@@ -48,12 +50,14 @@ def render(figures: Figures, store: Store, configuration: str = "") -> str:
             figures=figures,
             state=figures.state,
             rows=[_cells(one.row.figures) | {"one": one} for one in figures.iterations[-ROWS:]],
+            newest=NEWEST,
             hidden=max(0, len(figures.iterations) - ROWS),
             plots=[Plot(name, title, Markup(svg(draw, title))) for name, (title, draw) in drawn.items()],
             pictures=pictures,
             chosen=chosen,
             chosen_in=iteration,
             explored=explored[-1] if explored else None,
+            trained=trained[-1] if trained else None,
             calibrations=figures.calibrations()[-ROWS:],
             times=stage_times(figures),
             troubles=troubles(figures),
@@ -90,27 +94,16 @@ def troubles(figures: Figures) -> list[tuple[str, str]]:
     ]
     for one in figures.iterations:
         for stage, outcome in one.stages.items():
-            bad = Counter({kind: number for kind, number in outcome.classes.items() if kind in _BAD[stage]})
-            told = ", ".join(f"{number} {kind}" for kind, number in sorted(bad.items()) if number)
+            bad = {
+                kind: number
+                for kind, number in outcome.classes.items()
+                if number and kind not in NO_TROUBLE.get(stage, {"ok"})
+            }
+            told = ", ".join(f"{number} {kind}" for kind, number in sorted(bad.items()))
             text = "; ".join([*([told] if told else []), *outcome.messages])
             if text:
                 found.append((f"iteration {one.row.iteration} {stage}", text))
     return found[-ROWS:]
-
-
-class _AllBut(frozenset[str]):
-    """Holds every class but these."""
-
-    def __contains__(self, kind: object) -> bool:
-        return not super().__contains__(kind)
-
-
-_BAD: dict[str, Any] = {
-    "label": _AllBut({"ok"}),
-    "train": _AllBut({"ok"}),
-    "explore": _AllBut({"ok"}),
-    "select": {"lost", "corrupt", "no_frame", "bad_box", "too_close", "invalid"},
-}
 
 
 def short(text: str, longest: int = LONGEST) -> str:

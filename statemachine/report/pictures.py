@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conventions.documents import parse_json
 from conventions.errors import DataError, NotFound
 from conventions.state import State
 from operators.selected import FRAMES, selected_frames
 from operators.sums import SUMS
 from statemachine.store import Store
 
+from .chosen import Chosen, read_chosen
+
 MOST = 12  # frames that are shown: those with the largest deviations
 ATOMS = 400  # of a frame that is drawn
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,7 @@ class Picture:
     """A chosen frame. `discs` are drawn from back to front; `height` is that of a picture 100 wide."""
 
     number: int
-    structure: str
-    job_id: str
-    task_id: str
-    step: int
-    max_devi_f: float
+    fact: Chosen
     formula: str
     discs: list[Disc]
     height: float
@@ -55,31 +51,20 @@ def read_pictures(store: Store, state: State) -> tuple[int | None, int, list[Pic
     if iteration is None or product is None:
         return None, 0, []
     try:
-        manifest: Any = parse_json(store.get(f"{product}/{MANIFEST}").data, MANIFEST)
-        facts = manifest["frames"]
+        facts = read_chosen(store, product)
         with tempfile.TemporaryDirectory() as scratch:
             for name in (FRAMES, SUMS):
                 (Path(scratch) / name).write_bytes(store.get(f"{product}/{name}").data)
             frames = selected_frames(Path(scratch))
-        order = sorted(range(len(facts)), key=lambda number: (-float(facts[number]["max_devi_f"]), number))[:MOST]
+        order = sorted(range(len(facts)), key=lambda number: (-facts[number].max_devi_f, number))[:MOST]
         return iteration, len(facts), [_picture(number, facts[number], frames[number]) for number in order]
-    except (NotFound, DataError, KeyError, TypeError, ValueError, IndexError):
+    except (NotFound, DataError, ValueError, IndexError):
         return iteration, 0, []
 
 
-def _picture(number: int, fact: dict[str, Any], atoms: Any) -> Picture:
+def _picture(number: int, fact: Chosen, atoms: Any) -> Picture:
     discs, height = draw(atoms) if len(atoms) <= ATOMS else ([], 0.0)
-    return Picture(
-        number,
-        str(fact["structure"]),
-        str(fact["job_id"]),
-        str(fact["task_id"]),
-        int(fact["step"]),
-        float(fact["max_devi_f"]),
-        str(atoms.symbols.formula.format("metal")),
-        discs,
-        height,
-    )
+    return Picture(number, fact, str(atoms.symbols.formula.format("metal")), discs, height)
 
 
 def draw(atoms: Any, rotation: str = "-75x,15y,5z") -> tuple[list[Disc], float]:

@@ -217,21 +217,22 @@ def _write(
         if key not in published:
             store.delete(key)
     stage: Stage = "label" if stored.init.label else "train"
-    first = State(
-        run=stored.run,
-        run_uid=secrets.token_hex(16),
-        version=1,
-        nonce="",
-        previous_sha256="",
-        writer="",
-        updated_at="",
-        at=f"{stage}.submitting",
-        iteration=0,
-        stage=stage,
-        reason="run created",
-        config_sha256=sha256(document),
-        policy=stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore)),
-    ).model_copy(update=earlier.state)
+    fields: dict[str, Any] = {
+        "run": stored.run,
+        "run_uid": secrets.token_hex(16),
+        "version": 1,
+        "nonce": "",
+        "previous_sha256": "",
+        "writer": "",
+        "updated_at": "",
+        "at": f"{stage}.submitting",
+        "iteration": 0,
+        "stage": stage,
+        "reason": "run created",
+        "config_sha256": sha256(document),
+        "policy": stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore)),
+    }
+    first = State.model_validate({**fields, **earlier.state})
     remember(stored.prefix, stored.engine, first, first.config_sha256, begun=True)
     try:
         return record.create(first)

@@ -69,6 +69,7 @@ def test_equal_seeds_give_equal_curves(committee: TrainRun, tmp_path: Path) -> N
     assert report.complete, report.messages
     assert (run.product() / "lcurve.000.out").read_bytes() == (committee.product() / "lcurve.000.out").read_bytes()
     figures = last_row((run.product() / "lcurve.000.out").read_text())
+    assert 0 < report.summary.pop("new_rmse_f") < 1
     assert report.summary == {f"train_{key}": figures[f"{key}_trn"] for key in ("rmse_e", "rmse_f")}
 
 
@@ -153,5 +154,5 @@ def test_killed_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     if not new_node:
         return
     sizes = {path.name: path.stat().st_size for path in run.product().iterdir()}
-    assert sorted(sizes) == ["SHA256SUMS", "graph.000.pb", "lcurve.000.out", "original.000.pb"]
+    assert sorted(sizes) == ["SHA256SUMS", "figures.json", "graph.000.pb", "lcurve.000.out", "original.000.pb"]
     assert sizes["graph.000.pb"] > sizes["original.000.pb"]  # it holds the table

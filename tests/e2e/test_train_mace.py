@@ -155,7 +155,7 @@ def test_fine_tuning_begins_where_the_other_ended(programs: Path, committee: Tra
     assert report.complete, report.messages
     began = evaluations(run.product() / "lcurve.000.jsonl")[0]["rmse_f"]
     assert began < 0.9 * evaluations(committee.product() / "lcurve.000.jsonl")[0]["rmse_f"]
-    assert set(report.summary) == {"train_rmse_e", "train_rmse_f"}
+    assert set(report.summary) == {"train_rmse_e", "train_rmse_f", "new_rmse_f"}
 
 
 def test_ase_explores_with_the_committee(programs: Path, committee: TrainRun, tmp_path: Path) -> None:

@@ -12,10 +12,14 @@ import dpdata
 import numpy as np
 import pytest
 from ase import Atoms
+from pydantic import ValidationError
 
 from conventions.state import State
 from operators.sums import verify
 from statemachine.importer.dpgen.tree import TASKS, read_tree
+from statemachine.run.begin import begin
+from statemachine.run.config_file import read_config
+from statemachine.run.earlier import Earlier
 from statemachine.run.systems import training_systems
 from statemachine.store import open_store
 from tests.conftest import Cli
@@ -203,6 +207,15 @@ def test_a_configuration_that_was_edited_is_adopted(cli: Cli, campaign: Path) ->
     assert code == 0 and output.startswith("run mine: explore.submitting of iteration 1")
 
 
+@pytest.mark.parametrize("wrong", [{"iteration": -1}, {"at": "nowhere"}, {"stagee": "train"}])
+def test_a_first_state_that_is_none_is_never_written(cli: Cli, campaign: Path, wrong: dict[str, Any]) -> None:
+    assert cli("import", campaign / "param.json")[0] == 0
+    run = campaign / "dpgen2-sm/run.yaml"
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        begin(read_config(run), run.parent, find_earlier=lambda config, scratch: Earlier(state=wrong))
+    assert not (run.parent / "out/state.json").exists()
+
+
 def test_a_rewind_goes_back_to_what_was_taken_over(cli: Cli, campaign: Path) -> None:
     stop(campaign, ITERATION, 2)
     assert adopted(cli, campaign)[0] == 0
@@ -256,3 +269,69 @@ def test_the_stages_of_a_record(tmp_path: Path) -> None:
     (tmp_path / "record.dpgen").write_text("0 0\n0 1\n")
     tree = read_tree(tmp_path)
     assert (tree.stage, tree.labelled) == ((0, "train"), 0)
+
+
+def killed(root: Path, task: int) -> None:
+    """DP-GEN is killed in a task of iteration 1: its record ends before it, and what it had begun is there in part."""
+    stop(root, *((ITERATION, task - 1) if task else (ITERATION - 1, len(TASKS) - 1)))
+    train, explore, fp = (root / "iter.000001" / part for part in ("00.train", "01.model_devi", "02.fp"))
+    if task <= 2:  # the links to the models are post_train's
+        for link in sorted(train.glob("graph.*"))[task == 2 :]:
+            link.unlink()
+    if task <= 1:
+        (train / "001/frozen_model.pb").unlink()
+    if task == 0:
+        shutil.rmtree(train / "001")
+    if 3 <= task <= 6:
+        (explore / "task.000.000000").mkdir(parents=True)
+    if task <= 5:
+        shutil.rmtree(fp)
+    if task == 6:  # one task is made
+        for folder in sorted(fp.glob("task.*"))[1:]:
+            shutil.rmtree(folder)
+    if task >= 7:
+        text = text_of(OUTCAR)
+        for number, folder in enumerate(sorted(fp.glob("task.*"))):
+            if number < 2 or task == 8:
+                (folder / "OUTCAR").write_text(text if number else text[: len(text) // 2])
+    if task == 8:  # collecting has begun: what it wrote is of tasks that are there
+        systems(fp / "data.000/H2O1", 1, 9)
+
+
+@pytest.mark.parametrize(
+    ("task", "at", "taken", "left"),
+    [
+        (0, "train.submitting", 0, None),
+        (1, "train.submitting", 0, None),
+        (2, "train.submitting", 0, None),
+        (3, "explore.submitting", 0, None),
+        (4, "explore.submitting", 0, None),
+        (5, "explore.submitting", 0, None),
+        (6, "explore.submitting", 0, None),
+        (7, "label.submitting", 1, 2),
+        (8, "label.submitting", 2, 1),
+    ],
+)
+def test_no_label_is_lost_or_taken_twice_and_none_is_made_again(
+    cli: Cli, campaign: Path, task: int, at: str, taken: int, left: int | None
+) -> None:
+    killed(campaign, task)
+    code, _, errors = adopted(cli, campaign)
+    assert code == 0, errors
+    state, out = state_of(campaign), campaign / "dpgen2-sm/out/dataset/deepmd"
+    assert (state.at, state.iteration) == (at, 2 if left is not None else 1)
+
+    def energies(*folders: Path) -> list[float]:
+        found = [np.load(path).ravel() for folder in folders for path in sorted(folder.rglob("energy.npy"))]
+        return sorted(np.concatenate(found).round(6).tolist())
+
+    names = training_systems(open_store(f"file://{campaign}/dpgen2-sm/out"), state)
+    before = energies(campaign / "data", campaign / "iter.000000/02.fp")
+    new = [name for name in names if name.startswith("init/fp.")]
+    assert energies(*(out / name for name in names if name not in new)) == before and len(set(before)) == len(before)
+    assert sum(len(np.load(path)) for name in new for path in (out / name).rglob("energy.npy")) == taken
+    if left is not None:
+        code, output, _ = cli("plan", campaign / "dpgen2-sm/run.yaml", "--json")
+        planned = json.loads(output)
+        assert code == 0 and planned["next"].startswith("label/vasp of iteration 2")
+        assert (planned["tasks"], planned["todo"]) == (left, left)

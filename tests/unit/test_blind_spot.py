@@ -60,7 +60,12 @@ def test_labels_are_scored_by_the_model_that_explored(tmp_path: Path) -> None:
         assert one["max_error_f"] == pytest.approx(0.5, rel=1e-5)
         assert one["rmse_f"] == pytest.approx(np.sqrt(0.25 / 12), rel=1e-5)
         assert one["max_force"] == pytest.approx(np.linalg.norm(forces(frame), axis=1).max(), rel=1e-5)
-    assert report.summary == {"labelled": 2.0, "discarded": 0.0, "blind_rmse_f": pytest.approx(0.144338, rel=1e-5)}
+    assert report.summary == {
+        "labelled": 2.0,
+        "discarded": 0.0,
+        "blind_rmse_f": pytest.approx(0.144338, rel=1e-5),
+        "blind_ratio": pytest.approx(3.75),  # the median of 5 and 2.5
+    }
 
 
 def test_without_the_models_forces_there_is_no_score(tmp_path: Path) -> None:
@@ -102,3 +107,15 @@ def test_damage_to_what_was_chosen_costs_the_figures_only(tmp_path: Path) -> Non
         stream.write("more\n")
     figures, summary = blind_spot([(copper(1), forces(copper(1)))], tmp_path)
     assert (list(figures[0]), summary) == (["max_force"], {})
+
+
+def test_labels_that_are_too_strong_are_left_out(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    strongest = [np.linalg.norm(forces(copper(seed)), axis=1).max() for seed in (1, 2)]
+    limit = float(sum(strongest) / 2)
+    report = run.copy(tmp_path / "other", max_force=limit).stage()
+    assert (report.complete, report.classes) == (True, {"ok": 1, "too_strong": 1})
+    assert report.summary["discarded"] == 1.0
+    assert f"label.max_force is {limit:g}" in report.messages[0]
+    report = run.copy(tmp_path / "none", max_force=0.5 * min(strongest)).stage()
+    assert (report.complete, report.classes) == (False, {"too_strong": 2})

@@ -263,7 +263,7 @@ MAPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "distances of all elements": (
         {"explore__filters": [
             {"type": "distance", "custom_safe_dist": {"Al": 2.0, "Mg": 1.2}, "safe_dist_ratio": 0.5}]},
-        {"select/min_distance": 0.529},
+        {"select/min_distance": {"Al-Al": 0.8817, "Al-Mg": 0.7053, "Mg-Mg": 0.529}},
     ),
     "task_max by its default": ({"fp__task_max": None}, {"select/fp_task_max": 10}),
     "a group's own values": (
@@ -736,10 +736,10 @@ def test_an_input_stands_alone(tmp_path: Path) -> None:
         make([tmp_path / "a.json", tmp_path / "b.json"])
 
 
-def test_only_a_campaign_of_dpgen_is_adopted(tmp_path: Path, cli: Cli) -> None:
+def test_only_a_campaign_is_adopted(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "input.json").write_text(json.dumps(INPUT))
     code, _, errors = cli("import", tmp_path / "input.json", "--adopt", tmp_path)
-    assert code == 2 and "is of DPGEN2; only a campaign of DP-GEN" in errors
+    assert code == 2 and "give the folder in which DP-GEN ran, or that `dpgen2 download` has filled" in errors
     assert not (tmp_path / "dpgen2-sm").exists()
 
 

@@ -1,4 +1,4 @@
-"""Any value at any place of DP-GEN's files: refused with its place, or imported with a row for every key."""
+"""Any value at any place of a source: refused with its place, or imported with a row for every key."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from conventions.errors import ConfigError
 from statemachine.importer.dpgen import keys
 from statemachine.importer.make import make
+from tests.unit.test_import_ai2kit import INPUT
 from tests.unit.test_import_dpgen import MACHINE, PARAM
 
 STRANGE: list[Any] = [None, True, -1, "x", {"a": 1}, [None]]
@@ -59,4 +60,21 @@ def test_no_value_makes_an_import_fall_over(tmp_path: Path, value: Any) -> None:
         else:
             told = {row.source for row in report}
             assert {f"param.json: {key}" for key in param if not key.startswith("_")} <= told
+    assert 0 < refused < len(documents)
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_no_value_makes_an_import_of_ai2kit_fall_over(tmp_path: Path, value: Any) -> None:
+    documents = [put(INPUT, place, value) for place in places(INPUT)]
+    refused = 0
+    for document in documents:
+        (tmp_path / "cll.yml").write_text(json.dumps(document))
+        try:
+            report = make([tmp_path / "cll.yml"]).report
+        except ConfigError as error:
+            refused += 1
+            assert "cll.yml: " in str(error)
+        else:
+            told = {row.source for row in report}
+            assert {f"cll.yml: {key}" for key in document if not key.startswith((".", "_"))} <= told
     assert 0 < refused < len(documents)

@@ -75,11 +75,11 @@ def test_atoms_of_a_molecule_have_no_images(tmp_path: Path) -> None:
     """On opposite faces of the box, and one molecule with two atoms at one place."""
     types, box = np.zeros(2, np.int64), np.diag([10.0, 10, 10])
     apart = np.array([[0.1, 5, 5], [9.9, 5, 5]])
-    assert rejection(Frame(box, types, apart, periodic=False), 0.5, 1.0, 1.0) == ""
-    assert rejection(Frame(box, types, apart), 0.5, None, None) == "too_close"
+    assert rejection(Frame(box, types, apart, periodic=False), np.full((9, 9), 0.5), 1.0, 1.0) == ""
+    assert rejection(Frame(box, types, apart), np.full((9, 9), 0.5), None, None) == "too_close"
     long = Frame(np.diag([10.0, 10, 30]), types, apart, periodic=False)
-    assert rejection(long, 0.5, 2.0, None) == "", "its box is no cell"
-    assert rejection(Frame(box, types, apart * 1e-3, periodic=False), 0.5, None, None) == "too_close"
+    assert rejection(long, np.full((9, 9), 0.5), 2.0, None) == "", "its box is no cell"
+    assert rejection(Frame(box, types, apart * 1e-3, periodic=False), np.full((9, 9), 0.5), None, None) == "too_close"
     run = ExploreRun(tmp_path, {"co": [Atoms("CO", [[0, 0, 0], [0, 0, 0.1]])]}, [[NVT]], ["C", "O"])
     with pytest.raises(ConfigError, match=r"two of its atoms are 0\.100 Angstrom apart"):
         check_structures(run.freeze(), "co", tmp_path / "config/file")

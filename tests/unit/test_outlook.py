@@ -51,7 +51,7 @@ HALF = "50.0% of the frames were accurate (95% are asked for), 10.0% failed"
             [FIRST, WORSE, row(2, rmse_f=0.5)],
             "10.0% of the frames were accurate (95% are asked for), 65.0% failed; "
             "an iteration before 50.0% and 10.0%; the force RMSE went from 0.13 to 0.5 eV/A. "
-            "More than half failed: lower the temperatures, raise f_trust_hi, or add initial data",
+            "More than half failed: lower the temperatures, or add initial data",
         ),
     ],
 )

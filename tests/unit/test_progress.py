@@ -205,4 +205,4 @@ def test_of_a_long_file_beginning_and_end_are_read(tmp_path: Path) -> None:
 def test_state_without_a_workflow_is_not_looked_at(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     state: State = stage.state.model_copy(update={"at": "train.submitting"})
-    assert not Sight().look(stage.poller, state, 1.0)  # type: ignore[arg-type]
+    assert not Sight().look(stage.store, stage, state, 1.0)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from conventions.errors import ConfigError, DataError
+from conventions.figures import SelectFigures
 from operators.select import score
 from operators.select.dump import parse_frame
 from operators.select.model_devi import check
@@ -170,6 +172,59 @@ def test_candidates_of_which_none_can_be_labelled(tmp_path: Path) -> None:
     report = run.stage()
     assert (report.complete, report.next) == (True, False)
     assert report.messages == ["none of 7 candidates can be labelled: 7 too_close"]
+
+
+def test_what_was_rejected_is_listed(tmp_path: Path) -> None:
+    run = SelectRun(tmp_path, min_distance={"Cu-Cu": 3.5}, min_distance_ratio=0.1)
+    run.add(mixed(), dump(STEPS))
+    run.stage()
+    rejected = json.loads((run.product / "manifest.json").read_text())["rejected"]
+    assert len(rejected) == 7 and {one["class"] for one in rejected} == {"too_close"}
+    assert {one["step"] for one in rejected} <= set(STEPS)
+
+
+def test_no_candidate_after_the_first_failed_frame(tmp_path: Path) -> None:
+    rows = [(10, 0.05), (20, 0.2), (30, 0.9), (40, 0.2), (50, 0.05), (60, 0.2)]
+    for cut, counts in ((False, (2, 3, 1)), (True, (2, 1, 3))):
+        run = SelectRun(tmp_path / str(cut), cut_at_failed=cut)
+        run.add(deviations(rows), dump([step for step, _ in rows]))
+        report = run.stage()
+        assert tuple(report.classes[name] for name in ("accurate", "candidate", "failed")) == counts
+        assert [one["step"] for one in run.manifest if one["step"] > 30] == [] if cut else True
+    whole = SelectRun(tmp_path / "whole", cut_at_failed=True)
+    whole.add(deviations(rows[:2]), dump([10, 20]))
+    assert whole.stage().classes["candidate"] == 1
+
+
+def test_the_figures_are_by_structure_set_and_conditions(tmp_path: Path) -> None:
+    run = SelectRun(tmp_path, f_trust_lo={"bulk": 0.1, "surface": 0.2})
+    for structure, temp in (("bulk", 300.0), ("bulk", 300.0), ("bulk", 600.0), ("surface", 300.0)):
+        run.add(deviations([(10, 0.05), (20, 0.15), (30, 0.5), (40, float("nan"))]), dump([10, 20, 30, 40]), structure)
+        run.trajectories[-1]["temp"] = temp
+    run.offer(run.trajectories)
+    run.stage()
+    figures = SelectFigures.load((run.product / "figures.json").read_bytes())
+    found = {(one.structure, one.conditions["temp"]): one for one in figures.groups}
+    assert {name: one.trajectories for name, one in found.items()} == {
+        ("bulk", 300.0): 2, ("bulk", 600.0): 1, ("surface", 300.0): 1,
+    }  # fmt: skip
+    assert found["bulk", 300.0].classes == {"accurate": 2, "candidate": 2, "failed": 4, "invalid": 0, "skipped": 0}
+    assert found["surface", 300.0].classes["accurate"] == 2
+    assert sum(found["bulk", 300.0].histogram) == 6  # a NaN has no place in it
+    low = max(place for place, edge in enumerate(figures.edges) if edge <= 0.05)
+    assert found["bulk", 600.0].histogram[low + 1] == 1
+    assert figures.levels["surface"] == {"f_trust_lo": 0.2, "f_trust_hi": 0.3}
+
+
+def test_figures_with_adaptive_levels(tmp_path: Path) -> None:
+    run = SelectRun(tmp_path, adaptive={"numb_candi_f": 1, "rate_candi_f": 0.0}, f_trust_lo=None)
+    run.add(deviations([(10, 0.05), (20, 0.15), (30, 0.25), (40, 0.9)]), dump([10, 20, 30, 40]))
+    report = run.stage()
+    (group,) = SelectFigures.load((run.product / "figures.json").read_bytes()).groups
+    assert {name: group.classes[name] for name in ("accurate", "candidate", "failed")} == {
+        name: report.classes[name] for name in ("accurate", "candidate", "failed")
+    }
+    assert group.classes["candidate"] == 1
 
 
 def test_fewer_than_fp_task_min(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.neighborlist import primitive_neighbor_list
 
-from operators.distances import closest
+from operators.distances import closest, too_close
 from operators.frame_keys import KEYS, dataset_keys, keys, write_keys
 from operators.select.dump import Frame
-from operators.select.filters import rejection, tilt_angle
+from operators.select.filters import distance_limits, rejection, tilt_angle
 from operators.sums import SUMS, write_sums
 from statemachine.run.data import write_data
 
@@ -41,19 +41,65 @@ def test_closest_agrees_with_ase(seed: int, reach: float) -> None:
 def test_atoms_that_are_close_across_the_boundary() -> None:
     atoms = Atoms("Cu2", positions=[[0.1, 1, 1], [9.9, 1, 1]], cell=[10, 10, 10], pbc=True)
     assert closest(atoms.cell[:], atoms.positions, 0.5) == pytest.approx(0.2)
-    assert rejection(as_frame(atoms), 0.5, None, None) == "too_close"
-    assert rejection(as_frame(atoms), 0.1, None, None) == ""
+    assert rejection(as_frame(atoms), np.full((1, 1), 0.5), None, None) == "too_close"
+    assert rejection(as_frame(atoms), np.full((1, 1), 0.1), None, None) == ""
     assert rejection(as_frame(atoms), None, None, None) == ""
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_pairs_that_are_too_close_agree_with_ase(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    cell = np.diag(random.uniform(4, 9, 3)) + np.tril(random.uniform(-2, 2, (3, 3)), -1)
+    count = random.integers(1, 12)
+    positions, types = random.uniform(-10, 20, (count, 3)), random.integers(0, 3, count)
+    limits = random.uniform(0.1, 2.5, (3, 3))
+    limits = np.maximum(limits, limits.T)
+    for periodic in (True, False):
+        first, second, distance = primitive_neighbor_list("ijd", [periodic] * 3, cell, positions, 2.5)
+        wanted = bool((distance < limits[types[first], types[second]]).any())
+        assert too_close(cell, types, positions, limits, periodic) == wanted
+
+
+def test_two_atoms_at_one_place_are_too_close() -> None:
+    limits = np.array([[0.5, 0.6], [0.6, 0.7]])
+    places = np.array([[1.0, 1, 1], [1, 1, 1], [5, 5, 5]])
+    assert too_close(np.eye(3) * 10, np.array([0, 1, 0]), places, limits)
+    assert too_close(np.eye(3) * 10, np.array([0, 1, 0]), places, limits, periodic=False)
+    assert not too_close(np.eye(3) * 10, np.array([0, 1]), places[1:], limits)
+
+
+def test_limits_are_a_fraction_of_the_covalent_radii() -> None:
+    limits = distance_limits(["H", "O"], None, 0.65)
+    assert limits is not None
+    assert limits.tolist() == [
+        [pytest.approx(0.65 * 0.62), pytest.approx(0.65 * 0.97)],
+        [limits[0, 1], pytest.approx(0.65 * 1.32)],
+    ]
+    assert distance_limits(["H"], 0.5, 0.65) == np.array([[0.5]])
+    by_pair = distance_limits(["H", "O"], {"O-H": 0.9}, 0.65)
+    assert by_pair is not None and by_pair[0, 1] == by_pair[1, 0] == 0.9 and by_pair[0, 0] == limits[0, 0]
+    assert distance_limits(["H", "O"], None, None) is None
+    only = distance_limits(["H", "O"], {"H-H": 0.4}, None)
+    assert only is not None and only.tolist() == [[0.4, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("name", ["H2", "H2O", "CH4", "C2H2", "N2", "CO", "LiF"])
+def test_molecules_at_rest_are_not_too_close(name: str) -> None:
+    atoms = molecule(name)
+    elements = sorted(set(atoms.get_chemical_symbols()))
+    types = np.array([elements.index(symbol) for symbol in atoms.get_chemical_symbols()])
+    limits = distance_limits(elements, None, 0.65)
+    assert limits is not None and not too_close(np.eye(3) * 20, types, atoms.positions, limits, periodic=False)
+
+
 def test_an_atom_and_its_own_image() -> None:
-    assert rejection(as_frame(Atoms("Cu", cell=[0.4, 9, 9], pbc=True)), 0.5, None, None) == "too_close"
-    assert rejection(as_frame(Atoms("Cu", cell=[9, 9, 9], pbc=True)), 0.5, None, None) == ""
+    assert rejection(as_frame(Atoms("Cu", cell=[0.4, 9, 9], pbc=True)), np.full((1, 1), 0.5), None, None) == "too_close"
+    assert rejection(as_frame(Atoms("Cu", cell=[9, 9, 9], pbc=True)), np.full((1, 1), 0.5), None, None) == ""
 
 
 def test_a_collapsed_box_ends_quickly() -> None:
     atoms = Atoms("Cu2", positions=[[0, 0, 0], [5, 5, 0]], cell=[10, 10, 1e-7], pbc=True)
-    assert rejection(as_frame(atoms), 0.5, None, None) == "too_close"
+    assert rejection(as_frame(atoms), np.full((1, 1), 0.5), None, None) == "too_close"
 
 
 def test_box_filters() -> None:

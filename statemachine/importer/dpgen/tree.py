@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from conventions.documents import Stage
 from conventions.errors import ConfigError
 
 RECORD = "record.dpgen"
@@ -41,7 +42,7 @@ class Tree:
         return self.iteration + (self.task == len(TASKS) - 1)
 
     @property
-    def stage(self) -> tuple[int, str]:
+    def stage(self) -> tuple[int, Stage]:
         """The iteration and the stage that come next: a run labels when an iteration begins, DP-GEN when it ends."""
         if self.task < TASKS.index("post_train"):
             return self.iteration, "train"
@@ -88,7 +89,9 @@ def read_tree(root: Path) -> Tree:
     try:
         lines = record.read_text("utf-8").splitlines()
     except OSError as error:
-        raise ConfigError(f"{record}: {error.strerror}; give the folder in which DP-GEN ran") from None
+        raise ConfigError(
+            f"{record}: {error.strerror}; give the folder in which DP-GEN ran, or that `dpgen2 download` has filled"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{record}: not text") from None
     if not lines:

@@ -103,8 +103,8 @@ ADAPTIVE: Table = (
 FILTERS: Table = (
     maps("type", "select"),
     unneeded("max_workers", "frames are checked one after the other, and only those that are chosen"),
-    maps("custom_safe_dist", "select.min_distance", "one distance for all pairs of atoms"),
-    maps("safe_dist_ratio", "select.min_distance", "one distance for all pairs of atoms"),
+    maps("custom_safe_dist", "select.min_distance", "by pair of elements"),
+    maps("safe_dist_ratio", "select.min_distance", "by pair of elements"),
     maps("theta", "select.max_tilt_angle"),
     maps("length_ratio", "select.max_length_ratio"),
 )

@@ -9,6 +9,7 @@ from conventions.errors import ConfigError
 
 from ..draft import Draft
 from ..source import Section, Table
+from ..values import by_element
 from .commands import put_command
 from .keys import ABACUS, CP2K, GAUSSIAN, RUN_CONFIG, VASP
 
@@ -47,7 +48,7 @@ def labels(fp: Section, draft: Draft) -> None:
 
 def _vasp(source: Section, draft: Draft) -> None:
     named = draft.path(str(source.need("incar")))
-    _by_element(source, "pp_files", "potcar", draft)
+    by_element(source, "pp_files", "potcar", draft)
     tags: dict[str, str] = {}
     if "kspacing" in source:  # the older form has it in the INCAR
         gamma = source.take("kgamma", True)
@@ -110,9 +111,9 @@ def _abacus(source: Section, draft: Draft) -> None:
         if given is not None:
             draft.put(f"label.{ours}", draft.path(str(given)), source.at(key))
             draft.look(draft.config["label"][ours], f"label.{ours}")
-    _by_element(source, "pp_files", "pseudo", draft)
+    by_element(source, "pp_files", "pseudo", draft)
     if source.take("orb_files") is not None:
-        _by_element(source, "orb_files", "orbital", draft)
+        by_element(source, "orb_files", "orbital", draft)
     for name in ("deepks_descriptor", "deepks_model"):
         if source.take(name) is None:
             source.drop(name, "not given")
@@ -131,26 +132,3 @@ _KINDS: dict[str, tuple[Table, Callable[[Section, Draft], None]]] = {
     "vasp": (VASP, _vasp), "gaussian": (GAUSSIAN, _gaussian), "deepmd": ((), _deepmd),
     "fpop_abacus": (ABACUS, _abacus), "fpop_cp2k": (CP2K, _cp2k),
 }  # fmt: skip
-
-
-def _by_element(source: Section, key: str, ours: str, draft: Draft) -> None:
-    """A file of each element; of elements that the run has not, none is needed."""
-    given = source.need(key)
-    if not isinstance(given, dict) or not all(isinstance(file, str) for file in given.values()):
-        raise ConfigError(f"{source.at(key)}: a path for each element is expected, not {given!r}")
-    elements = draft.config["type_map"]
-    found = {element: draft.path(file) for element, file in given.items() if element in elements}
-    absent = [file for file in found.values() if not draft.there(file).exists()]
-    if absent:
-        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        draft.report.warn(
-            f"label.{ours}: {absent[0]}{more}: not on this machine; `dpgen2-sm validate` says when all is there"
-        )
-    if lacking := [element for element in elements if element not in found]:
-        draft.report.warn(
-            f"label.{ours}: no file of {lacking[0]}{f' and {len(lacking) - 1} more' * (len(lacking) > 1)}: give one of "
-            "each element of type_map, or leave the elements that no frame has out of type_map (and mass_map)"
-        )
-    if set(given) - set(found):
-        source.change(key, f"without {', '.join(sorted(set(given) - set(found)))}, which type_map has not")
-    draft.put(f"label.{ours}", found, source.at(key))

@@ -11,7 +11,7 @@ from ..source import Section
 from .keys import ADAPTIVE, FILTERS, SELECT
 
 _BOHR = 0.529 / 1.2  # DPGEN2's factor on a safe distance
-_SAFE = "select.min_distance counts for all pairs of atoms, not a distance for each element: set it"
+_SAFE = "other pairs of elements go by select.min_distance_ratio: of the sum of their covalent radii"
 
 
 def selection(explore: Section, fp: Section, draft: Draft) -> None:
@@ -103,13 +103,19 @@ def _filter(source: Section, number: int, draft: Draft) -> None:
 
 
 def _distance(source: Section, draft: Draft) -> None:
-    """The shortest distance that any two elements may have, where the source says it of all elements."""
+    """The shortest distances of pairs of elements: the sum of their radii, where the source gives both."""
     own = source.of("custom_safe_dist", dict, {})
     ratio = float(source.number("safe_dist_ratio", 1.0))
-    radii = [own.get(element) for element in draft.config["type_map"]]
-    if all(isinstance(radius, int | float) for radius in radii):
-        shortest = 2 * min(radii) * _BOHR * ratio
-        draft.put("select.min_distance", round(shortest, 4), "explore.filters: twice the smallest custom_safe_dist")
-        return
-    draft.report.warn(f"explore.filters: distance: {_SAFE}")
-    source.change("type", _SAFE)
+    elements = draft.config["type_map"]
+    radii = {element: own[element] for element in elements if isinstance(own.get(element), int | float)}
+    pairs = {
+        f"{one}-{other}": round((radii[one] + radii[other]) * _BOHR * ratio, 4)
+        for place, one in enumerate(elements)
+        for other in elements[place:]
+        if one in radii and other in radii
+    }
+    if pairs:
+        draft.put("select.min_distance", pairs, "explore.filters: sums of custom_safe_dist")
+    if len(radii) < len(elements):
+        draft.report.warn(f"explore.filters: distance: {_SAFE}")
+        source.change("type", _SAFE)

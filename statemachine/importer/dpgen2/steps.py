@@ -5,9 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from conventions.secrets import looks_like_key
-
-from ..dispatcher import MACHINE, RESOURCES, reached
+from ..dispatcher import MACHINE, RESOURCES, parted, reached
 from ..draft import Draft
 from ..report import Report
 from ..source import Section
@@ -94,9 +92,8 @@ class _Step:
 
     def _envs(self, template: Section) -> None:
         """Environment variables; secrets are left out."""
-        given = {str(name): str(value) for name, value in template.of("envs", dict, {}).items() if name[:1] != "_"}
-        secret = [name for name in given if looks_like_key(name)]
-        envs = {name: value for name, value in given.items() if name not in secret}
+        given, secret = parted(template.of("envs", dict, {}))
+        envs = {name: str(value) for name, value in given.items()}
         if envs and self._argo:
             self._put("pod.env", envs, template.at("envs"))
         elif envs:
