@@ -46,8 +46,8 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-deploy-check: $(VENV)/.dev ## deploy/: schemas, rights, units, shell, Dockerfile
-	$(BIN)/pytest tests/unit/test_deploy.py tests/unit/test_deploy_iam.py
+deploy-check: $(VENV)/.dev ## deploy/: schemas, rights, units, shell, Dockerfile, alerts, dashboard
+	$(BIN)/pytest tests/unit/test_deploy.py tests/unit/test_deploy_iam.py tests/unit/test_deploy_monitoring.py
 
 constraints: ## the image's exact versions, newest that fit (needs uv on PATH)
 	sh deploy/constraints.sh

@@ -11,8 +11,11 @@ from urllib.parse import quote, unquote
 
 # Variables with what a poller is trusted with: to reach the store, and beyond. No job gets them.
 STORES = frozenset(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
-POLLERS = STORES | {"ARGO_TOKEN", "DPGEN2_HOOK_KEY", "DPGEN2_HOOK_TOKEN"}
+ADDRESSES = frozenset(("DPGEN2_NOTIFY_URLS", "DPGEN2_WEBHOOK_URL"))  # who knows them may write there
+POLLERS = STORES | ADDRESSES | {"ARGO_TOKEN", "DPGEN2_HOOK_KEY", "DPGEN2_HOOK_TOKEN", "DPGEN2_WEBHOOK_KEY"}
 SHORTEST = 8  # shorter values are not treated as secrets
+_LONG = 20  # a part of an address with so many characters is no word
+_NAMED_HOSTS = re.compile(r"(https?|jsons?|xmls?|forms?|mailtos?)$")  # elsewhere a token may stand where a host does
 _PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 
 
@@ -30,7 +33,28 @@ def named_secrets(environ: Mapping[str, str]) -> list[str]:
     """The values of variables whose names suggest secrets, and the passwords in addresses (HTTPS_PROXY)."""
     named = [value for name, value in environ.items() if looks_like_key(name)]
     passwords = [password for value in environ.values() for password in _PASSWORD.findall(value)]
-    return [value for value in (*named, *passwords, *map(unquote, passwords)) if len(value) >= SHORTEST]
+    parts = [part for name in ADDRESSES for url in environ.get(name, "").split() for part in in_address(url)]
+    return [value for value in (*named, *passwords, *map(unquote, passwords), *parts) if len(value) >= SHORTEST]
+
+
+def in_address(url: str) -> list[str]:
+    """What gives access in an address where notifications go: the whole, its password, and what looks like a token.
+
+    >>> in_address("https://hooks.example.org/services/T0AB12CD3/secret")
+    ['https://hooks.example.org/services/T0AB12CD3/secret', 'T0AB12CD3']
+    >>> in_address("feishu://5b1c9f2e-77aa/")[1:], in_address("json://me:key@host.example.org:8080/")[1:]
+    (['5b1c9f2e-77aa'], ['key'])
+    """
+    scheme, _, rest = url.partition("://")
+    login, at, place = rest.partition("@")
+    if _NAMED_HOSTS.match(scheme.lower()):
+        place = re.sub(r"^[^/?#]*", "", place if at else rest)
+        rest = f"{login}@{place}" if at else place
+    password = login.partition(":")[2] if at and "/" not in login else ""
+    pieces = [piece for piece in re.split(r"[/:@?&=#,]+", rest) if len(piece) >= SHORTEST]
+    tokens = [piece for piece in pieces if len(piece) >= _LONG or re.search("[0-9A-Z]", piece)]
+    found = [url, password, *tokens]
+    return list(dict.fromkeys(text for part in found for text in (part, unquote(part)) if text))
 
 
 def forms(secret: str) -> set[str]:

@@ -88,6 +88,10 @@ class DataSpace:
         """A damaged state, or a damaged version of it: moved here by `doctor --restore`, by content."""
         return f"{self.events}/damaged/{sha256}"
 
+    def told(self, event: str) -> str:
+        """Taken, by a create-only write, by whoever sends the notification of an event."""
+        return f"{self.events}/told/{check_name(event)}"
+
     def version(self, key: str) -> int | None:
         """The version that a key of the history is for; None for other keys."""
         found = _EVENT_KEY.fullmatch(key)

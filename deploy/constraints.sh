@@ -10,6 +10,6 @@ pin() {
   printf '# Exact versions and hashes of %s (Python 3.13, Linux). Renew with `make constraints`.\n%s\n' \
     "$what" "$found" >"$name.txt"
 }
-pin constraints "what the image holds" --extra hpc ../pyproject.toml
-pin constraints-engines "what the image with engines holds" -c constraints.txt --extra hpc --extra local ../pyproject.toml
+pin constraints "what the image holds" --extra hpc --extra notify ../pyproject.toml
+pin constraints-engines "what the image with engines holds" -c constraints.txt --extra hpc --extra notify --extra local ../pyproject.toml
 printf '%s\n' 'hatchling>=1.27' 'hatch-fancy-pypi-readme>=25.1' | pin constraints-build "what builds the package" -

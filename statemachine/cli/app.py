@@ -145,11 +145,14 @@ def resume(
 def step(target: Target, as_json: AsJson = False) -> None:
     """Advance a run as far as possible now, then exit: for cron."""
     from statemachine.cli.show import print_state
+    from statemachine.cli.telling import watching
     from statemachine.run.opening import find_prefix, open_poller
     from statemachine.run.place import works_elsewhere
 
-    poller = open_poller(find_prefix(target))
-    print_state(poller.step(), as_json)
+    prefix = find_prefix(target)
+    with watching(prefix) as watch:
+        poller = open_poller(prefix, watch.saw)
+        print_state(poller.step(), as_json)
     if poller.away:
         print(works_elsewhere(poller.away, poller.engine.home), file=sys.stderr)
 
@@ -173,6 +176,9 @@ def daemon(
     ] = None,
     log_format: Annotated[LogFormat, typer.Option(help="Plain text, or one JSON object per line.")] = LogFormat.text,
     stay: Annotated[bool, typer.Option(help="Keep running when all runs have ended: one may be resumed.")] = False,
+    test_notify: Annotated[
+        bool, typer.Option("--test-notify", help="Send a test message to each target of notifications, then exit.")
+    ] = False,
 ) -> None:
     """Advance several runs until all have ended.
 
@@ -189,11 +195,20 @@ def daemon(
     `dpgen2-sm notify` does that. Senders that cannot sign, such as S3 bucket notifications, may send
     `Authorization: Bearer` with DPGEN2_HOOK_TOKEN, if that is set; their content is ignored. Without key and token
     hooks are off.
+
+    People are told of ends, pauses and what needs them where the environment says how: by a signed webhook
+    (DPGEN2_WEBHOOK_URL with DPGEN2_WEBHOOK_KEY), or by Apprise to Slack, Feishu, mail and others (DPGEN2_NOTIFY_URLS).
+    DPGEN2_NOTIFY_ON chooses of converged, exhausted, failed, paused, needs_person, iteration. docs/operations.md has
+    more. `run`, `resume` and `step` do so, too.
     """
     from statemachine.daemon.serve import serve
     from statemachine.run.opening import find_prefix
     from statemachine.store import prefix_url
 
+    if test_notify:
+        from statemachine.cli.telling import test_notify as send_tests
+
+        raise typer.Exit(send_tests())
     if not targets and not discover:
         raise typer.BadParameter("name a run, or --discover PREFIX", param_hint="RUN")
     prefixes = [find_prefix(target) for target in targets or ()]

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from conventions.errors import Dpgen2Error, EngineAway, StoreAway
 from conventions.state import ENDED, IterationSummary, State
+from statemachine.notify import Watch
 from statemachine.run.opening import engine_of, open_poller
 from statemachine.run.place import works_elsewhere
 from statemachine.run.poller import Poller
@@ -43,6 +44,7 @@ from .show import (
     status_of,
     table_line,
 )
+from .telling import watching
 
 _LINES = 60.0  # seconds between two lines of progress where there is no terminal
 _FIRST, _LONGEST = 2.0, 300.0  # seconds before a store or a server that is away is asked again
@@ -50,22 +52,38 @@ _FIRST, _LONGEST = 2.0, 300.0  # seconds before a store or a server that is away
 
 def follow(prefix: str, interval: float) -> State:
     """Advance the run until it ends; return its last state."""
+    with watching(prefix) as watch:
+        state = _follow(prefix, interval, watch)
+    typer.echo(headline(status_of(prefix, last=1)))
+    return state
+
+
+def _follow(prefix: str, interval: float, watch: Watch) -> State:
     console = Console()
     display = _Terminal(console) if console.is_terminal else _Lines()
-    poller, told = open_poller(prefix, display.committed), ""
+
+    def committed(state: State) -> None:
+        watch.saw(state)
+        display.committed(state)
+
+    poller, told = open_poller(prefix, committed), ""
     with display.open():
         state = poller.record.load().state
+        watch.saw(state)
         display.committed(state.model_copy(update={"trail": readable(poller.store, state, LAST)[0]}))
         pause = 0.0
         while True:
             try:
                 state = poller.step()
+                watch.saw(state)
                 if state.ended:
-                    break
+                    return state
                 display.progress(poller, state)
                 if poller.away != told:
                     told = poller.away
                     typer.echo(works_elsewhere(told, poller.engine.home) if told else "it works here again", err=True)
+                if told:
+                    watch.waits(state, works_elsewhere(told, poller.engine.home))
                 if state.hold or poller.away:
                     time.sleep(interval)
                 else:
@@ -75,8 +93,6 @@ def follow(prefix: str, interval: float) -> State:
                 pause = min(2 * pause or _FIRST, _LONGEST)
                 typer.echo(f"{error}; asked again in {pause:.0f} s (Ctrl-C leaves the run as it is)", err=True)
                 time.sleep(pause)
-    typer.echo(headline(status_of(prefix, last=1)))
-    return state
 
 
 def follow_to_end(prefix: str, interval: float) -> None:

@@ -21,6 +21,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from conventions.errors import Dpgen2Error, NoRun, NotTrusted, StoreError
 from statemachine import logs
+from statemachine.notify import Notifier
 from statemachine.run.discover import runs_below
 from statemachine.store import open_store
 
@@ -53,6 +54,8 @@ class Daemon:
         Keep checking runs that have ended: a user may resume them.
     discover
         URLs below which runs are looked for, now and again; then the daemon stays, too.
+    notifier
+        Tells people; by default nobody.
     """
 
     def __init__(
@@ -63,13 +66,18 @@ class Daemon:
         stay: bool = False,
         clock: Callable[[], float] = time.monotonic,
         discover: Sequence[str] = (),
+        notifier: Notifier | None = None,
     ) -> None:
+        self.notifier = notifier or Notifier()
         self.clock, self.stay, self.discover = clock, stay or bool(discover), list(discover)
         self.interval, self.redactor = interval, redactor
         self.patience = max(10 * interval, PATIENCE)
         unique = list(dict.fromkeys(prefixes))
         self._lanes = lanes = lanes_of([*unique, *self.discover])
-        self.runs = [Run(prefix, Schedule(interval, clock()), redactor, lanes[prefix]) for prefix in unique]
+        self.runs = [
+            Run(prefix, Schedule(interval, clock()), redactor, lanes[prefix], notifier=self.notifier)
+            for prefix in unique
+        ]
         self._discovered: set[str] = set()
         self._missed: dict[str, dict[str, str]] = {}  # of each place: folders that could not be looked into, and why
         self.all_ended = threading.Event()
@@ -237,7 +245,7 @@ class Daemon:
         with self._changed:
             if self._stopping or any(run.prefix == prefix for run in self.runs):  # two places may overlap
                 return
-            run = Run(prefix, Schedule(self.interval, self._turn()), self.redactor, lane, named=False)
+            run = Run(prefix, Schedule(self.interval, self._turn()), self.redactor, lane, False, self.notifier)
             self._discovered.add(prefix)
             self.runs = [*self.runs, run]  # a new list: others are walking through this one
             log.info("%s: a new run", prefix, extra=run.extra("discovered"))

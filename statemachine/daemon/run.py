@@ -10,6 +10,7 @@ from conventions.errors import Dpgen2Error, NoRun
 from conventions.names import full_name
 from conventions.state import State
 from statemachine import logs
+from statemachine.notify import Notifier, Watch
 from statemachine.run.opening import open_poller
 from statemachine.run.place import works_elsewhere
 from statemachine.run.poller import Poller
@@ -34,11 +35,22 @@ class Run:
         The threads that look at it.
     named
         Did a person name it, or was it found below a place?
+    notifier
+        Is shown each state.
     """
 
-    def __init__(self, prefix: str, schedule: Schedule, redactor: logs.Redactor, lane: str, named: bool = True) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        schedule: Schedule,
+        redactor: logs.Redactor,
+        lane: str,
+        named: bool = True,
+        notifier: Notifier | None = None,
+    ) -> None:
         self.prefix, self.schedule, self.redactor, self.lane = prefix, schedule, redactor, lane
         self.named = named
+        self.watch = Watch(notifier or Notifier(), prefix)
         self.poller: Poller | None = None
         self.state: State | None = None
         self.begun: float | None = None  # when the step that is under way began
@@ -53,6 +65,7 @@ class Run:
         self.error = ""
         self.over = False  # has it ended, and did the step that saw that end well?
         self.gone = False  # is there no run any more?
+        self.needs_person = False  # does it not go on by itself?
         self.away = ""  # where it works, when that is elsewhere
 
     @property
@@ -84,22 +97,25 @@ class Run:
             status = poller.status if state.at.endswith(".running") else None
             self.jobs = (status.finished, status.total) if status else None
             self.last_good, self.error, self.over = time.time(), "", state.ended
+            self.watch.saw(state)
             self._tell_where(poller)
             return {"changed": before is None or state.version != before.version, "ended": state.ended}
         except Exception as error:
             self.poller, self.over, self.gone = None, False, isinstance(error, NoRun)
             self.failures += 1
             self.error = self.redactor.redact(one_line(error))
+            self.needs_person = self.watch.failed(error)
             return {"failed": True}
         finally:
             self.seconds = time.monotonic() - began
 
     def _tell_where(self, poller: Poller) -> None:
         """Say once that the run works elsewhere, so that the daemon can only wait."""
-        if poller.away and poller.away != self.away:
-            what = works_elsewhere(poller.away, poller.engine.home)
+        what = works_elsewhere(poller.away, poller.engine.home) if poller.away else ""
+        if poller.away != self.away and what:
             log.warning("%s: %s", self.prefix, what, extra=self.extra("elsewhere"))
         self.away = poller.away
+        self.needs_person = bool(what and self.state and self.watch.waits(self.state, what))
 
     def extra(self, event: str) -> dict[str, Any]:
         """The fields of a line of the log."""
@@ -111,6 +127,7 @@ class Run:
 
     def _committed(self, state: State) -> None:
         self.state = state
+        self.watch.saw(state)
         self.transitions += 1
         line = f"{state.run} iteration {state.iteration} {state.at} {state.reason}"
         log.info("%s", line.rstrip(), extra=self.extra("state"))

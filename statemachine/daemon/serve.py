@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from operators.pod.hint import KEY
 from statemachine import logs
+from statemachine.notify import Notifier, take
+from statemachine.notify.senders import senders_of
 
 from .daemon import LATE, Daemon
 from .hints import KEY_FILE, TOKEN, keys_from
@@ -38,11 +40,12 @@ def serve(
     discover
         Places below which runs are looked for, now and again.
     """
-    keys = keys_from(os.environ)
+    keys, targets = keys_from(os.environ), take(os.environ)
     for name in (KEY, KEY_FILE, TOKEN):
         os.environ.pop(name, None)  # nothing that the daemon starts needs them
-    redactor = logs.set_up(json_lines, [keys.key, keys.token])
-    daemon = Daemon(prefixes, interval, redactor, stay, discover=discover)
+    redactor = logs.set_up(json_lines, [keys.key, keys.token, *targets.secrets])
+    notifier = Notifier(senders_of(targets), targets.kinds, redactor)
+    daemon = Daemon(prefixes, interval, redactor, stay, discover=discover, notifier=notifier)
     received: list[str] = []
 
     def stop(number: int, frame: object) -> None:
@@ -63,6 +66,7 @@ def serve(
             daemon.catch_up()
     finally:
         unfinished = daemon.stop()
+        notifier.close()
         if server is not None:
             server.stop()
     why = f"stopped by {received[0]}; submitted workflows keep running" if received else "all runs have ended"

@@ -12,7 +12,6 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -20,12 +19,10 @@ from typing import TYPE_CHECKING, Any
 from conventions.errors import ConfigError
 
 from .hints import Keys, Nonces, Refused, verify
+from .metrics import Figures
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
-
     from .daemon import Daemon
-    from .run import Run
 
 BODY = 65536  # bytes
 CONNECTIONS = 32
@@ -71,7 +68,7 @@ class Server(ThreadingMixIn, TCPServer):
         self.address_family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
         self.daemon, self.keys, self.nonces = daemon, keys, Nonces()
         self.registry = CollectorRegistry()
-        self.registry.register(_Figures(self))
+        self.registry.register(Figures(lambda: self.daemon.runs, self.results))
         self.hints = {"received": 0, "refused": 0}
         self._open: dict[Any, float] = {}
         self._lock = threading.Lock()
@@ -94,6 +91,10 @@ class Server(ThreadingMixIn, TCPServer):
     def count(self, result: str) -> None:
         with self._lock:
             self.hints[result] += 1
+
+    def results(self) -> dict[str, dict[str, int]]:
+        """How many hints and notifications had which result."""
+        return {"dpgen2_hints": self.hints, "dpgen2_notifications": self.daemon.notifier.counts}
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Slow clients cannot block others: at the limit of connections the oldest one is closed."""
@@ -204,53 +205,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug(format, *args)
-
-
-COUNTERS: list[tuple[str, str, Callable[[Run], float]]] = [
-    ("dpgen2_steps", "Steps of the run, good and failed.", lambda run: run.steps),
-    ("dpgen2_step_failures", "Steps that ended with an error.", lambda run: run.failures),
-    ("dpgen2_transitions", "States that this daemon committed.", lambda run: run.transitions),
-]
-GAUGES: list[tuple[str, str, Callable[[Run], float | None]]] = [
-    ("dpgen2_step_seconds", "Duration of the last step.", lambda run: run.seconds),
-    ("dpgen2_last_good_step_timestamp_seconds", "When the last good step ended.", lambda run: run.last_good),
-    ("dpgen2_iteration", "Iteration of the run.", lambda run: run.state.iteration if run.state else None),
-    ("dpgen2_attempt", "Attempt of the current stage.", lambda run: run.state.attempt if run.state else None),
-    ("dpgen2_jobs_finished", "Finished jobs of the current workflow.", lambda run: run.jobs[0] if run.jobs else None),
-    ("dpgen2_jobs", "Jobs of the current workflow.", lambda run: run.jobs[1] if run.jobs else None),
-]
-
-
-class _Figures:
-    """The metrics, collected when Prometheus asks. A few series per run."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-
-    def collect(self) -> Iterator[Metric]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        runs = self.server.daemon.runs
-        for name, text, figure in COUNTERS:
-            counter = CounterMetricFamily(name, text, labels=["run"])
-            for run in runs:
-                counter.add_metric([run.prefix], figure(run))
-            yield counter
-        for name, text, value in GAUGES:
-            gauge = GaugeMetricFamily(name, text, labels=["run"])
-            for run in runs:
-                if (known := value(run)) is not None:
-                    gauge.add_metric([run.prefix], known)
-            yield gauge
-        info = GaugeMetricFamily("dpgen2_run_info", "1 for the current state of a run.", labels=["run", "name", "at"])
-        for run in runs:
-            if (state := run.state) is not None:
-                info.add_metric([run.prefix, state.run, state.at + (" (paused)" if state.hold else "")], 1)
-        yield info
-        hints = CounterMetricFamily("dpgen2_hints", "Hints received at /hook.", labels=["result"])
-        for result, number in self.server.hints.items():
-            hints.add_metric([result], number)
-        yield hints
 
 
 def _hang_up(request: Any) -> None:

@@ -20,6 +20,7 @@ from statemachine.run.config_file import read_config
 from statemachine.run.opening import open_poller
 from statemachine.store.file import FileStore
 from tests.conftest import STUBS
+from tests.receiver import receiver
 
 COMMAND = [sys.executable, "-c", "from statemachine.cli import main; main()"]
 
@@ -141,6 +142,25 @@ def test_a_signed_hint_starts_the_next_stage_and_a_bad_run_holds_up_no_other(stu
     daemon.end()
     assert KEY not in daemon.text and "Traceback" not in daemon.text
     wait_for_workflows(root, names)
+
+
+@pytest.mark.slow
+def test_two_daemons_tell_once_and_a_third_one_nothing(stub_run: Path) -> None:
+    (name, _) = two_runs(stub_run)
+    with receiver() as there:
+        told = {
+            "DPGEN2_WEBHOOK_URL": there.url,
+            "DPGEN2_WEBHOOK_KEY": KEY,
+            "DPGEN2_NOTIFY_ON": "iteration,converged,failed,needs_person",
+        }
+        daemons = [start(stub_run.parent, "daemon", "--interval", "0.2", name, **told) for _ in range(2)]
+        outputs = [daemon.communicate()[0] for daemon in daemons]
+        assert [daemon.returncode for daemon in daemons] == [0, 0], outputs
+        assert sorted(json.loads(body)["kind"] for body in there.all) == ["converged", "iteration"], outputs
+        third = start(stub_run.parent, "daemon", name, **told)
+        output, _ = third.communicate()
+        assert third.returncode == 0 and len(there.all) == 2, output
+    assert KEY not in "".join([*outputs, output])
 
 
 @pytest.mark.slow

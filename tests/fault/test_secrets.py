@@ -28,6 +28,8 @@ from operators.pod.hint import signed
 from statemachine import logs
 from statemachine.daemon.hints import keys_from
 from statemachine.engine.argo_client import ArgoClient
+from statemachine.notify import Notifier, take
+from statemachine.notify.senders import senders_of
 from statemachine.store import open_store
 from tests import servers
 from tests.argo_double.server import NAMESPACE, ArgoDouble
@@ -43,6 +45,10 @@ SECRETS = {
     "hook key": "h00kkey-sentinel-0123456789abcdef",
     "hook token": "h1tok-sentinel-0123456789abcdef",
     "password in an address": "pAssw0rd-sentinel-in-url",
+    "webhook key": "w3bh00k-sentinel-0123456789abcdef",
+    "webhook address": "T0K3N-sentinel-webhook-address",
+    "notification token": "B0TT0K3N-sentinel-notification",
+    "notification password": "n0tify-sentinel-password",
 }
 AWS = {
     "AWS_ACCESS_KEY_ID": SECRETS["access key"],
@@ -192,6 +198,41 @@ def scene(tmp_path: Path, s3: servers.Server, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.servers
 def test_a_campaign_gives_no_secret_away(scene: Scene, figure: Figures) -> None:
+    with echo() as loud:
+        campaign(scene, loud)
+    searched = 0
+    for where, data in scene.everything():
+        assert traces(data) == [], where
+        searched += len(data)
+    debug = "".join(text for _, text in scene.printed)
+    for sign in (
+        "botocore.auth CanonicalRequest",
+        "botocore.endpoint Sending http request",
+        "httpcore",
+        "urllib3",
+        "apprise",
+        "not sent by webhook: the receiver answered 403",
+        "not sent by address 1 of DPGEN2_NOTIFY_URLS",
+        "***",
+    ):
+        assert sign in debug, f"{sign}: the logs were not on"
+    assert "Signature=***" in debug
+    figure("security: secrets looked for in all that a campaign writes, prints and serves", len(SECRETS))
+
+
+def notifications(loud: str) -> dict[str, str]:
+    """Targets that answer with what they were sent."""
+    login = f"me:{SECRETS['notification password']}@"
+    return {
+        "DPGEN2_NOTIFY_URLS": f"{loud.replace('http://', f'json://{login}')}/{SECRETS['notification token']}",
+        "DPGEN2_NOTIFY_ON": "converged,paused,needs_person,iteration",
+        "DPGEN2_WEBHOOK_URL": f"{loud}/{SECRETS['webhook address']}",
+        "DPGEN2_WEBHOOK_KEY": SECRETS["webhook key"],
+    }
+
+
+def campaign(scene: Scene, loud: str) -> None:
+    """All of a run, by the daemon, and then by other commands."""
     port = servers.free_port()
     hook = f"http://127.0.0.1:{port}/hook"
     token_file = {"ARGO_TOKEN_FILE": str(scene.root / "secrets/token")}
@@ -204,7 +245,7 @@ def test_a_campaign_gives_no_secret_away(scene: Scene, figure: Figures) -> None:
     assert scene.run("init", "run.yaml", **token_file) == 0, scene.printed[-1]
     scene.double.faults += ["lose", 503, "lose"]
     daemon = scene.start("daemon", "--interval", "0.5", "--listen", str(port), "--log-format", "json", "--stay",
-                         scene.prefix, **token_file, **hooks)  # fmt: skip
+                         scene.prefix, **token_file, **hooks, **notifications(loud))  # fmt: skip
     served = []
     scene.follow(daemon, "converged")
     for path in ("healthz", "readyz", "metrics", "hook", "nothing"):
@@ -217,29 +258,19 @@ def test_a_campaign_gives_no_secret_away(scene: Scene, figure: Figures) -> None:
     ):
         served.append(ask(hook, b"hint", headers))
     assert served[-4].endswith("accepted\n")
+    assert 'dpgen2_notifications_total{result="failed"}' in served[2]
     daemon.terminate()
     assert scene.finish(daemon) == 0, scene.printed[-1]
     scene.printed += [("served", text) for text in served]
     assert scene.run("notify", hook, DPGEN2_HOOK_KEY=SECRETS["hook key"]) == 1, "nobody listens any more"
     scene.double.token = SECRETS["token in the environment"]
     for command in ("status", "plan", "logs", "doctor", "step", "resume", "run"):
-        scene.run(command, scene.prefix, **token)
+        scene.run(command, scene.prefix, **token, **notifications(loud))
+    assert scene.run("daemon", "--test-notify", **notifications(loud)) == 1
+    for name in ("DPGEN2_NOTIFY_URLS", "DPGEN2_WEBHOOK_URL", "DPGEN2_WEBHOOK_KEY"):  # each spoilt in turn
+        wrong = {**notifications(loud), name: f"{SECRETS['notification token']} {SECRETS['webhook address']}"}
+        assert scene.run("daemon", "--test-notify", **wrong) != 0
     errors_on_purpose(scene, {**token_file, **token})
-    searched = 0
-    for where, data in scene.everything():
-        assert traces(data) == [], where
-        searched += len(data)
-    debug = "".join(text for _, text in scene.printed)
-    for sign in (
-        "botocore.auth CanonicalRequest",
-        "botocore.endpoint Sending http request",
-        "httpcore",
-        "urllib3",
-        "***",
-    ):
-        assert sign in debug, f"{sign}: the logs were not on"
-    assert "Signature=***" in debug
-    figure("security: secrets looked for in all that a campaign writes, prints and serves", len(SECRETS))
 
 
 def errors_on_purpose(scene: Scene, tokens: dict[str, str]) -> None:
@@ -270,9 +301,12 @@ def test_what_is_shown_of_objects_and_errors(monkeypatch: pytest.MonkeyPatch, tm
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ARGO_TOKEN", SECRETS["token in the environment"])
     environ = {"DPGEN2_HOOK_KEY": SECRETS["hook key"], "DPGEN2_HOOK_TOKEN": SECRETS["hook token"]}
+    targets = take(notifications("http://127.0.0.1:1"))
+    senders = senders_of(targets)
     client = ArgoClient(ArgoConfig(type="argo", server="http://127.0.0.1:1"))
     store = open_store("s3://bucket/run?endpoint=http://127.0.0.1:1&region=us-east-1")
     shown = [repr(found) for found in (client, store, keys_from(environ), logs.known, store.__dict__)]
+    shown += [repr(found) for found in (targets, senders, Notifier(), [sender.name for sender in senders])]
     (tmp_path / "token").write_text(SECRETS["token in a file"] + "\nsecond line")
     monkeypatch.setenv("ARGO_TOKEN_FILE", str(tmp_path / "token"))
     with pytest.raises(Dpgen2Error) as refused:

@@ -196,7 +196,12 @@ def text_of(name: str) -> bytes:
     return (GOLDEN / name).read_bytes()
 
 
-HISTORY = [SPACE.event(12).encode(), SPACE.damaged("0" * 64).encode(), SPACE.dataset_init("a").encode() + b"/type.raw"]
+HISTORY = [
+    SPACE.event(12).encode(),
+    SPACE.told("0-00000012-failed").encode(),
+    SPACE.damaged("0" * 64).encode(),
+    SPACE.dataset_init("a").encode() + b"/type.raw",
+]
 JOBS = [
     f"{part}/task.000000/x".encode()
     for at in [SPACE.stage("label", 1).job("000002")]

@@ -97,10 +97,11 @@ ROOMS = {  # what a room of statemachine may import of the others
     "store": {"logs.py"},
     "engine": {"machine", "store", "logs.py"},
     "run": {"machine", "store", "engine", "logs.py"},
-    "daemon": {"machine", "store", "engine", "run", "logs.py"},
+    "notify": {"machine", "store", "run", "logs.py"},
+    "daemon": {"machine", "store", "engine", "run", "notify", "logs.py"},
     "importer": {"machine", "store", "run"},
     "report": {"machine", "store", "run"},
-    "cli": {"machine", "store", "engine", "run", "daemon", "importer", "report", "logs.py"},
+    "cli": {"machine", "store", "engine", "run", "notify", "daemon", "importer", "report", "logs.py"},
 }
 
 

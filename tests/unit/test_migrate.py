@@ -40,6 +40,7 @@ def rests(cli: Cli, stub_run: Path, tmp_path: Path) -> Store:
     (labels / "Cu1").mkdir(parents=True)
     (labels / "Cu1" / "type.raw").write_text("0\n")
     write_sums(labels)
+    open_store(f"file://{tmp_path}/out").put(SPACE.told("0-00000002-paused"), b"host:1 0\n")
     for name in (".engine/workflow/x/log", ".probe/left", "dataset/.part-1-2-x"):
         path = tmp_path / "out" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,7 @@ def begun() -> tuple[MemoryStore, FakeEngine]:
     store.put(SPACE.config(0), FIRST_CONFIG)
     state = first_state(config_sha256=sha256(FIRST_CONFIG))
     Record(store, nonce=lambda: "n", clock=lambda: "t").create(state)
+    store.put(SPACE.told(f"{state.run_uid}-00000099-failed"), b"a marker, not a version")
     return store, FakeEngine(store)
 
 
