@@ -1,11 +1,11 @@
-"""Mutants: one small change to a file at a time, and some test must fail. By hand: `make mutants`, CONTRIBUTING.md.
+"""Mutants: one small change to a file at a time, and some test must fail. By hand: `make mutants`.
 
     python tests/mutate.py ROOM SAMPLE SEED
 
-runs Cosmic Ray on a folder, or on a file, in a checkout of HEAD beside its own virtual environment: on so many of its
-mutants, chosen at random, or on all (0). Each is written to the disk, for much of the code runs in other processes: in workflows,
-in jobs, in pods. A mutant is tried by the test files that name its file first, then by its room's. A run that was
-interrupted goes on when it is called again. What has survived is shown at the end: `docs/reliability.md` has the reasons.
+runs Cosmic Ray on a folder, or on a file, in a checkout of HEAD beside its own virtual environment: on so many mutants,
+chosen at random, or on all (0). Each is written to the disk, for much of the code runs in other processes: workflows,
+jobs, pods. It is tried by the test files that name its file, then by its room's. A run that was interrupted goes on
+when it is called again. What has survived is shown at the end; `docs/reliability.md` has the reasons.
 """
 
 from __future__ import annotations
@@ -19,18 +19,23 @@ from pathlib import Path
 
 TREE = Path(sys.prefix) / "tree"
 QUICK = "not engines and not servers and not slow and not search"
-TESTS = {  # of each room, the files that cost least first
-    "statemachine/machine": "unit/test_machine unit/test_orders fault/test_crashes unit/test_docs",
-    "statemachine/run": "unit/test_restore unit/test_data unit/test_home unit/test_prune unit/test_systems unit/test_trust"
-    " unit/test_integrity unit/test_trail unit/test_orders unit/test_newcomer unit/test_cli",
-    "statemachine/store": "contract/test_memory_store contract/test_file_store unit/test_race unit/test_locks unit/test_s3"
-    " unit/test_s3_listing unit/test_mirror contract/test_s3_store fault/test_s3_faults unit/test_migrate",
-    "statemachine/engine": "unit/test_workflow unit/test_scripts unit/test_given unit/test_job_environment"
-    " contract/test_local_engine unit/test_unfinished contract/test_argo_engine contract/test_job_runners unit/test_hpc",
-    "operators/pod": "unit/test_claim unit/test_pods unit/test_scripts unit/test_s3 unit/test_hpc unit/test_workflow"
-    " unit/test_security_code contract/test_local_engine contract/test_argo_engine",
+TESTS = {  # of each room
+    "statemachine/machine": """
+        unit/test_machine unit/test_orders fault/test_crashes unit/test_docs""",
+    "statemachine/run": """
+        unit/test_restore unit/test_data unit/test_home unit/test_prune unit/test_systems unit/test_trust
+        unit/test_integrity unit/test_trail unit/test_orders unit/test_newcomer unit/test_cli""",
+    "statemachine/store": """
+        contract/test_memory_store contract/test_file_store unit/test_race unit/test_locks unit/test_s3
+        unit/test_s3_listing unit/test_mirror contract/test_s3_store fault/test_s3_faults unit/test_migrate""",
+    "statemachine/engine": """
+        unit/test_workflow unit/test_scripts unit/test_given unit/test_job_environment unit/test_unfinished
+        contract/test_local_engine contract/test_argo_engine contract/test_job_runners unit/test_hpc""",
+    "operators/pod": """
+        unit/test_claim unit/test_pods unit/test_scripts unit/test_s3 unit/test_hpc unit/test_workflow
+        unit/test_security_code contract/test_local_engine contract/test_argo_engine""",
 }
-# One other operator for each is enough; of `|` most are types, and of `/` paths, which nothing but a test of all could miss.
+# One other operator for each is enough. Most of `|` are in types, and most of `/` in paths.
 LEFT_OUT = [
     r"core/ReplaceBinaryOperator_(?!(Add_Sub|Sub_Add|Mul_Div|Mod_Mul|FloorDiv_Mul|BitAnd_BitOr|Pow_Mul)$)",
     r"core/ReplaceComparisonOperator_(?!(Eq_NotEq|NotEq_Eq|Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Is_IsNot|IsNot_Is)$)",
