@@ -4,7 +4,7 @@
 
 runs Cosmic Ray on a folder, or on a file, in a checkout of HEAD beside its own virtual environment: on so many mutants,
 chosen at random, or on all (0). Each is written to the disk, for much of the code runs in other processes: workflows,
-jobs, pods. It is tried by the test files that name its file, then by its room's. A run that was interrupted goes on
+jobs, pods. It is tried by tests that name its file, then by its room's. A run that was interrupted goes on
 when it is called again. What has survived is shown at the end; `docs/reliability.md` has the reasons.
 """
 
@@ -19,17 +19,17 @@ from pathlib import Path
 
 TREE = Path(sys.prefix) / "tree"
 QUICK = "not engines and not servers and not slow and not search"
-TESTS = {  # of each room
+TESTS = {  # of each room, the cheap ones first
     "statemachine/machine": """
-        unit/test_machine unit/test_orders fault/test_crashes unit/test_docs""",
+        unit/test_machine unit/test_docs unit/test_outlook fault/test_crashes unit/test_orders""",
     "statemachine/run": """
-        unit/test_restore unit/test_data unit/test_home unit/test_prune unit/test_systems unit/test_trust
-        unit/test_integrity unit/test_trail unit/test_orders unit/test_newcomer unit/test_cli""",
+        unit/test_restore unit/test_data unit/test_home unit/test_prune unit/test_systems unit/test_integrity
+        unit/test_orders unit/test_newcomer unit/test_cli""",
     "statemachine/store": """
         contract/test_memory_store contract/test_file_store unit/test_race unit/test_locks unit/test_s3
-        unit/test_s3_listing unit/test_mirror contract/test_s3_store fault/test_s3_faults unit/test_migrate""",
+        unit/test_s3_listing unit/test_mirror contract/test_s3_store fault/test_s3_faults""",
     "statemachine/engine": """
-        unit/test_workflow unit/test_scripts unit/test_given unit/test_job_environment unit/test_unfinished
+        unit/test_workflow unit/test_scripts unit/test_given unit/test_job_environment
         contract/test_local_engine contract/test_argo_engine contract/test_job_runners unit/test_hpc""",
     "operators/pod": """
         unit/test_claim unit/test_pods unit/test_scripts unit/test_s3 unit/test_hpc unit/test_workflow
@@ -53,19 +53,23 @@ filters.operators-filter.exclude-operators = {left_out}
 
 
 def tests_of(room: str, file: str) -> list[str]:
-    """The test files that try a mutant of a file, the likely ones first."""
+    """The test files that try a mutant of a file: up to three that name it, then those of its room."""
     package, stem = room.replace("/", "."), Path(file).stem
-    names = re.compile(rf"\b{package}\.{stem}\b|\b{package} import [^\n]*\b{stem}\b")
-    paths = sorted(path for folder in ("unit", "contract", "fault") for path in Path("tests", folder).glob("test_*.py"))
-    near = [str(path) for path in paths if path.stem == f"test_{stem}" or names.search(path.read_text("utf-8"))]
-    return list(dict.fromkeys([*near, *(f"tests/{name}.py" for name in TESTS[room].split())]))
+    named = re.compile(rf"\b{package}\.{stem}\b|\b{package} import [^\n]*\b{stem}\b")
+    all_of_room = [f"tests/{name}.py" for name in TESTS[room].split()]
+    others = sorted(str(path) for folder in ("unit", "contract") for path in Path("tests", folder).glob("test_*.py"))
+    files = list(dict.fromkeys([*all_of_room, *others]))
+    near = [file for file in files if Path(file).stem == f"test_{stem}"]
+    near += [file for file in files if named.search(Path(file).read_text("utf-8"))]
+    return list(dict.fromkeys([*list(dict.fromkeys(near))[:3], *all_of_room]))
 
 
 def try_mutant(room: str) -> int:
-    """Run the tests on the mutant that is in this checkout; without one, those of the room."""
+    """Run the tests on the mutant that is in this checkout, in two parts; without one, those of the room."""
     changed = git("diff", "--name-only", "--", room).split()
     files = tests_of(room, changed[0] if changed else "")
-    return subprocess.call([sys.executable, "-m", "pytest", "-x", "-m", QUICK, *files])
+    command = [sys.executable, "-m", "pytest", "-x", "-m", QUICK]
+    return subprocess.call([*command, *files[:3]]) or subprocess.call([*command, *files[3:]])
 
 
 def git(*arguments: str) -> str:
