@@ -98,6 +98,17 @@ def test_retries_end_unless_jobs_keep_finishing() -> None:
     assert (progress.at, progress.stalled) == ("train.submitting", 0)
 
 
+def test_an_attempt_that_is_repeated_says_why() -> None:
+    failed = JobCounts(planned=2, finished=1, failed=1)
+    found = report("train", complete=False, jobs=failed, messages=["job 000001: out of memory"])
+    gone = replace(seen(found, Phase.gone, revoked=True, message="the process died"), finished=1)
+    assert decide(running("train"), gone).state.reason == (
+        "attempt 0 did not complete the stage: job 000001: out of memory; the process died; 1 of 2 jobs are run again"
+    )
+    silent = decide(running("train", attempt=1), seen(None, Phase.gone, revoked=True)).state.reason
+    assert silent == "attempt 1 did not complete the stage: some jobs have no valid result"
+
+
 def test_jobs_whose_markers_come_and_go_are_no_progress() -> None:
     """Else a stage that gets nowhere would be repeated for ever: what was lost and made again counts each time."""
     state = running("train", finished=2)
