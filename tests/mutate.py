@@ -21,7 +21,8 @@ TREE = Path(sys.prefix) / "tree"
 QUICK = "not engines and not servers and not slow and not search"
 TESTS = {  # of each room, the cheap ones first
     "statemachine/machine": """
-        unit/test_machine unit/test_docs unit/test_home unit/test_outlook fault/test_crashes unit/test_orders""",
+        unit/test_machine unit/test_docs unit/test_home unit/test_prune unit/test_outlook fault/test_crashes
+        unit/test_orders""",
     "statemachine/run": """
         unit/test_restore unit/test_data unit/test_home unit/test_prune unit/test_systems unit/test_integrity
         unit/test_orders unit/test_newcomer unit/test_cli""",

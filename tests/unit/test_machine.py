@@ -11,10 +11,10 @@ from conventions.documents import JobCounts, StageReport
 from conventions.errors import CommandRefused
 from conventions.names import STAGES
 from conventions.state import Convergence, IterationSummary, Policy, State
-from statemachine.engine import Phase
+from statemachine.engine import Phase, Status
 from statemachine.machine.orders import Order
 from statemachine.machine.transitions import Action, Observation, command, decide, machine
-from tests.doubles import APPS, first_state
+from tests.doubles import APPS, FakeEngine, MemoryStore, first_state, poller_of
 
 
 def report(stage: str, iteration: int = 0, **changes: Any) -> StageReport:
@@ -40,9 +40,11 @@ def selected(accurate: int, candidate: int, failed: int = 0, level: float = 0.1,
 
 @pytest.mark.parametrize(("stage", "after"), [("label", "train"), ("train", "explore"), ("explore", "select")])
 def test_a_complete_stage_is_followed_by_the_next(stage: str, after: str) -> None:
-    decision = decide(running(stage, attempt=2), seen(report(stage)))
+    decision = decide(running(stage, attempt=2, stalled=1, finished=1), seen(report(stage)))
     assert decision.action is Action.COMMIT
-    assert (decision.state.at, decision.state.stage, decision.state.attempt) == (f"{after}.submitting", after, 0)
+    state = decision.state
+    assert (state.at, state.stage) == (f"{after}.submitting", after)
+    assert (state.attempt, state.stalled, state.finished) == (0, 0, 0)
 
 
 def test_the_order_of_looking() -> None:
@@ -76,6 +78,29 @@ def test_an_attempt_is_given_up_only_after_its_claim_is_revoked() -> None:
     ):
         decision = decide(state, given_up)
         assert (decision.state.at, decision.state.attempt) == ("train.submitting", 1)
+
+
+def test_what_took_its_claim_and_seems_dead_is_asked_about_three_times() -> None:
+    """Once to see it, once before and once after its outputs: then it is given up."""
+    store, asked = MemoryStore(), []
+
+    class Asked(FakeEngine):
+        def status(self, name: str) -> Status:
+            asked.append(name)
+            return super().status(name)
+
+        def explain(self, name: str) -> str:
+            return ""
+
+    engine = Asked(store, spoil=lambda state: "dies" if state.attempt == 0 else "")
+    poller = poller_of(store, engine)
+    poller.record.create(first_state())
+    first = poller.step().workflow
+    engine.run()
+    asked.clear()
+    state = poller.step()
+    assert (state.stage, state.attempt) == ("label", 1)
+    assert asked.count(first) == 3
 
 
 def test_fewer_markers_than_the_report_says_are_not_complete() -> None:
@@ -136,6 +161,12 @@ def test_the_last_iteration_takes_a_patch_that_waits() -> None:
     patched = running("select", config_sha256="a" * 64, next_config_sha256="b" * 64)
     state = decide(patched, seen(selected(98, 2))).state
     assert (state.final, state.config_sha256, state.next_config_sha256) == ("converged", "b" * 64, "")
+
+
+def test_as_accurate_as_is_asked_for_is_accurate() -> None:
+    assert first_state().policy.convergence.accuracy == 0.95
+    assert decide(running("select"), seen(selected(95, 5))).state.final == "converged"
+    assert decide(running("select"), seen(selected(94, 6))).state.final == ""
 
 
 def test_converged_without_candidates_ends_at_once() -> None:
