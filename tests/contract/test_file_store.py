@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 
-from conventions.errors import ConfigError, StoreError
+from conventions.errors import ConfigError, Conflict, StoreError
 from statemachine.store import Store, open_store
 from statemachine.store.file import FileStore
 
@@ -25,6 +25,18 @@ def store(tmp_path: Path) -> Store:
 
 class TestFileStore(StoreContract):
     many = 31  # it has no pages
+
+
+def test_a_refused_write_says_what_is_there(store: Store) -> None:
+    old = store.put("state.json", b"1")
+    with pytest.raises(Conflict, match="exists already"):
+        store.put("state.json", b"2", if_absent=True)
+    store.put("state.json", b"2", if_match=old)
+    with pytest.raises(Conflict, match="it has changed"):
+        store.put("state.json", b"3", if_match=old)
+    store.delete("state.json")
+    with pytest.raises(Conflict, match="it is gone"):
+        store.put("state.json", b"3", if_match=old)
 
 
 def test_a_swap_is_flushed_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
