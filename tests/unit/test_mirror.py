@@ -194,3 +194,13 @@ def test_what_one_workflow_did_not_use_is_gone_at_its_end(site: Site) -> None:
         "select/product/a",
     ]
     assert site.downloads == []
+
+
+def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").touch()
+    (tmp_path / "mirror" / "job").mkdir(parents=True)
+    (tmp_path / "mirror" / "link").symlink_to(tmp_path / "elsewhere")
+    Mirror(tmp_path / "mirror").forget()
+    assert list((tmp_path / "mirror").iterdir()) == []
+    assert (tmp_path / "elsewhere" / "kept").exists()
