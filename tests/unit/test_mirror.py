@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import itertools
 import threading
 from collections.abc import Callable
@@ -152,6 +154,18 @@ def test_a_large_file_is_known_by_its_parts(site: Site, monkeypatch: pytest.Monk
     (site.mirror.root / "job" / "large").write_bytes(content[:-1] + b"x")
     assert site.fetch("job") == {"large": content}
     assert site.downloads == ["job/large"]
+
+
+def test_a_copy_that_cannot_be_read_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, etag = tmp_path / "copy", hashlib.md5(b"1", usedforsecurity=False).hexdigest()
+    copy.write_bytes(b"1")
+    assert transfer.is_there(copy, 1, etag)
+
+    def fails(*arguments: object) -> Any:
+        raise OSError(errno.EIO, "the disk is worn out")
+
+    monkeypatch.setattr(transfer, "open", fails, raising=False)
+    assert not transfer.is_there(copy, 1, etag)
 
 
 def test_a_copy_that_cannot_be_kept_is_missed_by_nobody(site: Site) -> None:
