@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 TREE = Path(sys.prefix) / "tree"
 QUICK = "not engines and not servers and not slow and not search"
@@ -102,23 +103,23 @@ def cosmic(program: str, *arguments: Path | str) -> None:
     subprocess.run([Path(sys.prefix) / "bin" / program, *arguments], cwd=TREE, check=True)
 
 
-def choose(work: object, sample: int, seed: int) -> None:
+def choose(work: Any, sample: int, seed: int) -> None:
     """Take out what was filtered, and all but a sample of the rest."""
     from cosmic_ray.work_item import WorkerOutcome, WorkResult
 
-    pending = list(work.pending_work_items)  # type: ignore[attr-defined]
+    pending = list(work.pending_work_items)
     pending.sort(key=lambda item: [(str(m.module_path), m.operator_name, m.occurrence) for m in item.mutations])
     chosen = random.Random(seed).sample(pending, min(sample or len(pending), len(pending)))
     kept = {item.job_id for item in chosen}
     for item in pending:
         if item.job_id not in kept:
-            work.set_result(item.job_id, WorkResult(worker_outcome=WorkerOutcome.SKIPPED))  # type: ignore[attr-defined]
+            work.set_result(item.job_id, WorkResult(worker_outcome=WorkerOutcome.SKIPPED))
 
 
-def show(work: object) -> None:
+def show(work: Any) -> None:
     from cosmic_ray.work_item import WorkerOutcome
 
-    tried = [(i, r) for i, r in work.completed_work_items if r.worker_outcome is not WorkerOutcome.SKIPPED]  # type: ignore[attr-defined]
+    tried = [(i, r) for i, r in work.completed_work_items if r.worker_outcome is not WorkerOutcome.SKIPPED]
     counts = Counter(str(result.test_outcome.value) for _, result in tried)
     for item, result in tried:
         if not result.is_killed:
