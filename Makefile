@@ -43,7 +43,7 @@ search: $(VENV)/.dev ## every world with two accidents and two pollers; its figu
 	$(BIN)/pytest -m search --figures --durations=0 tests/search
 
 mutants: $(MUTANTS)/.done ## changes the code and lets the tests notice: make mutants ROOM=statemachine/machine SAMPLE=60 SEED=1
-	$(MUTANTS)/bin/python tests/mutate.py $(ROOM) $(or $(SAMPLE),0) $(or $(SEED),1)
+	$(MUTANTS)/bin/python tests/mutate.py "$(ROOM)" $(or $(SAMPLE),0) $(or $(SEED),1)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
