@@ -25,17 +25,17 @@ TESTS = {  # of each room, the cheap ones first
         unit/test_machine unit/test_docs unit/test_home unit/test_prune unit/test_outlook fault/test_crashes
         unit/test_orders""",
     "statemachine/run": """
-        unit/test_restore unit/test_data unit/test_home unit/test_prune unit/test_systems unit/test_integrity
-        unit/test_orders unit/test_newcomer unit/test_cli""",
+        unit/test_systems unit/test_history unit/test_home unit/test_data unit/test_prune unit/test_restore
+        unit/test_orders""",
     "statemachine/store": """
         contract/test_memory_store contract/test_file_store unit/test_race unit/test_locks unit/test_s3
         unit/test_s3_listing unit/test_mirror contract/test_s3_store fault/test_s3_faults""",
     "statemachine/engine": """
-        unit/test_workflow unit/test_scripts unit/test_given unit/test_job_environment
-        contract/test_local_engine contract/test_argo_engine contract/test_job_runners unit/test_hpc""",
+        unit/test_workflow unit/test_scripts unit/test_given unit/test_gpus unit/test_job_environment
+        contract/test_local_engine""",
     "operators/pod": """
-        unit/test_claim unit/test_pods unit/test_scripts unit/test_s3 unit/test_hpc unit/test_workflow
-        unit/test_security_code contract/test_local_engine contract/test_argo_engine""",
+        unit/test_claim unit/test_pods unit/test_scripts unit/test_s3 unit/test_workflow unit/test_batch_routes
+        unit/test_security_code unit/test_hpc""",
 }
 # One other operator for each is enough. Most of `|` are in types, and most of `/` in paths.
 LEFT_OUT = [

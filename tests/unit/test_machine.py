@@ -10,7 +10,7 @@ import pytest
 from conventions.documents import JobCounts, StageReport
 from conventions.errors import CommandRefused
 from conventions.names import STAGES
-from conventions.state import Convergence, IterationSummary, Policy, State
+from conventions.state import Convergence, IterationSummary, Policy, State, Systems
 from statemachine.engine import Phase, Status
 from statemachine.machine.orders import Order
 from statemachine.machine.transitions import Action, Observation, command, decide, machine
@@ -278,6 +278,14 @@ def test_a_pause_during_the_last_stage_ends_with_it(final: str) -> None:
     paused = running("train", hold=True, final=final)
     ended = decide(paused, seen(report("train"))).state
     assert (ended.at, ended.hold) == (final, False)
+
+
+def test_the_systems_of_a_training_are_noted_when_it_begins_and_stay() -> None:
+    first, second = (Systems(iteration=number, sha256=str(number) * 64) for number in (1, 2))
+    begun = decide(first_state(), Observation(submitted=True, systems=first)).state
+    assert (begun.at, begun.systems) == ("label.running", first)
+    assert decide(first_state(systems=first), Observation(submitted=True)).state.systems == first
+    assert decide(first_state(systems=first), Observation(submitted=True, systems=second)).state.systems == second
 
 
 def test_pause_holds_submission_and_resume_releases() -> None:
