@@ -285,6 +285,23 @@ def test_a_waiter_goes_on_when_it_sees_nothing(tmp_path: Path, monkeypatch: pyte
     batch_live.see(SimpleNamespace())
 
 
+def test_all_that_a_waiter_prints_is_in_the_log_of_the_job(tmp_path: Path) -> None:
+    script = """
+import sys
+from types import SimpleNamespace
+from operators.pod import batch_waiter
+places = {"JOB_OUT": sys.argv[1] + "/job/000000/out", "LOG": sys.argv[1] + "/log"}
+with batch_waiter.Job.at_home(SimpleNamespace(places=places)):
+    print("submitted", flush=True)
+    print("a warning", file=sys.stderr)
+"""
+    (tmp_path / "job").mkdir()
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "log").read_text() == "submitted\na warning\n"
+
+
 class Sftp:
     """What a look over SSH asks for, of folders on this machine; and which files it has read, and how much of each."""
 
