@@ -25,8 +25,8 @@ TESTS = {  # of each room, the cheap ones first
         unit/test_machine unit/test_docs unit/test_home unit/test_prune unit/test_outlook fault/test_crashes
         unit/test_orders""",
     "statemachine/run": """
-        unit/test_systems unit/test_history unit/test_home unit/test_data unit/test_prune unit/test_restore
-        unit/test_orders""",
+        unit/test_systems unit/test_history unit/test_home unit/test_data unit/test_prune unit/test_bad_files
+        unit/test_restore unit/test_orders""",
     "statemachine/store": """
         contract/test_memory_store contract/test_file_store unit/test_race unit/test_locks unit/test_s3
         unit/test_s3_listing unit/test_mirror contract/test_s3_store fault/test_s3_faults""",
