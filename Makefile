@@ -93,6 +93,7 @@ $(TORCH)/.%: pyproject.toml
 # Its packages are a checkout of its own, which is changed.
 $(MUTANTS)/.done: pyproject.toml
 	$(PYTHON) -m venv $(MUTANTS)
+	rm -rf $(MUTANTS)/tree
 	git clone -q . $(MUTANTS)/tree
 	$(MUTANTS)/bin/python -m pip install -q "cosmic-ray==8.7.*" -e "$(MUTANTS)/tree[dev]"
 	touch $@
