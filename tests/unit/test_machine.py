@@ -345,3 +345,15 @@ def test_every_state_is_reached_and_left() -> None:
     while more := {dest for source, dest in edges if source in reached} - reached:
         reached |= more
     assert reached == set(machine().states)
+
+
+def test_what_a_stage_has_submitted_is_deleted_when_it_is_left() -> None:
+    """The workflows that were given up, and the one whose results were used."""
+    store = MemoryStore()
+    engine = FakeEngine(store, spoil=lambda state: "dies" if state.attempt == 0 else "")
+    poller = poller_of(store, engine)
+    poller.record.create(first_state())
+    while poller.step().stage == "label":
+        engine.run()
+    assert [name for name in engine.workflows if "-label-" in name] == []
+    assert len(engine.bodies) == 2
