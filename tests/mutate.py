@@ -89,16 +89,16 @@ def main(path: str, sample: int, seed: int) -> None:
     subprocess.run(["git", "fetch", "-q", Path.cwd(), head], cwd=TREE, check=True)
     subprocess.run(["git", "reset", "-q", "--hard", head], cwd=TREE, check=True)
     name = "-".join([path.replace("/", "."), str(sample or "all"), str(seed), head[:7]])
-    config, session = TREE.with_name(f"{name}.toml"), TREE.with_name(f"{name}.sqlite")
+    config, results = TREE.with_name(f"{name}.toml"), TREE.with_name(f"{name}.sqlite")
     config.write_text(CONFIG.format(path=path, room=room, python=sys.executable, left_out=LEFT_OUT))
-    if not session.exists():
+    if not results.exists():
         cosmic("cosmic-ray", "baseline", config)
-        cosmic("cosmic-ray", "init", config, session)
-        cosmic("cr-filter-operators", session, config)
-        with use_db(session, WorkDB.Mode.open) as work:
+        cosmic("cosmic-ray", "init", config, results)
+        cosmic("cr-filter-operators", results, config)
+        with use_db(results, WorkDB.Mode.open) as work:
             choose(work, sample, seed)
-    cosmic("cosmic-ray", "exec", config, session)
-    with use_db(session, WorkDB.Mode.open) as work:
+    cosmic("cosmic-ray", "exec", config, results)
+    with use_db(results, WorkDB.Mode.open) as work:
         show(work)
 
 
