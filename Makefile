@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PEERS = .venv-peers
 TORCH = .venv-torch
+MUTANTS = .venv-mutants
 
-.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines test-torch soak figures search lint deploy-check constraints bench bench-peers docs site clean
+.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines test-torch soak figures search mutants lint deploy-check constraints bench bench-peers docs site clean
 
 demo: $(VENV)/.local ## copper on one machine: trains a force field to convergence (about 3 minutes after set-up)
 	$(BIN)/python -W ignore examples/copper/make_test_set.py
@@ -40,6 +41,9 @@ figures: $(VENV)/.dev ## the tests that tell figures write them into docs/reliab
 
 search: $(VENV)/.dev ## every world with two accidents and two pollers; its figures too
 	$(BIN)/pytest -m search --figures --durations=0 tests/search
+
+mutants: $(MUTANTS)/.done ## changes the code and lets the tests notice: make mutants ROOM=statemachine/machine SAMPLE=60 SEED=1
+	$(MUTANTS)/bin/python tests/mutate.py "$(ROOM)" $(or $(SAMPLE),0) $(or $(SEED),1)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -90,10 +94,18 @@ $(TORCH)/.%: pyproject.toml
 	$(TORCH)/$*/bin/python -m pip install -q ".[$*]"
 	touch $@
 
+# Its packages are a checkout of its own, which is changed.
+$(MUTANTS)/.done: pyproject.toml
+	$(PYTHON) -m venv $(MUTANTS)
+	rm -rf $(MUTANTS)/tree
+	git clone -q . $(MUTANTS)/tree
+	$(MUTANTS)/bin/python -m pip install -q "cosmic-ray==8.7.*" -e "$(MUTANTS)/tree[dev]"
+	touch $@
+
 $(PEERS)/.done:
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install -q "dpgen==0.14.*"
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(TORCH) runs
+	rm -rf $(VENV) $(PEERS) $(TORCH) $(MUTANTS) runs

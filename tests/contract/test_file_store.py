@@ -7,11 +7,12 @@ import fcntl
 import os
 import shutil
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 
-from conventions.errors import ConfigError, StoreError
+from conventions.errors import ConfigError, Conflict, StoreError
 from statemachine.store import Store, open_store
 from statemachine.store.file import FileStore
 
@@ -25,6 +26,18 @@ def store(tmp_path: Path) -> Store:
 
 class TestFileStore(StoreContract):
     many = 31  # it has no pages
+
+
+def test_a_refused_write_says_what_is_there(store: Store) -> None:
+    old = store.put("state.json", b"1")
+    with pytest.raises(Conflict, match="exists already"):
+        store.put("state.json", b"2", if_absent=True)
+    store.put("state.json", b"2", if_match=old)
+    with pytest.raises(Conflict, match="it has changed"):
+        store.put("state.json", b"3", if_match=old)
+    store.delete("state.json")
+    with pytest.raises(Conflict, match="it is gone"):
+        store.put("state.json", b"3", if_match=old)
 
 
 def test_a_swap_is_flushed_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +60,19 @@ def test_a_swap_is_flushed_before_it_is_seen(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("statemachine.store.file._sync_filesystem", lambda folder: order.append("flush all"))
     store.put("state.json", b"2", if_match=tag)
     assert order == ["flush all", "flush content", "rename", "flush folder"]
+
+
+@pytest.mark.parametrize(("syncfs", "all_of_them"), [(lambda handle: 0, 0), (lambda handle: -1, 1), (None, 1)])
+def test_where_one_file_system_cannot_be_flushed_all_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syncfs: Any, all_of_them: int
+) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "sync", lambda: flushed.append("all"))
+    library = SimpleNamespace(syncfs=syncfs) if syncfs else SimpleNamespace()
+    monkeypatch.setattr("statemachine.store.file.ctypes", SimpleNamespace(CDLL=lambda name: library))
+    store = FileStore.of(tmp_path)
+    store.put("state.json", b"2", if_match=store.put("state.json", b"1"))
+    assert len(flushed) == all_of_them
 
 
 def test_a_new_folder_is_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,13 @@ def test_of_two_submitters_one_creates(engine: LocalEngine) -> None:
     ended(engine, "w-a0")
 
 
+def test_a_slot_for_each_core_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch job or a container has fewer than the machine."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 5, 6} if pid == 0 else {0})
+    assert LocalEngine(tmp_path, "file:///x").slots == 3
+    assert LocalEngine(tmp_path, "file:///x", slots=2).slots == 2
+
+
 def test_no_more_jobs_at_once_than_slots(engine: LocalEngine, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     script = f"echo + >>{ledger}; {WRITE}; echo - >>{ledger}"

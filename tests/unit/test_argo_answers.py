@@ -17,6 +17,7 @@ from conventions.errors import ConfigError, EngineError, NameTaken, NotFound
 from conventions.names import SPEC_HASH
 from statemachine.engine import Phase
 from statemachine.engine.argo import ArgoEngine
+from statemachine.engine.argo_client import ArgoClient
 
 GONE = (404, {"code": 5, "message": 'workflows.argoproj.io "w" not found'})
 WORKFLOW = {"metadata": {"name": "w"}}
@@ -170,3 +171,34 @@ def test_a_namespace_of_the_environment_is_checked(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("ARGO_NAMESPACE", name)
     with pytest.raises(ConfigError, match="ARGO_NAMESPACE"):
         ArgoEngine(ArgoConfig(type="argo", server="http://argo"))
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """One that says nothing of a server."""
+    for name in ("ARGO_SERVER", "ARGO_SECURE", "ARGO_NAMESPACE", "ARGO_TOKEN", "ARGO_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_the_environment_names_the_server_that_the_configuration_does_not(environment: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"engine\.server: this key is required.*or set ARGO_SERVER"):
+        ArgoClient(ArgoConfig(type="argo"))
+    environment.setenv("ARGO_SERVER", "argo.example.org:2746")
+    assert ArgoClient(ArgoConfig(type="argo")).url == "https://argo.example.org:2746"
+    environment.setenv("ARGO_SECURE", "false")
+    assert ArgoClient(ArgoConfig(type="argo")).url == "http://argo.example.org:2746"
+
+
+def test_a_token_file_of_the_environment_may_be_missing_where_there_is_a_token(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    client = ArgoClient(ArgoConfig(type="argo", server="http://argo"))
+    environment.setenv("ARGO_TOKEN_FILE", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="none cannot be read"):
+        client.token()
+    environment.setenv("ARGO_TOKEN", "Bearer v2:secret")
+    assert client.token() == "v2:secret"
+    named = ArgoClient(ArgoConfig(type="argo", server="http://argo", token_file=str(tmp_path / "none")))
+    with pytest.raises(ConfigError, match="none cannot be read"):
+        named.token()

@@ -59,6 +59,15 @@ def test_all_jobs_share_a_process(batch_jobs: BatchJobs, tmp_path: Path) -> None
     assert (tmp_path / "jobs-000003.log").read_text() == "out of 000003\n"
 
 
+def test_the_process_ends_when_there_are_no_more_jobs(tmp_path: Path) -> None:
+    batch_jobs = BatchJobs()
+    batch_jobs.close()
+    run(batch_jobs, tmp_path, "000001", "000002")
+    assert batch_jobs._waiter and batch_jobs._waiter.process.poll() is None
+    batch_jobs.close()
+    assert batch_jobs._waiter.process.returncode == 0
+
+
 def test_its_death_fails_the_jobs_it_had_and_no_others(batch_jobs: BatchJobs, tmp_path: Path) -> None:
     assert run(batch_jobs, tmp_path, "000001", "000009") == [1, 1]
     assert "the next attempt finds them again" in (tmp_path / "jobs-000001.log").read_text()

@@ -355,6 +355,24 @@ def test_ctrl_c_leaves_nothing(stub_run: Path, cli: Cli, monkeypatch: pytest.Mon
     assert [path.name for path in stub_run.parent.iterdir() if "trial" in path.name] == []
 
 
+def test_a_trial_has_the_files_that_the_configuration_names(stub_run: Path, cli: Cli, tmp_path: Path) -> None:
+    """The stub apps name none: an input of CP2K would be looked for in the trial's own folder."""
+    from statemachine.run.opening import open_poller
+    from statemachine.run.trial import shrink
+
+    assert cli("init", stub_run)[0] == 0
+    poller = open_poller(f"file://{tmp_path}/out")
+    config, files, base = (
+        poller.submission.config(poller.record.load().state),
+        tmp_path / "out/config/file",
+        tmp_path / "b",
+    )
+    base.mkdir()
+    assert shrink(config, "file:///trial", files, base).prefix == "file:///trial"
+    (kept,) = files.glob("*/cu.xyz")
+    assert (base / kept.relative_to(files)).read_bytes() == kept.read_bytes()
+
+
 def test_a_trial_that_cannot_be_begun_leaves_nothing(stub_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from statemachine.run import trial
 

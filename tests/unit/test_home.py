@@ -14,6 +14,7 @@ from conventions.errors import CommandRefused
 from conventions.state import State
 from statemachine.engine import Phase, local
 from statemachine.engine.local import LocalEngine
+from statemachine.machine import Order, command
 from statemachine.run.opening import open_poller
 from statemachine.run.place import is_copy
 from statemachine.run.poller import Poller
@@ -61,8 +62,6 @@ def test_a_run_that_was_only_begun_works_where_it_is_first_advanced() -> None:
 
 
 def test_a_cancel_from_elsewhere_waits_for_the_home() -> None:
-    from statemachine.machine.orders import Order
-
     _, here, one, there, _ = begun()
     one.store.put(here.record.load().state.place.claim(0), b"begun")
     there.tell(Order("cancel", "x"))
@@ -72,8 +71,6 @@ def test_a_cancel_from_elsewhere_waits_for_the_home() -> None:
 
 def test_a_cancel_from_elsewhere_of_what_never_began_is_done_at_once() -> None:
     """Whoever has the claim decides: a workflow that comes later finds it taken, and does not work."""
-    from statemachine.machine.orders import Order
-
     _, _, one, there, _ = begun()
     there.tell(Order("cancel", "x"))
     assert there.step().at == "cancelled"
@@ -130,6 +127,17 @@ def test_what_is_a_copy(tmp_path: Path) -> None:
     assert is_copy(f"{url}/a", "s3://bucket/a")
     assert not is_copy("s3://bucket/a?endpoint=http://minio:9000", "s3://bucket/a?endpoint=http://localhost:9000")
     assert is_copy("s3://bucket/a", "s3://bucket/b") and is_copy("s3://bucket/a", "s3://other/a")
+
+
+def test_a_fork_goes_on_with_a_new_attempt() -> None:
+    """Names and claims of the present one belong to the first run."""
+    order = Order("fork", "a copy", run_uid="1" * 32, renamed={"a" * 64: "b" * 64})
+    works = first_state(at="train.running", stage="train", attempt=2, stalled=1, home="one", config_sha256="a" * 64)
+    forked = command(works, order)
+    assert (forked.at, forked.attempt, forked.stalled, forked.home) == ("train.submitting", 3, 0, "")
+    assert (forked.run_uid, forked.config_sha256, forked.reason) == ("1" * 32, "b" * 64, "a copy")
+    ended = command(first_state(at="converged", attempt=2), order)
+    assert (ended.at, ended.attempt, ended.run_uid) == ("converged", 2, "1" * 32)
 
 
 def test_cp_r_out_backup_then_status_backup(cli: Cli, stub_run: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from pydantic import ValidationError
@@ -283,6 +283,66 @@ def test_a_batch_job_is_seen_while_it_runs(tmp_path: Path) -> None:
 def test_a_waiter_goes_on_when_it_sees_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     batch_live.see(SimpleNamespace())
+
+
+def test_all_that_a_waiter_prints_is_in_the_log_of_the_job(tmp_path: Path) -> None:
+    script = """
+import sys
+from types import SimpleNamespace
+from operators.pod import batch_waiter
+places = {"JOB_OUT": sys.argv[1] + "/job/000000/out", "LOG": sys.argv[1] + "/log"}
+with batch_waiter.Job.at_home(SimpleNamespace(places=places)):
+    print("submitted", flush=True)
+    print("a warning", file=sys.stderr)
+"""
+    (tmp_path / "job").mkdir()
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "log").read_text() == "submitted\na warning\n"
+
+
+class Sftp:
+    """What a look over SSH asks for, of folders on this machine; and which files it has read, and how much of each."""
+
+    def __init__(self) -> None:
+        self.read: list[tuple[str, int]] = []
+
+    def listdir_attr(self, folder: str) -> list[SimpleNamespace]:
+        paths = sorted(Path(folder).iterdir())
+        return [SimpleNamespace(filename=path.name, st_size=path.stat().st_size) for path in paths]
+
+    @contextlib.contextmanager
+    def open(self, path: str, mode: str) -> Iterator[IO[bytes]]:
+        with open(path, mode) as stream:
+            yield stream
+            end = stream.tell()
+        self.read.append((Path(path).name, end))
+
+
+def test_a_look_over_ssh_copies_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = SimpleNamespace(sftp=Sftp(), remote_root=str(tmp_path / "there"))
+    log, code, seen = "log/task.000000.log", "work/task.000000.code", tmp_path / "live"
+    for name, text in ((log, "step 1\n"), ("log/core", "no log"), (code, "0\n")):
+        path = tmp_path / "there/out" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    batch_live.see(there)
+    assert ((seen / log).read_text(), (seen / code).read_text()) == ("step 1\n", "0\n")
+    assert [path.name for path in (seen / "log").iterdir()] == ["task.000000.log"]
+    there.sftp.read.clear()
+    with open(tmp_path / "there/out" / log, "a") as stream:
+        stream.write("step 2\n")
+    batch_live.see(there)
+    assert (seen / log).read_text() == "step 1\nstep 2\n" and there.sftp.read == [("task.000000.log", 14)]
+    batch_live.see(there)
+    assert len(there.sftp.read) == 1, "nothing is new"
+    (tmp_path / "there/out" / log).write_text("anew\n")
+    batch_live.see(there)
+    assert (seen / log).read_text() == "anew\n"
+    batch_live.unsee()
+    assert not seen.exists()
 
 
 def test_a_waiter_that_is_told_to_stop(tmp_path: Path) -> None:

@@ -86,6 +86,14 @@ def test_a_configuration_is_written_again_from_its_copy(cli: Cli, run: Path) -> 
     assert path.read_bytes() == whole and cli("doctor", run)[0] == 0
 
 
+def test_a_configuration_is_taken_from_an_older_copy_where_the_newest_is_gone(cli: Cli, run: Path) -> None:
+    flip(one(run.parent / "out", "config/run/*.json"))
+    *older, newest = sorted((run.parent / "out/config/iter").iterdir())
+    assert [path.name for path in older] == ["000000"]
+    shutil.rmtree(newest)
+    assert "--repair takes it from config/iter/000000/" in cli("doctor", run)[1]
+
+
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [

@@ -10,11 +10,11 @@ import pytest
 from conventions.documents import JobCounts, StageReport
 from conventions.errors import CommandRefused
 from conventions.names import STAGES
-from conventions.state import Convergence, IterationSummary, Policy, State
-from statemachine.engine import Phase
+from conventions.state import Convergence, IterationSummary, Policy, State, Systems
+from statemachine.engine import Phase, Status
 from statemachine.machine.orders import Order
 from statemachine.machine.transitions import Action, Observation, command, decide, machine
-from tests.doubles import APPS, first_state
+from tests.doubles import APPS, FakeEngine, MemoryStore, first_state, poller_of
 
 
 def report(stage: str, iteration: int = 0, **changes: Any) -> StageReport:
@@ -40,9 +40,11 @@ def selected(accurate: int, candidate: int, failed: int = 0, level: float = 0.1,
 
 @pytest.mark.parametrize(("stage", "after"), [("label", "train"), ("train", "explore"), ("explore", "select")])
 def test_a_complete_stage_is_followed_by_the_next(stage: str, after: str) -> None:
-    decision = decide(running(stage, attempt=2), seen(report(stage)))
+    decision = decide(running(stage, attempt=2, stalled=1, finished=1), seen(report(stage)))
     assert decision.action is Action.COMMIT
-    assert (decision.state.at, decision.state.stage, decision.state.attempt) == (f"{after}.submitting", after, 0)
+    state = decision.state
+    assert (state.at, state.stage) == (f"{after}.submitting", after)
+    assert (state.attempt, state.stalled, state.finished) == (0, 0, 0)
 
 
 def test_the_order_of_looking() -> None:
@@ -78,6 +80,29 @@ def test_an_attempt_is_given_up_only_after_its_claim_is_revoked() -> None:
         assert (decision.state.at, decision.state.attempt) == ("train.submitting", 1)
 
 
+def test_what_took_its_claim_and_seems_dead_is_asked_about_three_times() -> None:
+    """Once to see it, once before and once after its outputs: then it is given up."""
+    store, asked = MemoryStore(), []
+
+    class Asked(FakeEngine):
+        def status(self, name: str) -> Status:
+            asked.append(name)
+            return super().status(name)
+
+        def explain(self, name: str) -> str:
+            return ""
+
+    engine = Asked(store, spoil=lambda state: "dies" if state.attempt == 0 else "")
+    poller = poller_of(store, engine)
+    poller.record.create(first_state())
+    first = poller.step().workflow
+    engine.run()
+    asked.clear()
+    state = poller.step()
+    assert (state.stage, state.attempt) == ("label", 1)
+    assert asked.count(first) == 3
+
+
 def test_fewer_markers_than_the_report_says_are_not_complete() -> None:
     stale = Observation(phase=Phase.succeeded, checks=1, looked=True, report=report("train"), finished=1)
     assert decide(running("train"), stale).action is Action.REVOKE
@@ -96,6 +121,17 @@ def test_retries_end_unless_jobs_keep_finishing() -> None:
     assert "out of memory" in failed.reason
     progress = decide(running("train", finished=1, stalled=2), stuck).state
     assert (progress.at, progress.stalled) == ("train.submitting", 0)
+
+
+def test_an_attempt_that_is_repeated_says_why() -> None:
+    failed = JobCounts(planned=2, finished=1, failed=1)
+    found = report("train", complete=False, jobs=failed, messages=["job 000001: out of memory"])
+    gone = replace(seen(found, Phase.gone, revoked=True, message="the process died"), finished=1)
+    assert decide(running("train"), gone).state.reason == (
+        "attempt 0 did not complete the stage: job 000001: out of memory; the process died; 1 of 2 jobs are run again"
+    )
+    silent = decide(running("train", attempt=1), seen(None, Phase.gone, revoked=True)).state.reason
+    assert silent == "attempt 1 did not complete the stage: some jobs have no valid result"
 
 
 def test_jobs_whose_markers_come_and_go_are_no_progress() -> None:
@@ -125,6 +161,12 @@ def test_the_last_iteration_takes_a_patch_that_waits() -> None:
     patched = running("select", config_sha256="a" * 64, next_config_sha256="b" * 64)
     state = decide(patched, seen(selected(98, 2))).state
     assert (state.final, state.config_sha256, state.next_config_sha256) == ("converged", "b" * 64, "")
+
+
+def test_as_accurate_as_is_asked_for_is_accurate() -> None:
+    assert first_state().policy.convergence.accuracy == 0.95
+    assert decide(running("select"), seen(selected(95, 5))).state.final == "converged"
+    assert decide(running("select"), seen(selected(94, 6))).state.final == ""
 
 
 def test_converged_without_candidates_ends_at_once() -> None:
@@ -238,6 +280,14 @@ def test_a_pause_during_the_last_stage_ends_with_it(final: str) -> None:
     assert (ended.at, ended.hold) == (final, False)
 
 
+def test_the_systems_of_a_training_are_noted_when_it_begins_and_stay() -> None:
+    first, second = (Systems(iteration=number, sha256=str(number) * 64) for number in (1, 2))
+    begun = decide(first_state(), Observation(submitted=True, systems=first)).state
+    assert (begun.at, begun.systems) == ("label.running", first)
+    assert decide(first_state(systems=first), Observation(submitted=True)).state.systems == first
+    assert decide(first_state(systems=first), Observation(submitted=True, systems=second)).state.systems == second
+
+
 def test_pause_holds_submission_and_resume_releases() -> None:
     paused = command(first_state(), Order("pause", "lunch"))
     assert (paused.hold, paused.reason) == (True, "lunch")
@@ -295,3 +345,15 @@ def test_every_state_is_reached_and_left() -> None:
     while more := {dest for source, dest in edges if source in reached} - reached:
         reached |= more
     assert reached == set(machine().states)
+
+
+def test_what_a_stage_has_submitted_is_deleted_when_it_is_left() -> None:
+    """The workflows that were given up, and the one whose results were used."""
+    store = MemoryStore()
+    engine = FakeEngine(store, spoil=lambda state: "dies" if state.attempt == 0 else "")
+    poller = poller_of(store, engine)
+    poller.record.create(first_state())
+    while poller.step().stage == "label":
+        engine.run()
+    assert [name for name in engine.workflows if "-label-" in name] == []
+    assert len(engine.bodies) == 2

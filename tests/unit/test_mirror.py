@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import itertools
 import threading
 from collections.abc import Callable
@@ -154,6 +156,18 @@ def test_a_large_file_is_known_by_its_parts(site: Site, monkeypatch: pytest.Monk
     assert site.downloads == ["job/large"]
 
 
+def test_a_copy_that_cannot_be_read_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, etag = tmp_path / "copy", hashlib.md5(b"1", usedforsecurity=False).hexdigest()
+    copy.write_bytes(b"1")
+    assert transfer.is_there(copy, 1, etag)
+
+    def fails(*arguments: object) -> Any:
+        raise OSError(errno.EIO, "the disk is worn out")
+
+    monkeypatch.setattr(transfer, "open", fails, raising=False)
+    assert not transfer.is_there(copy, 1, etag)
+
+
 def test_a_copy_that_cannot_be_kept_is_missed_by_nobody(site: Site) -> None:
     site.mirror.root.mkdir()
     (site.mirror.root / "job").write_bytes(b"in the way")
@@ -194,3 +208,13 @@ def test_what_one_workflow_did_not_use_is_gone_at_its_end(site: Site) -> None:
         "select/product/a",
     ]
     assert site.downloads == []
+
+
+def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").touch()
+    (tmp_path / "mirror" / "job").mkdir(parents=True)
+    (tmp_path / "mirror" / "link").symlink_to(tmp_path / "elsewhere")
+    Mirror(tmp_path / "mirror").forget()
+    assert list((tmp_path / "mirror").iterdir()) == []
+    assert (tmp_path / "elsewhere" / "kept").exists()

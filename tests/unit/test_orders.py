@@ -129,6 +129,12 @@ def test_a_rewind_that_leads_nowhere_is_refused(iteration: int, stage: str, why:
         rewind(state, iteration, stage)
 
 
+def test_a_rewind_to_a_select_that_never_was_is_refused_as_such() -> None:
+    """Nothing was deleted where nothing was explored."""
+    state = first_state(at="train.running", stage="train", trail=[row(0, "label")])
+    assert "select of iteration 0 was not done" in rewind_error(state, 0, "select")
+
+
 def test_the_last_labels_of_the_last_labels() -> None:
     """A place has what it had when it was gone to the first time."""
     store, engine, end = ended(accurate_after=99)

@@ -15,7 +15,7 @@ from conventions.documents import JobCounts, StageReport
 from conventions.names import STAGES, sha256
 from conventions.state import IterationSummary, Policy, State
 from statemachine.machine import Observation, Phase, decide
-from statemachine.machine.outlook import is_accurate, warnings, why_not_converged
+from statemachine.machine.outlook import is_accurate, shares, warnings, why_not_converged
 from statemachine.run.opening import open_poller
 from statemachine.run.record import Record
 from tests.conftest import Cli
@@ -53,6 +53,11 @@ HALF = "50.0% of the frames were accurate (95% are asked for), 10.0% failed"
             "an iteration before 50.0% and 10.0%; the force RMSE went from 0.13 to 0.5 eV/A. "
             "More than half failed: lower the temperatures, or add initial data",
         ),
+        (
+            [FIRST, row(1, rmse_f=0.157, accurate=500, candidate=400, failed=100)],
+            f"{HALF}; an iteration before 50.0% and 10.0%; the force RMSE went from 0.13 to 0.157 eV/A. "
+            "The errors grow: look at the labels (`dpgen2-sm logs`) and at numb_steps of the training",
+        ),
     ],
 )
 def test_why_a_run_has_not_converged(rows: list[IterationSummary], expected: str) -> None:
@@ -65,6 +70,11 @@ def test_bad_signs_in_the_table() -> None:
     assert warnings({"train_rmse_f": 0.5}, {"rmse_f": 0.1}) == [], "of other data"
     half = row(0, accurate=25, candidate=25, failed=50)
     assert warnings(half.figures, {}) == [] and "More than half" not in why_not_converged([half], 0.95)
+
+
+def test_a_class_without_frames_has_none_of_them() -> None:
+    assert shares({"accurate": 4.0}) == {"accurate": 1.0, "candidate": 0.0, "failed": 0.0}
+    assert shares({"labelled": 4.0}) == {}
 
 
 def exhausted(cli: Cli, stub_run: Path) -> str:
