@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conventions.errors import ConfigError
+from statemachine.run.config_file import check_size
 
 LARGEST = 16 << 20  # bytes: inputs with long lists of structures are large
 DEEPEST = 100
@@ -110,6 +111,7 @@ def _yaml(text: str, path: Path, within: tuple[Path, ...] = ()) -> Any:
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = Tags
     try:
+        check_size(yaml.parse(text))
         return yaml.load(text)
     except ConfigError:
         raise

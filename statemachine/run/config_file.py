@@ -78,7 +78,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver, yaml.Constructor = _Resolver, _Constructor
     try:
-        _check_size(yaml.parse(text))  # piece by piece: what would take long to load is refused here
+        check_size(yaml.parse(text))  # piece by piece: what would take long to load is refused here
         value = yaml.load(text)
     except (YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from None
@@ -93,7 +93,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return cleaned
 
 
-def _check_size(events: Iterable[Event]) -> None:
+def check_size(events: Iterable[Event]) -> None:
     """Raise `ValueError` for a document that is too deep or too large, each alias taken as what it stands for."""
     known: dict[str, tuple[int, int]] = {}  # size and depth of what an anchor names
     around: list[tuple[str | None, int, int]] = [(None, 0, 0)]  # the same of the collections that have not ended

@@ -13,6 +13,7 @@ import pytest
 from conventions.errors import ConfigError
 from statemachine.importer.dpgen import keys
 from statemachine.importer.make import make
+from statemachine.importer.reading import read_source
 from tests.unit.test_import_ai2kit import INPUT
 from tests.unit.test_import_dpgen import MACHINE, PARAM
 
@@ -78,3 +79,12 @@ def test_no_value_makes_an_import_of_ai2kit_fall_over(tmp_path: Path, value: Any
             told = {row.source for row in report}
             assert {f"cll.yml: {key}" for key in document if not key.startswith((".", "_"))} <= told
     assert 0 < refused < len(documents)
+
+
+def test_aliases_that_stand_for_too_much_are_refused(tmp_path: Path) -> None:
+    laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+    )
+    (tmp_path / "input.yml").write_text(laughs)
+    with pytest.raises(ConfigError, match=r"input\.yml: .*aliases .* stand for more than"):
+        read_source(tmp_path / "input.yml")
