@@ -247,6 +247,7 @@ for order in (
 app.command()(evaluate.test)
 app.command()(seeing.report)
 app.command()(seeing.explain)
+app.command()(seeing.web)
 app.command("import")(bring.import_)
 
 
