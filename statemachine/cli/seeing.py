@@ -99,7 +99,8 @@ def web(
     """Show runs in a browser: an overview, live reports, jobs and their logs, downloads of models and data.
 
     Nothing is advanced or changed. Whoever reaches the address sees everything: keep it on this machine, or behind a
-    server that asks who is there. Ctrl-C ends it.
+    server that asks who is there. Ctrl-C ends it. The daemon's
+    --listen serves the same pages.
     """
     from statemachine.run.opening import find_prefix
     from statemachine.store import prefix_url

@@ -77,7 +77,7 @@ def script() -> bytes:
 
 
 def _page(template: str, **values: Any) -> str:
-    return known.redact(_environment().get_template(template).render(values))
+    return known.redact(_environment().get_template(template).render(values)) + "\n"
 
 
 @lru_cache(maxsize=1)

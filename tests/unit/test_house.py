@@ -97,7 +97,7 @@ ROOMS = {  # what a room of statemachine may import of the others
     "store": {"logs.py"},
     "engine": {"machine", "store", "logs.py"},
     "run": {"machine", "store", "engine", "logs.py"},
-    "daemon": {"machine", "store", "engine", "run", "logs.py"},
+    "daemon": {"machine", "store", "engine", "run", "web", "logs.py"},
     "importer": {"machine", "store", "run"},
     "report": {"machine", "store", "run"},
     "web": {"machine", "store", "engine", "run", "report", "logs.py"},
