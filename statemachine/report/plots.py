@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ SETTINGS: dict[Any, Any] = {
 }
 
 Draw = Callable[[Axes], None]
+_drawing = threading.Lock()  # matplotlib's settings are those of the whole process
 
 
 def plots(figures: Figures, curves: Sequence[Curve] = ()) -> dict[str, tuple[str, Draw]]:
@@ -119,7 +121,7 @@ def _figure(draw: Draw) -> Iterator[Any]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(SETTINGS):
+    with _drawing, matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         draw(figure.add_subplot())
         yield figure

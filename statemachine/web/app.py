@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import threading
@@ -14,7 +15,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import (
     HTMLResponse,
-    JSONResponse,
     PlainTextResponse,
     RedirectResponse,
     Response,
@@ -131,7 +131,8 @@ class Site:
         return _live(request, shown.tag, lambda: pages.run(run.name, shown, self.every))
 
     def _json(self, request: Request, run: Seen, view: View) -> Response:
-        return JSONResponse(as_json(view.now().figures))
+        text = json.dumps(as_json(view.now().figures), indent=1)
+        return Response(f"{known.redact(text)}\n", media_type="application/json")
 
     def _present_jobs(self, request: Request, run: Seen, view: View) -> Response:
         state = view.ask(lambda store, state: state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from conventions.documents import DoneMarker
@@ -21,6 +21,7 @@ PAGE = 100  # jobs of a page
 READING = 1.0  # seconds for reading markers
 TAIL = 256 << 10  # bytes of a log that are shown: its end
 LARGEST = 32 << 20  # bytes of a log that is read
+PRINTED = 2 << 20  # characters of all logs of a job
 
 
 @dataclass(frozen=True)
@@ -98,15 +99,23 @@ def log(store: Store, state: State, stage: str, iteration: int, number: int) -> 
         When there is nothing.
     """
     place = place_of(state, stage, iteration).job(format_id(number))
-    parts = [f"== {name} ==\n{_end(data)}" for name, data in _running(store, state, place)]
-    if not parts:
-        parts = [f"== {name} ==\n{text}" for name, text in _published(store, place)]
+    parts = _some(_running(store, state, place)) or _some(_published(store, place))
     if not parts:
         raise NotFound("the job has no log yet: it does not run, or its log is published when it has ended")
     return "\n".join(parts)
 
 
-def _running(store: Store, state: State, place: StageSpace) -> Iterator[tuple[str, bytes]]:
+def _some(logs: Iterable[tuple[str, str]]) -> list[str]:
+    """Logs with their names, as many as a page can show; no further one is read."""
+    parts: list[str] = []
+    for name, text in logs:
+        parts.append(f"== {name} ==\n{text}")
+        if sum(map(len, parts)) > PRINTED:
+            return [*parts, "(there may be more: `dpgen2-sm logs` shows all)\n"]
+    return parts
+
+
+def _running(store: Store, state: State, place: StageSpace) -> Iterator[tuple[str, str]]:
     if not _present(state, place) or (engine := engine_here(store, state)) is None:
         return
     if is_of_attempt(store, place, state.attempt, place.job_done):
@@ -117,7 +126,7 @@ def _running(store: Store, state: State, place: StageSpace) -> Iterator[tuple[st
             found[name] = (found.get(name, b"") + data)[-TAIL - 1 :]
     except (Dpgen2Error, OSError):
         return
-    yield from found.items()
+    yield from ((name, _end(data)) for name, data in found.items())
 
 
 def _published(store: Store, place: StageSpace) -> Iterator[tuple[str, str]]:

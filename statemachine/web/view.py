@@ -33,8 +33,6 @@ FRESH = 2.0  # seconds for which a run is not looked at again
 FIRST, AGAIN = 6.0, 1.0  # seconds that a page waits for the store: where nothing is known yet, and where it is
 KEPT = 20  # runs whose figures are kept
 
-_drawing = threading.Lock()  # matplotlib's settings are the process's
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -109,8 +107,7 @@ class View:
         shown = self.shown
         if shown is None or loaded.data != self._data:
             figures = self._reader.read()
-            with _drawing:
-                found = values(figures, self._store, configuration_text(self._store, figures.state))
+            found = values(figures, self._store, configuration_text(self._store, figures.state))
             shown, self._data = Shown(figures, found), loaded.data
         progress, pace, note = self._progress(self._store, shown.figures.state)
         return replace(shown, progress=progress, pace=pace, note=note, error="")

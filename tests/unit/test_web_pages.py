@@ -20,7 +20,7 @@ from conventions.documents import DoneMarker, TaskResult
 from conventions.errors import StoreAway
 from statemachine.store import open_store
 from statemachine.store.file import FileStore
-from statemachine.web import board, files, view
+from statemachine.web import board, files, jobs, view
 from statemachine.web.app import POLICY, Site
 from statemachine.web.board import Looking, Seen
 from statemachine.web.lanes import Busy, Lane, Lanes
@@ -229,6 +229,19 @@ def test_jobs_and_their_logs(pages: TestClient, prefix: str) -> None:
     assert "There are no jobs here" in pages.get(at(prefix, "/jobs/explore/1?first=500")).text
 
 
+def test_long_logs_are_cut(pages: TestClient, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, place = open_store(prefix), SPACE.stage("explore", 1).job("000000")
+    for number in range(3):
+        store.put(f"{place.job_log}/task.00000{number}.txt", b"x" * 50 + b"the end\n")
+    monkeypatch.setattr(jobs, "TAIL", 8)
+    monkeypatch.setattr(jobs, "PRINTED", 60)
+    text = pages.get(at(prefix, "/log/explore/1/0")).text
+    assert text.count("(the last 8 bytes)\nthe end\n") == 2 and "x" not in text.replace("txt", "")
+    assert text.endswith("`dpgen2-sm logs` shows all)\n")
+    monkeypatch.setattr(jobs, "LARGEST", 10)
+    assert "(58 bytes: `dpgen2-sm logs` shows it)" in pages.get(at(prefix, "/log/explore/1/0")).text
+
+
 def test_a_running_stage_shows_its_progress(stub_run: Path, cli: Cli) -> None:
     assert cli("init", stub_run)[0] == cli("step", stub_run)[0] == 0
     prefix = f"file://{stub_run.parent}/out"
@@ -299,8 +312,9 @@ def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     campaign(store, 1, tmp_path, reason="token hunter2-of-the-store was refused")
     monkeypatch.setattr(FileStore, "secrets", lambda self: ["hunter2-of-the-store"])
     with site(store.url) as client:
-        text = client.get(at(store.url)).text
-    assert "hunter2" not in text and "token *** was refused" in text
+        for path in ("", "/json"):
+            text = client.get(at(store.url, path)).text
+            assert "hunter2" not in text and "token *** was refused" in text
 
 
 def test_questions_to_a_busy_store_are_refused() -> None:
