@@ -189,7 +189,8 @@ def daemon(
     error (its store is down, its state is damaged) is retried with growing delays, up to 10 minutes; the others are
     not affected.
 
-    --listen serves /healthz and /readyz for probes, /metrics for Prometheus, and /hook: a POST there (a hint) makes
+    --listen serves the pages of `dpgen2-sm web`: who reaches the port sees all of the runs. And it
+    serves /healthz and /readyz for probes, /metrics for Prometheus, and /hook: a POST there (a hint) makes
     the daemon check the run that it names at once instead of at the next interval; without a name all runs, 40 a
     second. A hint must be signed with the key in DPGEN2_HOOK_KEY (or in the file that DPGEN2_HOOK_KEY_FILE names):
     `dpgen2-sm notify` does that. Senders that cannot sign, such as S3 bucket notifications, may send
@@ -263,6 +264,7 @@ app.command()(evaluate.test)
 app.command()(seeing.report)
 app.command()(seeing.explain)
 app.command()(top.top)
+app.command()(seeing.web)
 app.command("import")(bring.import_)
 
 

@@ -32,6 +32,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "explain": ("explain run.yaml 3", "explain run.yaml 2/14", "explain run.yaml label/3/12"),
     "top": ("top copper.yaml water.yaml", "top --discover s3://bucket/group"),
+    "web": ("web run.yaml other/run.yaml", "web --discover runs --listen 127.0.0.1:8090"),
     "import": ("import param.json machine.json -o run", "import param.json machine.json -o run --adopt old/run"),
     "status": ("status run.yaml", "status run.yaml --watch", "status run.yaml --json"),
     "list": ("list runs s3://bucket/group",),

@@ -82,3 +82,31 @@ def explain(
     width = max(len(name) for name, _ in found)
     for name, text in found:
         typer.echo(f"{typer.style(name.ljust(width), bold=True)}  {printable(text)}")
+
+
+def web(
+    targets: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs to show: configuration files, folders or URLs.")
+    ] = None,
+    discover: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PREFIX", help="Also show all runs below this folder or URL; may be repeated."),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where to serve; a port alone is on 127.0.0.1.")
+    ] = "127.0.0.1:8080",
+) -> None:
+    """Show runs in a browser: an overview, live reports, jobs and their logs, downloads of models and data.
+
+    Nothing is advanced or changed. Whoever reaches the address sees everything: keep it on this machine, or behind a
+    server that asks who is there. Ctrl-C ends it. The daemon's
+    --listen serves the same pages.
+    """
+    from statemachine.run.opening import find_prefix
+    from statemachine.store import prefix_url
+    from statemachine.web.serve import serve
+
+    if not targets and not discover:
+        raise typer.BadParameter("name a run, or --discover PREFIX", param_hint="RUN")
+    prefixes = [find_prefix(target) for target in targets or ()]
+    serve(prefixes, [prefix_url(place, Path.cwd()) for place in discover or ()], listen)

@@ -14,7 +14,6 @@ from statemachine.notify.senders import senders_of
 
 from .daemon import LATE, Daemon
 from .hints import KEY_FILE, TOKEN, keys_from
-from .web import Server, address
 
 log = logging.getLogger("dpgen2-sm")
 
@@ -54,7 +53,11 @@ def serve(
 
     for kind in (signal.SIGTERM, signal.SIGINT):
         signal.signal(kind, stop)
-    server = Server(address(listen), daemon, keys) if listen is not None else None
+    server = None
+    if listen is not None:
+        from .web import Server, address  # who does not listen does not pay for it
+
+        server = Server(address(listen), daemon, keys)
     try:
         daemon.open()
         if server is not None:

@@ -84,21 +84,22 @@ class Figures:
 
 
 class Reader:
-    """Reads a run again and again, and each settled iteration once."""
+    """Reads a run again and again; each settled iteration, and each version of its history, once."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._record = Record(store)
         self._known: dict[int, tuple[IterationSummary, Iteration]] = {}
+        self._versions: dict[int, dict[str, Any]] = {}
 
     def read(self, last: int | None = None) -> Figures:
         """The figures of the last iterations, by default of all."""
-        state = Record(self.store).load().state
+        state = self._record.load().state
         rows, damage = readable(self.store, state, last)
         iterations = [self._iteration(state, row) for row in rows]
         told = [text for one in iterations for text in one.damage]
-        return Figures(
-            self.store.url, state, iterations, read_timeline(self.store, state), [*filter(None, [damage]), *told]
-        )
+        spans = read_timeline(self.store, state, self._versions)
+        return Figures(self.store.url, state, iterations, spans, [*filter(None, [damage]), *told])
 
     def _iteration(self, state: State, row: IterationSummary) -> Iteration:
         known = self._known.get(row.iteration)

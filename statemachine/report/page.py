@@ -37,33 +37,34 @@ class Plot:
 
 def render(figures: Figures, store: Store, configuration: str = "") -> str:
     """The page of a run."""
+    return environment().get_template("report.html").render(values(figures, store, configuration))
+
+
+def values(figures: Figures, store: Store, configuration: str = "") -> dict[str, Any]:
+    """What the page of a run shows: for `report.html`, and for templates that extend it."""
     from markupsafe import Markup
 
     drawn = plots(figures, read_curves(store, figures.state))
     iteration, chosen, pictures = read_pictures(store, figures.state)
     explored = [one for one in figures.iterations if one.explored is not None]
     trained = [one for one in figures.iterations if one.trained is not None and one.trained.models]
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            figures=figures,
-            state=figures.state,
-            rows=[_cells(one.row.figures) | {"one": one} for one in figures.iterations[-ROWS:]],
-            newest=NEWEST,
-            hidden=max(0, len(figures.iterations) - ROWS),
-            plots=[Plot(name, title, Markup(svg(draw, title))) for name, (title, draw) in drawn.items()],
-            pictures=pictures,
-            chosen=chosen,
-            chosen_in=iteration,
-            explored=explored[-1] if explored else None,
-            trained=trained[-1] if trained else None,
-            calibrations=figures.calibrations()[-ROWS:],
-            times=stage_times(figures),
-            troubles=troubles(figures),
-            configuration=configuration,
-        )
-    )
+    return {
+        "figures": figures,
+        "state": figures.state,
+        "rows": [_cells(one.row.figures) | {"one": one} for one in figures.iterations[-ROWS:]],
+        "newest": NEWEST,
+        "hidden": max(0, len(figures.iterations) - ROWS),
+        "plots": [Plot(name, title, Markup(svg(draw, title))) for name, (title, draw) in drawn.items()],
+        "pictures": pictures,
+        "chosen": chosen,
+        "chosen_in": iteration,
+        "explored": explored[-1] if explored else None,
+        "trained": trained[-1] if trained else None,
+        "calibrations": figures.calibrations()[-ROWS:],
+        "times": stage_times(figures),
+        "troubles": troubles(figures),
+        "configuration": configuration,
+    }
 
 
 def _cells(figures: Mapping[str, float]) -> dict[str, Any]:
@@ -139,7 +140,8 @@ def moment(seconds: float) -> str:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of reports, with what they need to write numbers and texts."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     found = Environment(

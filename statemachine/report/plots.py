@@ -6,6 +6,8 @@ Equal figures give equal bytes: no date, no random ids.
 from __future__ import annotations
 
 import io
+import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,7 @@ SETTINGS: dict[Any, Any] = {
 }
 
 Draw = Callable[[Axes], None]
+_drawing = threading.Lock()  # matplotlib's settings are those of the whole process
 
 
 def plots(figures: Figures, curves: Sequence[Curve] = ()) -> dict[str, tuple[str, Draw]]:
@@ -77,7 +80,29 @@ def svg(draw: Draw, title: str) -> str:
     with _figure(draw) as figure:
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Title": title})
     whole = text.getvalue()
-    return whole[whole.index("<svg") :].replace(INK, "currentColor")
+    return plain_attributes(whole[whole.index("<svg") :]).replace(INK, "currentColor")
+
+
+_SHEET = re.compile(r"<defs>\s*<style[^>]*>[^<]*</style>\s*</defs>\s*")
+_ROUND = '<svg stroke-linejoin="round" stroke-linecap="butt"'  # what that sheet says of all elements
+
+
+def plain_attributes(drawn: str) -> str:
+    """matplotlib's SVG without styles, which a page under a strict policy may not have: as attributes they are allowed.
+
+    >>> plain_attributes('<svg><defs><style>*{}</style></defs><g style="fill: #fff; font: 9px sans"/></svg>')
+    '<svg stroke-linejoin="round" stroke-linecap="butt"><g fill="#fff" font-size="9px" font-family="sans"/></svg>'
+    """
+    without = _SHEET.sub("", drawn, count=1).replace("<svg", _ROUND, 1)
+    return re.sub(r"<[a-z][^<>]*>", lambda tag: re.sub(r'style="([^"]*)"', _as_attributes, tag[0]), without)
+
+
+def _as_attributes(style: re.Match[str]) -> str:
+    pairs = [(name.strip(), value.strip()) for name, _, value in (one.partition(":") for one in style[1].split(";"))]
+    short = dict(pairs).get("font", "")
+    size, _, family = short.partition(" ")
+    pairs += [("font-size", size), ("font-family", family)] if short else []
+    return " ".join(f'{name}="{value}"' for name, value in pairs if name and name != "font")
 
 
 def write_png(folder: Path, found: dict[str, tuple[str, Draw]]) -> list[Path]:
@@ -96,7 +121,7 @@ def _figure(draw: Draw) -> Iterator[Any]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(SETTINGS):
+    with _drawing, matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         axes = figure.add_subplot()
         draw(axes)

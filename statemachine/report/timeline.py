@@ -33,18 +33,29 @@ class Span:
     why: str = ""
 
 
-def read_timeline(store: Store, state: State) -> list[Span]:
-    """All attempts so far, the oldest first; versions that are missing or damaged are left out."""
+def read_timeline(store: Store, state: State, known: dict[int, dict[str, Any]] | None = None) -> list[Span]:
+    """All attempts so far, the oldest first; versions that are missing or damaged are left out.
+
+    Parameters
+    ----------
+    known
+        Versions that are not read again; those that are read are added.
+    """
+    seen = {} if known is None else known
 
     def version(number: int) -> dict[str, Any] | None:
         try:
             found = json.loads(store.get(_SPACE.event(number)).data)
-            return found if isinstance(found, dict) else None
+            return {name: found.get(name) for name in _KEYS} if isinstance(found, dict) else None
         except (NotFound, ValueError):
             return None
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        before = [found for found in pool.map(version, range(1, state.version)) if found]
+    missing = [number for number in range(1, state.version) if number not in seen]
+    if missing:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            read = zip(missing, pool.map(version, missing), strict=True)
+            seen.update({number: found for number, found in read if found})
+    before = [seen[number] for number in range(1, state.version) if number in seen]
     return list(spans([*before, state.model_dump(mode="json", include=_KEYS)]))
 
 

@@ -143,7 +143,9 @@ def serving() -> Iterator[None]:
 HINT = f"{TIMESTAMP}: {NOW}\n{NONCE}: {'n' * 16}\n{SIGNATURE}: {sign(KEY, str(NOW), 'n' * 16, b'')}".encode()
 REQUESTS = [
     b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"POST /hook HTTP/1.1\r\nContent-Length: 2\r\n" + HINT.replace(b"1", b"2").replace(b"\n", b"\r\n") + b"\r\n\r\n{}",
+    b"POST /hook HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
+    + HINT.replace(b"1", b"2").replace(b"\n", b"\r\n")
+    + b"\r\n\r\n{}",
 ]
 
 PARSERS: dict[str, Parser] = {

@@ -12,18 +12,23 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.responses import Response
 
 from conventions.errors import ConfigError
 from conventions.state import Earlier, IterationSummary
 from operators.pod.hint import NONCE, SIGNATURE, TIMESTAMP, sign, signed
-from statemachine.daemon import web
 from statemachine.daemon.hints import Keys
 from statemachine.daemon.web import BODY, CONNECTIONS, Server, address
+from statemachine.store import open_store
+from statemachine.web import server as limits
+from statemachine.web.app import POLICY
+from statemachine.web.board import Seen
 from tests.conftest import Cli
 from tests.doubles import first_state
+from tests.report_run import campaign
 
 KEY = "k" * 32
-NEVER: dict[str, Any] = dict.fromkeys(("state", "seconds", "last_good", "jobs"))
+NEVER: dict[str, Any] = {**dict.fromkeys(("state", "seconds", "last_good", "jobs")), "error": "it hangs"}
 ZERO = dict.fromkeys(("steps", "failures", "transitions", "needs_person"), 0)
 ROWS = [
     IterationSummary(
@@ -47,8 +52,8 @@ class FakeDaemon:
         self.runs = [
             SimpleNamespace(
                 prefix="s3://b/one", steps=5, failures=2, transitions=3, seconds=0.25, last_good=1700000000.5,
-                jobs=(3, 10), state=first_state(at="train.running", iteration=4, attempt=1, hold=True, trail=ROWS),
-                needs_person=True,
+                jobs=(3, 10), error="", needs_person=True,
+                state=first_state(at="train.running", iteration=4, attempt=1, hold=True, trail=ROWS),
             ),
             SimpleNamespace(prefix='s3://b/"two"\\', **ZERO, **NEVER),
         ]  # fmt: skip
@@ -113,7 +118,7 @@ def test_probes(server: Server, daemon: FakeDaemon, path: str, what: str) -> Non
 
 def test_nothing_tells_a_version_or_offers_a_directory(server: Server) -> None:
     for method, path, expected in (
-        ("GET", "/", 404), ("GET", "/../../etc/passwd", 404), ("GET", "/hook", 405), ("GET", "/healthz/", 404),
+        ("GET", "/nowhere", 404), ("GET", "/../../etc/passwd", 404), ("GET", "/hook", 405), ("GET", "/healthz/", 404),
         ("POST", "/healthz", 404), ("PUT", "/hook", 501), ("BREW", "/", 501), ("GET", "/" + "x" * 70000, 414),
     ):  # fmt: skip
         answer = ask(server, method, path)
@@ -157,6 +162,38 @@ def test_a_total_that_the_state_does_not_hold_is_not_told(server: Server, daemon
     daemon.runs[0].state = daemon.runs[0].state.model_copy(update={"earlier": earlier})
     text = ask(server, "GET", "/metrics").text  # type: ignore[attr-defined]
     assert "dpgen2_labelled_last{" in text and "dpgen2_labelled{" not in text
+
+
+def test_the_pages_show_what_the_daemon_knows(server: Server, daemon: FakeDaemon, tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/run")
+    state = campaign(store, 1, tmp_path)
+    daemon.runs.append(SimpleNamespace(prefix=store.url, state=state, error=""))
+    text = ask(server, "GET", "/").text  # type: ignore[attr-defined]
+    assert "train.running, paused" in text and "it hangs" in text and "3 runs" in text
+    report = ask(server, "GET", f"/run/{Seen(store.url).name}")
+    assert report.status == 200 and report.headers["Content-Security-Policy"] == POLICY
+    assert "<figure" in report.text  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/healthz", 200), ("/readyz", 200), ("/metrics", 421), ("/", 421), ("/run/x", 421)]
+)
+def test_only_probes_and_hints_may_call_this_machine_by_another_name(server: Server, path: str, status: int) -> None:
+    assert ask(server, "GET", path, Host="evil.example").status == status
+    assert ask(server, "POST", "/hook", Host="evil.example", **signed(KEY, b"")).status == 202
+
+
+def test_a_file_may_take_longer_than_a_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose answer is under way outlives the time that a request has."""
+
+    async def late(request: Any) -> Response:
+        for connection in list(server._open):
+            connection._expire()
+        return Response("late")
+
+    monkeypatch.setattr(server, "_hook", late)
+    answer = raw(server, b"POST /hook HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
+    assert answer.endswith(b"late")
 
 
 def test_a_signed_hint_wakes_the_daemon_once(server: Server, daemon: FakeDaemon) -> None:
@@ -212,7 +249,7 @@ def test_requests_that_are_not_right(server: Server, daemon: FakeDaemon, headers
 def test_a_request_that_ends_in_the_middle_is_no_hint(server: Server, daemon: FakeDaemon) -> None:
     head = "".join(f"{name}: {value}\r\n" for name, value in signed(KEY, b"whole").items())
     with socket.create_connection(server.server_address[:2], timeout=20) as client:
-        client.sendall(f"POST /hook HTTP/1.1\r\nContent-Length: 5\r\n{head}\r\nwho".encode())
+        client.sendall(f"POST /hook HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n{head}\r\nwho".encode())
         client.shutdown(socket.SHUT_WR)
         assert client.recv(12) == b"HTTP/1.1 403"
     assert daemon.hints == []
@@ -221,7 +258,7 @@ def test_a_request_that_ends_in_the_middle_is_no_hint(server: Server, daemon: Fa
 def test_slow_clients_keep_nobody_out(server: Server, daemon: FakeDaemon) -> None:
     slow = [socket.create_connection(server.server_address[:2], timeout=20) for _ in range(3 * CONNECTIONS)]
     for client in slow:
-        client.sendall(b"POST /hook HTTP/1.1\r\nContent-Length: 60000\r\n\r\nx")
+        client.sendall(b"POST /hook HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\nx")
     assert ask(server, "GET", "/healthz").status == 200
     assert post(server) == 202
     assert len(server._open) <= CONNECTIONS
@@ -232,7 +269,7 @@ def test_slow_clients_keep_nobody_out(server: Server, daemon: FakeDaemon) -> Non
 
 
 def test_a_connection_does_not_last(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "SECONDS", 0.0)
+    monkeypatch.setattr(limits, "SECONDS", 0.0)
     with socket.create_connection(server.server_address[:2], timeout=20) as client:
         client.sendall(b"GET /healthz")
         assert client.recv(1) == b""
@@ -262,10 +299,10 @@ def test_dpgen2_sm_poke(server: Server, daemon: FakeDaemon, cli: Cli, monkeypatc
 
 
 def test_a_redirect_is_not_followed(cli: Cli, monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    def elsewhere(handler: Any) -> None:
-        handler._answer(307, b"", Location="http://127.0.0.1:1/hook")
+    async def elsewhere(request: Any) -> Response:
+        return Response(status_code=307, headers={"Location": "http://127.0.0.1:1/hook"})
 
-    monkeypatch.setattr(web._Handler, "do_POST", elsewhere)
+    monkeypatch.setattr(server, "_hook", elsewhere)
     monkeypatch.setenv("DPGEN2_HOOK_KEY", KEY)
     code, _, errors = cli("notify", f"{server.url}/hook")
     assert code == 1 and "answered 307" in errors

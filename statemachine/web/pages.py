@@ -1,0 +1,89 @@
+"""Pages as text, out of what is known. Nothing is read here, and every text of others is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from conventions.names import STAGES, sha256
+from statemachine.logs import known
+from statemachine.report.page import environment
+
+from .board import Seen
+from .files import Folder
+from .jobs import PAGE, Jobs
+from .view import Shown
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+SHOWN = 1000  # runs of an overview
+EVERY = 5.0  # seconds between two questions of a page that is looked at
+
+
+def overview_tag(runs: Sequence[Seen]) -> str:
+    """Changes when the overview does."""
+    rows = [(run.prefix, run.state and (run.state.version, run.state.nonce), run.error) for run in runs]
+    return sha256(repr(rows).encode())[:32]
+
+
+def overview(runs: Sequence[Seen], every: float = EVERY) -> str:
+    """All runs: a row for each."""
+    return _page(
+        "overview.html", runs=runs[:SHOWN], more=max(0, len(runs) - SHOWN), tag=overview_tag(runs), every=every
+    )
+
+
+def run(name: str, shown: Shown, every: float = EVERY) -> str:
+    """The report of a run, and where its present stage is."""
+    return _page("run.html", **shown.values, name=name, shown=shown, tag=shown.tag, every=every)
+
+
+def jobs_tag(stage: str, iteration: int, newest: int, found: Jobs) -> str:
+    """Changes when that page does."""
+    return sha256(repr((stage, iteration, newest, found)).encode())[:32]
+
+
+def jobs(
+    name: str, title: str, stage: str, iteration: int, newest: int, found: Jobs, tag: str, every: float = EVERY
+) -> str:
+    """The jobs of a stage."""
+    place = {"stage": stage, "iteration": iteration, "newest": newest, "stages": STAGES}
+    return _page("jobs.html", name=name, title=title, found=found, page=PAGE, tag=tag, every=every, **place)
+
+
+def folder(name: str, title: str, kind: str, path: str, found: Folder) -> str:
+    """Files that can be downloaded."""
+    up = path.rstrip("/").rpartition("/")[0]
+    return _page("folder.html", name=name, title=title, kind=kind, path=path, up=f"{up}/" if up else "", found=found)
+
+
+def trouble(title: str, text: str) -> str:
+    """Why there is no such page, or not now."""
+    return _page("trouble.html", title=title, text=text)
+
+
+def style() -> bytes:
+    """The style sheet of all pages: that of the report, and ours."""
+    report = files("statemachine.report") / "templates" / "report.css"
+    return report.read_bytes() + (files("statemachine.web") / "static" / "web.css").read_bytes()
+
+
+def script() -> bytes:
+    """What refreshes pages."""
+    return (files("statemachine.web") / "static" / "live.js").read_bytes()
+
+
+def _page(template: str, **values: Any) -> str:
+    return known.redact(_environment().get_template(template).render(values)) + "\n"
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    from jinja2 import ChoiceLoader, PackageLoader
+
+    report = environment()
+    assert report.loader is not None
+    return report.overlay(loader=ChoiceLoader([PackageLoader("statemachine.web"), report.loader]))
