@@ -87,7 +87,9 @@ def _marker(store: Store, key: str) -> str:
     except (NotFound, DataError):
         return "its marker cannot be read"
     bad = sum(code != 0 for code in codes)
-    return f"{len(codes)} tasks{f', {bad} failed' if bad else ''}" if len(codes) != 1 else "failed" * bad
+    if len(codes) == 1:
+        return "failed" if bad else "ok"
+    return f"{len(codes)} tasks{f', {bad} failed' if bad else ''}"
 
 
 def log(store: Store, state: State, stage: str, iteration: int, number: int) -> str:

@@ -212,14 +212,15 @@ def test_jobs_and_their_logs(pages: TestClient, prefix: str) -> None:
         store.put(f"{job.job_in}/run.sh", b"true")
         store.put(f"{job.job_log}/task.000000.txt", b"step %d <b>\n" % number)
     tasks = [TaskResult(id=f"task.00000{n}", code=n) for n in range(2)]
-    marker = DoneMarker(job_id="000001", inputs="0" * 64, tasks=tasks, files=[])
-    store.put(place.job("000001").job_done, marker.dump())
+    for job_id, those in (("000001", tasks), ("000002", tasks[:1])):
+        marker = DoneMarker(job_id=job_id, inputs="0" * 64, tasks=those, files=[])
+        store.put(place.job(job_id).job_done, marker.dump())
     present = pages.get(at(prefix, "/jobs"))
     assert (present.status_code, present.headers["Location"]) == (307, at(prefix, "/jobs/label/2"))
     text = pages.get(at(prefix, "/jobs/explore/1")).text
     rows = re.findall(r'<tr><th scope="row">(\d+)<td>(.*?)<td>(.*?)\n', text)
-    assert rows == [("0", "not finished", "–"), ("1", "finished", "2 tasks, 1 failed"), ("2", "not finished", "–")]
-    assert f'href="{at(prefix, "/log/explore/1/2")}"' in text and "3 jobs, 1 finished" in text
+    assert rows == [("0", "not finished", "–"), ("1", "finished", "2 tasks, 1 failed"), ("2", "finished", "ok")]
+    assert f'href="{at(prefix, "/log/explore/1/2")}"' in text and "3 jobs, 2 finished" in text
     log = pages.get(at(prefix, "/log/explore/1/2"))
     assert (log.text, log.headers["Content-Type"]) == (
         "== task.000000.txt ==\nstep 2 <b>\n", "text/plain; charset=utf-8",
