@@ -174,6 +174,10 @@ def daemon(
             metavar="HOST:PORT", help="Serve HTTP at this address; a port alone is on 127.0.0.1. Default: off."
         ),
     ] = None,
+    pages: Annotated[
+        bool | None,
+        typer.Option("--pages/--no-pages", help="Show the runs there, too. Default: only on 127.0.0.1."),
+    ] = None,
     log_format: Annotated[LogFormat, typer.Option(help="Plain text, or one JSON object per line.")] = LogFormat.text,
     stay: Annotated[bool, typer.Option(help="Keep running when all runs have ended: one may be resumed.")] = False,
     test_notify: Annotated[
@@ -189,13 +193,15 @@ def daemon(
     error (its store is down, its state is damaged) is retried with growing delays, up to 10 minutes; the others are
     not affected.
 
-    --listen serves the pages of `dpgen2-sm web`: who reaches the port sees all of the runs. And it
-    serves /healthz and /readyz for probes, /metrics for Prometheus, and /hook: a POST there (a hint) makes
-    the daemon check the run that it names at once instead of at the next interval; without a name all runs, 40 a
-    second. A hint must be signed with the key in DPGEN2_HOOK_KEY (or in the file that DPGEN2_HOOK_KEY_FILE names):
+    --listen serves /healthz and /readyz for probes, /metrics for Prometheus, and /hook: a POST there (a hint) makes the
+    daemon check the run that it names at once instead of at the next interval; without a name all runs, 40 a second. A
+    hint must be signed with the key in DPGEN2_HOOK_KEY (or in the file that DPGEN2_HOOK_KEY_FILE names):
     `dpgen2-sm notify` does that. Senders that cannot sign, such as S3 bucket notifications, may send
     `Authorization: Bearer` with DPGEN2_HOOK_TOKEN, if that is set; their content is ignored. Without key and token
     hooks are off.
+
+    On this machine it serves the pages of `dpgen2-sm web`, too. Who reaches them sees all that the runs have: at an
+    address that others can reach they are served with --pages only.
 
     People are told of ends, pauses and what needs them where the environment says how: by a signed webhook
     (DPGEN2_WEBHOOK_URL with DPGEN2_WEBHOOK_KEY), or by Apprise to Slack, Feishu, mail and others (DPGEN2_NOTIFY_URLS).
@@ -214,7 +220,7 @@ def daemon(
         raise typer.BadParameter("name a run, or --discover PREFIX", param_hint="RUN")
     prefixes = [find_prefix(target) for target in targets or ()]
     places = [prefix_url(place, Path.cwd()) for place in discover or ()]
-    serve(prefixes, interval, listen, log_format is LogFormat.json, stay, places)
+    serve(prefixes, interval, listen, log_format is LogFormat.json, stay, places, pages)
 
 
 @app.command()

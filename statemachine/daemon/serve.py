@@ -25,6 +25,7 @@ def serve(
     json_lines: bool,
     stay: bool,
     discover: Sequence[str] = (),
+    shown: bool | None = None,
 ) -> None:
     """Advance runs until all have ended, or until SIGTERM or SIGINT; steps in progress are finished.
 
@@ -38,6 +39,8 @@ def serve(
         Do not end when all runs have ended.
     discover
         Places below which runs are looked for, now and again.
+    shown
+        Whether the runs have pages there; None: where only this machine can look at them.
     """
     keys, targets = keys_from(os.environ), take(os.environ)
     for name in (KEY, KEY_FILE, TOKEN):
@@ -57,12 +60,15 @@ def serve(
     if listen is not None:
         from .web import Server, address  # who does not listen does not pay for it
 
-        server = Server(address(listen), daemon, keys)
+        server = Server(address(listen), daemon, keys, shown)
     try:
         daemon.open()
         if server is not None:
             hooks = "on" if keys.key or keys.token else "off: set DPGEN2_HOOK_KEY to turn them on"
-            log.info("listening on %s; hooks are %s", server.url, hooks, extra={"event": "listening"})
+            pages = "shown" if server.shown else "not shown (--pages shows them)"
+            log.info(
+                "listening on %s; hooks are %s; runs are %s", server.url, hooks, pages, extra={"event": "listening"}
+            )
         if not received:
             daemon.start()
         while not daemon.all_ended.wait(LATE):

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from statemachine.web.app import Site
+from statemachine.web.app import Site, names_of
 from statemachine.web.board import Seen
 from statemachine.web.lanes import Lanes
 from statemachine.web.server import CONNECTIONS, HttpServer, address
@@ -45,9 +45,11 @@ class Server(HttpServer):
         Whose health, figures and runs are shown, and who is woken.
     keys
         What hints are checked with.
+    shown
+        Whether the runs have pages; by default where only this machine can look at them.
     """
 
-    def __init__(self, listen: tuple[str, int], daemon: Daemon, keys: Keys) -> None:
+    def __init__(self, listen: tuple[str, int], daemon: Daemon, keys: Keys, shown: bool | None = None) -> None:
         from prometheus_client import CollectorRegistry
 
         self.daemon, self.keys, self.nonces = daemon, keys, Nonces()
@@ -61,7 +63,10 @@ class Server(HttpServer):
             Route("/metrics", self._metrics),
             Route("/hook", self._no_hint),
         ]
-        site = Site(self, Lanes(), listen[0], extra, lambda request: self._hook(request), UNDER_ANY_NAME)
+        self.shown = bool(names_of(listen[0])) if shown is None else shown
+        site = Site(
+            self, Lanes(), listen[0], extra, lambda request: self._hook(request), UNDER_ANY_NAME, shown=self.shown
+        )
         super().__init__(listen, site.app)
 
     def seen(self) -> list[Seen]:

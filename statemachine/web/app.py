@@ -71,6 +71,8 @@ class Site:
         Addresses that may be asked under any name.
     every
         Seconds between two questions of a page that is looked at.
+    shown
+        False: only what is in `extra` is answered.
     """
 
     def __init__(
@@ -82,12 +84,12 @@ class Site:
         post: Post | None = None,
         open_to: Sequence[str] = (),
         every: float = pages.EVERY,
+        shown: bool = True,
     ) -> None:
         self.board, self.views, self.every = board, Views(lanes), every
         self._downloads = threading.Semaphore(DOWNLOADS)
         at = "/run/{name:str}"
         routes = [
-            *extra,
             Route("/", self._overview),
             Route("/favicon.ico", lambda _: Response(status_code=204)),
             Route("/static/style.css", lambda _: Response(pages.style(), media_type="text/css")),
@@ -100,7 +102,7 @@ class Site:
             Route(f"{at}/{{kind:str}}/{{path:path}}", self._answer(self._files)),
         ]
         errors: Any = {404: _not_found, 405: _not_allowed, Exception: _failed}
-        app = Starlette(routes=routes, exception_handlers=errors)
+        app = Starlette(routes=[*extra, *(routes if shown else [])], exception_handlers=errors)
         app.router.redirect_slashes = False
         self.app: ASGIApp = Guard(app, host, post, open_to)
 

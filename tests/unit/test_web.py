@@ -183,6 +183,20 @@ def test_only_probes_and_hints_may_call_this_machine_by_another_name(server: Ser
     assert ask(server, "POST", "/hook", Host="evil.example", **signed(KEY, b"")).status == 202
 
 
+@pytest.mark.parametrize(
+    ("listen", "shown", "status"), [("0.0.0.0", None, 404), ("0.0.0.0", True, 200), ("127.0.0.1", False, 404)]
+)
+def test_others_see_no_pages_unless_asked_for(daemon: FakeDaemon, listen: str, shown: bool | None, status: int) -> None:
+    server = Server((listen, 0), daemon, Keys(KEY), shown)  # type: ignore[arg-type]
+    try:
+        assert server.shown is (status == 200)
+        assert ask(server, "GET", "/").status == status
+        assert ask(server, "GET", "/run/x/json").status == 404
+        assert ask(server, "GET", "/healthz").status == ask(server, "GET", "/metrics").status == 200
+    finally:
+        server.stop()
+
+
 def test_a_file_may_take_longer_than_a_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection whose answer is under way outlives the time that a request has."""
 
