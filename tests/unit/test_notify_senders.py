@@ -142,6 +142,7 @@ def test_run_tells_and_resume_does_not_tell_again(
     assert code == 0 and "told" not in output
 
 
+@pytest.mark.slow
 def test_a_receiver_that_hangs_delays_no_run(
     cli: Cli, stub_run: Path, there: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_receiver_that_hangs_delays_no_run(
     assert code == 0 and "converged" in output and over[0] <= 1
 
 
+@pytest.mark.slow
 def test_a_daemon_whose_receiver_hangs_goes_on(stub_run: Path, there: Receiver, cli: Cli) -> None:
     go = threading.Event()
     there.before = go.wait
@@ -199,6 +201,7 @@ def test_an_untrusted_run_needs_a_person(
     assert daemon.runs[0].needs_person and there.arrived.empty()
 
 
+@pytest.mark.slow
 def test_steps_by_cron_tell_once_and_an_idle_one_looks_at_nothing(
     cli: Cli, stub_run: Path, there: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

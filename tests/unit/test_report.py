@@ -340,6 +340,7 @@ def test_a_curve_is_thinned_and_mended() -> None:
     assert parse_curve("# step rmse_e_trn_h rmse_f_trn_h\n1 2 3\n").rmse_f == [3.0]  # of several heads
 
 
+@pytest.mark.slow
 def test_png(store: MemoryStore, tmp_path: Path) -> None:
     campaign(store, 3, tmp_path)
     found = plots(Reader(store).read())

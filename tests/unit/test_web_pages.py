@@ -264,6 +264,7 @@ class Hanging(FileStore):
         return super().get(key)
 
 
+@pytest.mark.slow
 def test_a_store_that_hangs_keeps_no_page_waiting(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Hanging(prefix)
     store.go_on.set()
@@ -330,6 +331,7 @@ def test_questions_to_a_busy_store_are_refused() -> None:
     assert begun == []
 
 
+@pytest.mark.slow
 def test_two_hundred_runs_are_read_once(tmp_path: Path) -> None:
     for number in range(200):
         store = open_store(f"file://{tmp_path}/{number}")
