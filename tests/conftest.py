@@ -14,6 +14,7 @@ import pytest
 
 from statemachine.cli import main
 from statemachine.engine import local
+from statemachine.logs import known
 from tests import figures, servers
 from tests.figures import figure as figure
 from tests.leftovers import nothing_is_left
@@ -67,6 +68,12 @@ def _nobody_is_trusted_yet(tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _secrets_of_other_tests_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command keeps what it has learned out of its texts until its process ends, which is that of all tests."""
+    monkeypatch.setattr(known, "_forms", known._forms)
 
 
 @pytest.fixture
