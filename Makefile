@@ -20,7 +20,7 @@ demo-water-cp2k: $(VENV)/.local ## water, labelled by CP2K (Debian: apt-get inst
 	$(BIN)/python -W ignore examples/water-cp2k/make_data.py
 	$(BIN)/dpgen2-sm run examples/water-cp2k/run.yaml
 
-test: $(VENV)/.dev ## the quick suite, below 2 minutes
+test: $(VENV)/.dev ## the quick suite, two to three minutes
 	$(BIN)/pytest -n 4 --dist worksteal -m "not engines and not servers and not slow and not search"
 
 test-servers: $(VENV)/.dev ## Ceph, Slurm, the double of Argo, the image (Debian's packages; .ci/run installs them)

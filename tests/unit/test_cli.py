@@ -149,6 +149,7 @@ def test_nothing_is_imported_from_the_folder_it_is_called_in(
     assert not (stub_run.parent / "mark").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_20000_systems(cli: Cli, stub_run: Path) -> None:
     """Their names are longer than an environment variable may be."""
     text = stub_run.read_text().replace("accurate_after: 1", "accurate_after: 0")

@@ -159,6 +159,7 @@ def told_commands(page: str, heading: str) -> list[list[str]]:
     return [line.split() for line in re.findall(r"^dpgen2-sm ([^#\n]*)", section, re.MULTILINE)]
 
 
+@pytest.mark.slow
 def test_the_first_commands_with_your_own_data(own_data: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that need no engine, in the page's order; of doctor what it says of the files."""
     monkeypatch.chdir(own_data.parent)

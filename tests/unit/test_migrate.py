@@ -83,6 +83,7 @@ def check_identity(source: Store, target: Store) -> None:
 # --- the copy -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_s3_and_back(cli: Cli, ended: Store, s3: Server, tmp_path: Path) -> None:
     there, back = open_store(s3.prefix(f"migrate/{tmp_path.name}")), open_store(f"file://{tmp_path}/back")
     before = objects(ended)

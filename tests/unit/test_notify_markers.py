@@ -33,6 +33,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     return found
 
 
+@pytest.mark.slow
 def test_every_command_passes_them_by(kept: Kept, cli: Cli) -> None:
     path = kept.again()
     prefix = path.parent / "out"
