@@ -65,6 +65,7 @@ bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle mac
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/hook.py
 	$(BIN)/python benchmarks/daemon.py
+	$(BIN)/python benchmarks/report.py
 
 bench-peers: $(PEERS)/.done ## DP-GEN, for benchmarks/orchestration.py to compare with; in a virtual environment of its own
 
