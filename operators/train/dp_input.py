@@ -10,10 +10,9 @@ from typing import Any
 from conventions.documents import parse_json
 from conventions.errors import ConfigError, DataError
 from conventions.forms import form
-from conventions.space import DataSpace
 
 from .dp_heads import check_heads, data_section, has_heads, seed_heads
-from .stage import of_iteration
+from .stage import labelled_in, of_iteration
 
 AUTO = form(r"^auto(:[0-9]+(\.[0-9]+)?)?$", "a number between 0 and 1, auto, or auto:10")
 
@@ -114,9 +113,7 @@ def weigh(training: dict[str, Any], data: dict[str, Any], iteration: int, old_ra
 
 def old_and_new(systems: list[str], iteration: int) -> tuple[list[str], list[str]]:
     """Training systems of earlier iterations (and the initial data), and those of this one."""
-    space = DataSpace({})
-    begin = f"data/{space.dataset_iter(iteration)[len(space.dataset) + 1 :]}/"
-    new = [path for path in systems if path.startswith(begin)]
+    new = [path for path in systems if path.startswith(f"data/{labelled_in(iteration)}")]
     return [path for path in systems if path not in new], new
 
 

@@ -47,11 +47,15 @@ def folders_of_tests(config: RunConfig) -> list[str]:
     return [space.dataset_test(name)[len(space.dataset) + 1 :] for name in sorted(config.init.test)]
 
 
+def labelled_in(iteration: int) -> str:
+    """How the names of the systems begin that an iteration labelled, relative to the dataset."""
+    space = DataSpace({})
+    return f"{space.dataset_iter(iteration)[len(space.dataset) + 1 :]}/"
+
+
 def new_systems(params: PlanParams) -> list[str]:
     """The systems that this iteration labelled, relative to the dataset."""
-    space = DataSpace({})
-    begin = f"{space.dataset_iter(params.iteration)[len(space.dataset) + 1 :]}/"
-    return sorted(name for name in params.systems if name.startswith(begin))
+    return sorted(name for name in params.systems if name.startswith(labelled_in(params.iteration)))
 
 
 def of_iteration(numbers: int | list[int] | None, iteration: int) -> int | None:
