@@ -8,11 +8,11 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import Message
-from pathlib import Path
 
 from conventions.documents import parse_json
 from conventions.errors import ConfigError, DataError
 from operators.pod.hint import KEY, NONCE, SIGNATURE, TIMESTAMP, sign
+from statemachine.environment import value_or_file
 
 TOKEN = "DPGEN2_HOOK_TOKEN"
 KEY_FILE = f"{KEY}_FILE"
@@ -65,20 +65,9 @@ def keys_from(environ: Mapping[str, str]) -> Keys:
     ConfigError
         When one is too short, or a key file cannot be read.
     """
-    key, file = environ.get(KEY, "").strip(), environ.get(KEY_FILE, "")
-    if key and file:
-        raise ConfigError(f"{KEY} and {KEY_FILE} are both set: keep one of them")
-    if file:
-        try:
-            key = Path(file).read_text("utf-8").strip()
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"{KEY_FILE}: {file} cannot be read: {getattr(error, 'strerror', '') or 'no text'}"
-            ) from None
-        if not key:
-            raise ConfigError(f"{KEY_FILE}: {file} is empty; `openssl rand -hex 32` makes a good key")
+    key = value_or_file(environ, KEY, "; `openssl rand -hex 32` makes a good key")
     token = environ.get(TOKEN, "").strip()
-    for name, value in ((KEY_FILE if file else KEY, key), (TOKEN, token)):
+    for name, value in ((KEY_FILE if environ.get(KEY_FILE) else KEY, key), (TOKEN, token)):
         if value and len(value) < SHORTEST:
             raise ConfigError(
                 f"{name}: {len(value)} characters are too short, use {SHORTEST} or more; `openssl rand -hex 32` "

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from conventions.errors import ConfigError, did_you_mean
 from conventions.secrets import in_address
+from statemachine.environment import value_or_file
 
 from .messages import KINDS, USUAL
 
@@ -58,13 +58,13 @@ def take(environ: MutableMapping[str, str]) -> Targets:
 
 def targets_from(environ: Mapping[str, str]) -> Targets:
     """The targets that an environment names."""
-    urls = tuple(line for line in _value(environ, URLS).split() if line)
+    urls = tuple(line for line in value_or_file(environ, URLS).split() if line)
     for number, url in enumerate(urls, 1):
         if "://" not in url or not url.isprintable():
             raise ConfigError(
                 f"{URLS}: entry {number} is no address of Apprise, such as mailto://...; spaces or lines separate them"
             )
-    webhook, key = _value(environ, WEBHOOK), _value(environ, KEY)
+    webhook, key = value_or_file(environ, WEBHOOK), value_or_file(environ, KEY)
     if webhook and not (webhook.lower().startswith(("https://", "http://")) and _plain(webhook)):
         raise ConfigError(f"{WEBHOOK}: it is not an address: http(s)://host/path, without a password")
     if bool(webhook) != bool(key):
@@ -88,24 +88,6 @@ def _kinds(text: str) -> frozenset[str]:
         if word not in KINDS:
             raise ConfigError(f"{ON}: {word[:40]!r} is no event; {did_you_mean(word, KINDS)}")
     return frozenset(named) or USUAL
-
-
-def _value(environ: Mapping[str, str], name: str) -> str:
-    """The value of a variable, or the content of the file that NAME_FILE names."""
-    value, file = environ.get(name, "").strip(), environ.get(f"{name}_FILE", "")
-    if value and file:
-        raise ConfigError(f"{name} and {name}_FILE are both set: keep one of them")
-    if not file:
-        return value
-    try:
-        value = Path(file).read_text("utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{name}_FILE: {file} cannot be read: {getattr(error, 'strerror', '') or 'no text'}"
-        ) from None
-    if not value:
-        raise ConfigError(f"{name}_FILE: {file} is empty")
-    return value
 
 
 def _plain(text: str) -> bool:
