@@ -49,7 +49,7 @@ def calibrate(found: Iterable[Scored], low: float | None = None, high: float | N
     low, high
         f_trust_lo and f_trust_hi of the iteration that chose them, eV/Angstrom.
     """
-    pairs = [(one.max_devi_f, one.max_error_f) for one in found if one.max_devi_f and one.max_error_f is not None]
+    pairs = [(one.max_devi_f, one.max_error_f) for one in found if one.compared]
     if not pairs:
         return None
     deviation, error = np.array(pairs, float).T

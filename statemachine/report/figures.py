@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,39 +48,34 @@ class Figures:
             if (found := warnings(one.row.figures, before))
         }
 
-    def level(self, iteration: Iteration, structure: str, name: str) -> float | None:
-        """A trust level by which the frames of an iteration were chosen: that of the last exploration before it."""
-        for one in reversed(self.iterations):
-            if one.row.iteration < iteration.row.iteration and one.explored is not None:
-                return one.explored.levels.get(structure, {}).get(name)
-        return None
-
     def calibrations(self) -> list[tuple[int, str, Calibration]]:
         """How far deviations were from errors, by iteration and structure set."""
-        found = []
-        for one in self.iterations:
-            for structure in sorted({label.structure for label in one.labels}):
-                levels = [self.level(one, structure, name) for name in ("f_trust_lo", "f_trust_hi")]
-                if figures := calibrate([label for label in one.labels if label.structure == structure], *levels):
-                    found.append((one.row.iteration, structure, figures))
-        return found
+        return [(number, structure, found) for number, structure, found, _ in self._calibrated()]
 
     def suggestions(self) -> list[str]:
         """What f_trust_lo would be for errors below it, from the newest labels of each structure set."""
-        newest = {structure: (number, found) for number, structure, found in self.calibrations()}
+        newest = {structure: (number, found, low) for number, structure, found, low in self._calibrated()}
         told = []
-        for structure, (number, found) in sorted(newest.items()):
-            level = self.level(self._at(number), structure, "f_trust_lo")
-            wanted = found.level_for(level) if level else None
-            if level and wanted:
+        for structure, (number, found, low) in sorted(newest.items()):
+            wanted = found.level_for(low) if low else None
+            if low and wanted:
                 told.append(
-                    f"{structure}: for errors below {level:.3g} eV/A, f_trust_lo would be {wanted:.2g} "
+                    f"{structure}: for errors below {low:.3g} eV/A, f_trust_lo would be {wanted:.2g} "
                     f"({found.labels} labels of iteration {number}, 95 % of them)"
                 )
         return told
 
-    def _at(self, number: int) -> Iteration:
-        return next(one for one in self.iterations if one.row.iteration == number)
+    def _calibrated(self) -> Iterator[tuple[int, str, Calibration, float | None]]:
+        """With the f_trust_lo by which the frames were chosen: that of the last exploration before their iteration."""
+        levels: dict[str, dict[str, float]] = {}
+        for one in self.iterations:
+            for structure in sorted({label.structure for label in one.labels}):
+                low, high = (levels.get(structure, {}).get(name) for name in ("f_trust_lo", "f_trust_hi"))
+                labels = [label for label in one.labels if label.structure == structure]
+                if figures := calibrate(labels, low, high):
+                    yield one.row.iteration, structure, figures, low
+            if one.explored is not None:
+                levels = one.explored.levels
 
 
 class Reader:
@@ -154,9 +149,4 @@ def _row(one: Iteration) -> dict[str, Any]:
 
 def scored(iterations: Sequence[Iteration]) -> list[tuple[int, Scored]]:
     """The labels that have a deviation and an error, with their iterations."""
-    return [
-        (one.row.iteration, label)
-        for one in iterations
-        for label in one.labels
-        if label.max_devi_f and label.max_error_f is not None
-    ]
+    return [(one.row.iteration, label) for one in iterations for label in one.labels if label.compared]

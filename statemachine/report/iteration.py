@@ -57,6 +57,11 @@ class Scored:
     rmse_f: float | None = None
     new_error_f: float | None = None
 
+    @property
+    def compared(self) -> bool:
+        """Are its deviation and its error known?"""
+        return bool(self.max_devi_f) and self.max_error_f is not None
+
 
 @dataclass(frozen=True)
 class Iteration:
