@@ -24,3 +24,12 @@ def form_error(text: object, pattern: str) -> str:
     """
     shown = repr(text) if len(repr(text)) <= 80 else f"{repr(text)[:77]}..."
     return f"{shown} is not valid; expected: {_WORDS[pattern]}"
+
+
+def printable(text: str, kept: str = "\n\t") -> str:
+    """A text that somebody else wrote, without what would command a terminal.
+
+    >>> printable("a\x1b[2Jb\n")
+    'a\ufffd[2Jb\n'
+    """
+    return "".join(char if char.isprintable() or char in kept else "\ufffd" for char in text)

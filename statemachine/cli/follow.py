@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from conventions.errors import Dpgen2Error, EngineAway, StoreAway
+from conventions.forms import printable
 from conventions.state import ENDED, IterationSummary, State
 from statemachine.notify import Watch
 from statemachine.run.opening import engine_of, open_poller
@@ -40,7 +41,6 @@ from .show import (
     iteration_line,
     iteration_rows,
     iteration_table,
-    printable,
     status_of,
     table_line,
 )

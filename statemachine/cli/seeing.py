@@ -68,7 +68,7 @@ def explain(
 
     label/3/12: job 12 of the label stage of iteration 3: what it left, its frames and what was wrong with them.
     """
-    from statemachine.cli.show import printable
+    from conventions.forms import printable
     from statemachine.report.explain import explain as answer
     from statemachine.report.figures import Reader
     from statemachine.run.opening import find_prefix

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from conventions.errors import CommandRefused, ConfigError, Dpgen2Error, EngineError, NoRun
+from conventions.forms import printable
 from conventions.state import IterationSummary, State
 from statemachine.engine import Phase, Status
 from statemachine.machine.outlook import CLASSES, warnings
@@ -249,11 +250,6 @@ def print_checks(checks: Iterable[Check], as_json: bool) -> bool:
         good = good and check.good is not False
         typer.echo(f"{marks[check.good]}  {typer.style(check.what, bold=True)}  {check.detail}")
     return good
-
-
-def printable(text: str) -> str:
-    """A text of a store or an engine, without what would command a terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
 
 
 def print_state(state: State, as_json: bool = False) -> None:

@@ -119,7 +119,8 @@ def table_of(rows: Sequence[dict[str, Any]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from statemachine.cli.show import COLOURS, printable
+    from conventions.forms import printable
+    from statemachine.cli.show import COLOURS
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "iter", "state", "accurate", "rmse_f", "changed", "why"):

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from conventions.errors import Dpgen2Error, NoRun
+from conventions.forms import printable
 from conventions.names import canonical_json
 from conventions.state import IterationSummary, State
 from statemachine.machine.outlook import shares
@@ -127,7 +128,7 @@ def age(state: State, now: float) -> float:
 
 def plain(text: str, longest: int = LONGEST) -> str:
     """A text of a store or an engine as one line, without what would command a terminal, and cut."""
-    line = "".join(char if char.isprintable() else "\ufffd" for char in " ".join(text.split()))
+    line = printable(" ".join(text.split()), kept="")
     return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from conventions.errors import Dpgen2Error
+from conventions.forms import printable
 from conventions.names import STAGES
 from statemachine.machine.outlook import CLASSES, shares
 
@@ -109,7 +110,7 @@ def troubles(figures: Figures) -> list[tuple[str, str]]:
 
 def short(text: str, longest: int = LONGEST) -> str:
     """A text of others, without what is not printable, cut where it is long."""
-    plain = "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
+    plain = printable(text, kept="\n")
     return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
 
 
