@@ -27,8 +27,10 @@ def form_error(text: object, pattern: str) -> str:
 
 
 def printable(text: str, kept: str = "\n\t") -> str:
-    """A text that somebody else wrote, without what would command a terminal.
+    r"""A text that somebody else wrote, without what would command a terminal.
 
+    Examples
+    --------
     >>> printable("a\x1b[2Jb\n")
     'a\ufffd[2Jb\n'
     """
