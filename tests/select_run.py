@@ -143,6 +143,7 @@ def config(**select: Any) -> RunConfig:
             "f_trust_lo": 0.1,
             "f_trust_hi": 0.3,
             "fp_task_max": 100,
+            "model_devi_skip": 0,
             **select,
         },
     }

@@ -186,8 +186,19 @@ def iteration_line(row: dict[str, Any], before: dict[str, Any]) -> str:
     """A row, with the trust levels that its iteration found, and what is a bad sign in it, given the row before."""
     notes = [f"{name} {row[name]:.4g}" for name in ("f_trust_lo", "v_trust_lo") if name in row]
     notes += [f"errors {row['blind_ratio']:.1f} x deviation"] if "blind_ratio" in row else []
+    notes += [check_note(row)] if "check_rmse_f" in row else []
     notes += ["dropped by a rewind"] if "left" in row else warnings(row, before)
     return table_line(iteration_cells(row)) + f"  {', '.join(notes)}".rstrip()
+
+
+def check_note(row: dict[str, Any]) -> str:
+    """What the labels of check frames say of the accurate ones.
+
+    >>> check_note({"check_labels": 5.0, "check_rmse_f": 0.0213, "check_rmse_f_high": 0.0279})
+    'accurate frames: rmse_f 0.021 (below 0.028; 5 labels)'
+    """
+    high = f"below {row['check_rmse_f_high']:.3f}; " if "check_rmse_f_high" in row else ""
+    return f"accurate frames: rmse_f {row['check_rmse_f']:.3f} ({high}{row['check_labels']:.0f} labels)"
 
 
 def table_line(cells: Sequence[str]) -> str:

@@ -26,6 +26,27 @@ def is_accurate(state: State, figures: Mapping[str, float]) -> bool:
     return previous is not None and level is not None and abs(level - previous) <= rules.level_drift * previous
 
 
+def rmse_problem(state: State, figures: Mapping[str, float]) -> str:
+    """Why the force RMSE does not let the run converge; "" where it does, or where nothing is asked of it.
+
+    Parameters
+    ----------
+    figures
+        Of this iteration. The newest models may be of an earlier one; check frames are labelled in this one.
+    """
+    wanted = state.policy.convergence.rmse_f
+    if wanted is None:
+        return ""
+    known = [figures, *(row.figures for row in reversed(state.trail) if not row.left)]
+    found = next((each["rmse_f"] for each in known if "rmse_f" in each), None)
+    of = "on the test set is"
+    if found is None:
+        found, of = figures.get("check_rmse_f_high"), "of accurate frames may be"
+    if found is None:
+        return "the force RMSE is not known: too few check frames have a label (convergence.rmse_f asks for it)"
+    return f"the force RMSE {of} {found:.3g} eV/A (convergence.rmse_f: {wanted:g})" if found > wanted else ""
+
+
 def needed(state: State) -> list[str]:
     """What the rule of convergence asks for, and how far the last exploration is from it; empty for an ended run."""
     rules, found = state.policy.convergence, [row for row in state.trail if not row.left and shares(row.figures)]
@@ -40,6 +61,8 @@ def needed(state: State) -> list[str]:
     if rules.level_drift is not None and level is not None and before and before[0]:
         drift = abs(level - before[0]) / before[0]
         lines.append(f"change of the level: {drift:.1%}, at most {rules.level_drift:.1%}")
+    if problem := rmse_problem(state, state.figures):
+        lines.append(problem)
     stages = state.policy.explore_stages
     return [*lines, f"exploration stage {state.explore_stage + 1} of {stages}"] if stages > 1 else lines
 

@@ -54,7 +54,9 @@ class Figures:
 
     def suggestions(self) -> list[str]:
         """What f_trust_lo would be for errors below it, from the newest labels of each structure set."""
-        newest = {structure: (number, found, low) for number, structure, found, low in self._calibrated()}
+        newest = {
+            structure: (number, found, low) for number, structure, found, low in self._calibrated() if not found.check
+        }
         told = []
         for structure, (number, found, low) in sorted(newest.items()):
             wanted = found.level_for(low) if low else None
@@ -72,8 +74,9 @@ class Figures:
             for structure in sorted({label.structure for label in one.labels}):
                 low, high = (levels.get(structure, {}).get(name) for name in ("f_trust_lo", "f_trust_hi"))
                 labels = [label for label in one.labels if label.structure == structure]
-                if figures := calibrate(labels, low, high):
-                    yield one.row.iteration, structure, figures, low
+                for check in (False, True):
+                    if figures := calibrate(labels, low, high, check):
+                        yield one.row.iteration, structure, figures, low
             if one.explored is not None:
                 levels = one.explored.levels
 
