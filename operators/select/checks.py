@@ -45,6 +45,12 @@ def check(config: RunConfig) -> list[str]:
     for pair in settings.min_distance if isinstance(settings.min_distance, dict) else ():
         if unknown := [element for element in pair.split("-") if element not in config.type_map]:
             problems.append(f"select.min_distance.{pair}: {unknown[0]} is not in type_map")
+    if settings.auto_trust_lo is not None:
+        problems += [
+            f"select.auto_trust_lo: the deviations of {place} are relative (epsilon) and tell no error; give f_trust_lo"
+            for place, group in _groups(config)
+            if getattr(group, "epsilon", None) is not None
+        ]
     for name in LEVELS:
         value = getattr(settings, name)
         for structure in value if isinstance(value, dict) else ():
@@ -75,6 +81,9 @@ def _unfit_levels(low: str, high: str, config: RunConfig) -> Iterator[str]:
     levels = {name: getattr(settings, name) for name in (low, high)}
     if settings.adaptive is not None:
         levels[low] = 0.0  # at its lowest
+    if settings.auto_trust_lo is not None and low == "f_trust_lo":
+        levels = {"auto_trust_lo.start": settings.auto_trust_lo.start, high: levels[high]}
+        low = "auto_trust_lo.start"
     if None in levels.values():
         return
     explored = [name for _, group in _groups(config) for name in group.structures]

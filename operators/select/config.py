@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -12,6 +12,7 @@ from conventions.config import Name, StageConfig
 from conventions.errors import ConfigError
 
 from .adaptive import Adaptive
+from .auto import AutoTrust
 from .checks import LEVELS, PAIR
 
 Distance = Annotated[float, Field(gt=0)]
@@ -27,14 +28,18 @@ class ModelDeviConfig(StageConfig):
 
     foreign: ClassVar[dict[str, str]] = dict.fromkeys(
         Adaptive.model_fields, "this key belongs below `adaptive`, which is below `select`"
-    )
+    ) | dict.fromkeys(AutoTrust.model_fields, "this key belongs below `auto_trust_lo`, which is below `select`")
 
     app: Literal["model_devi"] = "model_devi"
     adaptive: Adaptive | None = Field(None, description="Find the lower trust levels in each iteration.")
+    auto_trust_lo: AutoTrust | None = Field(
+        None, description="Find f_trust_lo in each iteration, from the errors of the newest labels."
+    )
     f_trust_lo: Trust | None = Field(
         None,
         validate_default=True,
-        description="Frames whose largest force deviation is below are accurate, eV/A; required without `adaptive`.",
+        description="Frames whose largest force deviation is below are accurate, eV/A; required without `adaptive` or "
+        "`auto_trust_lo`.",
     )
     f_trust_hi: Trust = Field(description="From here on frames are failed: never labelled, eV/A.")
     v_trust_lo: Trust | None = Field(None, description="The same for the virial deviation, eV/atom; default: not used.")
@@ -80,14 +85,24 @@ class ModelDeviConfig(StageConfig):
     )
     group_size: int = Field(500, ge=1, description="Trajectories in one score job.")
 
-    @field_validator("f_trust_lo", "v_trust_lo")
+    @field_validator("f_trust_lo", mode="before")
     @classmethod
-    def _one_way_to_have_it(cls, value: Trust | None, info: ValidationInfo) -> Trust | None:
-        adaptive = info.data.get("adaptive")
-        if value is None and "adaptive" in info.data and adaptive is None and info.field_name == "f_trust_lo":
+    def _no_word(cls, value: Any) -> Any:
+        if value == "auto":
+            raise ValueError("write auto_trust_lo: {error: 0.1, start: 0.05} (eV/A) in place of f_trust_lo")
+        return value
+
+    @field_validator("auto_trust_lo", "f_trust_lo", "v_trust_lo")
+    @classmethod
+    def _one_way_to_have_it(cls, value: Any, info: ValidationInfo) -> Any:
+        force = info.field_name == "f_trust_lo"
+        names = ("adaptive", "auto_trust_lo") if force else ("adaptive",)
+        rules = [name for name in names if info.data.get(name) is not None]
+        known = {"adaptive", "auto_trust_lo"} <= set(info.data)  # they are no errors themselves
+        if force and value is None and known and not rules:
             raise PydanticCustomError("missing", "Field required")
-        if value is not None and adaptive is not None:
-            raise ValueError("`adaptive` finds this level in each iteration; leave one of the two out")
+        if value is not None and rules:
+            raise ValueError(f"`{rules[0]}` finds this level in each iteration; leave one of the two out")
         return value
 
     @property
@@ -98,7 +113,8 @@ class ModelDeviConfig(StageConfig):
     def levels(self, structure: str) -> tuple[float | None, ...]:
         """f_trust_lo, f_trust_hi, v_trust_lo, v_trust_hi of a structure set, by which frames are classified.
 
-        Where the lower ones are `adaptive`, all that is below the upper ones is a candidate at first.
+        Where the lower ones are `adaptive`, all that is below the upper ones is a candidate at first. `auto_trust_lo`
+        is resolved before.
         """
         found = []
         for name in LEVELS:

@@ -20,6 +20,7 @@ from operators.setup import with_setup
 from operators.sums import verify
 
 from .adaptive import adapting
+from .auto import resolved
 from .checks import check
 from .config import ModelDeviConfig
 
@@ -52,6 +53,7 @@ class Trajectory(NamedTuple):
 @dataclass(frozen=True)
 class PlanParams:
     iteration: int
+    calibration: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class ScoreContext(JobContext):
 @dataclass(frozen=True)
 class SelectParams(ReduceParams):
     systems: list[str]
+    calibration: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class SelectReduce(ReduceContext):
 
 def plan(params: PlanParams, ctx: SelectPlan) -> Planned:
     """One task for every `group_size` trajectories."""
-    config: ModelDeviConfig = load_config(ctx.config.read_bytes()).select
+    config: ModelDeviConfig = resolved(load_config(ctx.config.read_bytes()).select, params.calibration)
     trajectories = read_trajectories(ctx.trajectories)
     tasks = []
     for group in _groups(trajectories, config.group_size):
@@ -111,7 +114,9 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
     from .sample import Sample
 
     config = load_config(ctx.config.read_bytes())
-    settings: ModelDeviConfig = config.select
+    rule = config.select.auto_trust_lo
+    settings: ModelDeviConfig = resolved(config.select, params.calibration)
+    config = config.model_copy(update={"select": settings})
     trajectories = read_trajectories(ctx.trajectories)
     outputs = read_tasks(ctx, params.n_jobs)
     sizes = [len(group) for group in _groups(trajectories, settings.group_size)]
@@ -143,7 +148,11 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
         if settings.check_frames:
             classes["check"] = len(checks.chosen)
             summary["check"] = float(len(checks.chosen))
-        write_product(ctx.product, config, trajectories, pool, choice, checks)
+        found_by = {"auto_trust_lo": {**rule.model_dump(), **params.calibration}} if rule else {}
+        write_product(ctx.product, config, trajectories, pool, choice, checks, found_by)
+    if rule:
+        assert isinstance(settings.f_trust_lo, float)
+        summary["f_trust_lo"] = settings.f_trust_lo
     if pool.level is not None:
         summary["level"] = pool.level
     if pool.lower:  # where structure sets have levels of their own, the largest ones: a row of the table is small
@@ -293,6 +302,7 @@ APP = App(
     executables=lambda stage: [(stage.command or "python3").split()[0]],
     tiny=lambda stage: {
         "adaptive": None,
+        "auto_trust_lo": None,
         "f_trust_lo": 1e3,
         "f_trust_hi": 1e4,
         "v_trust_lo": None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,17 @@ MOST_REJECTED = 1000  # that the manifest lists one by one; the report counts al
 
 
 def write_product(
-    product: Path, config: Any, trajectories: Sequence[Any], pool: Pool, choice: Choice, checks: Choice
+    product: Path,
+    config: Any,
+    trajectories: Sequence[Any],
+    pool: Pool,
+    choice: Choice,
+    checks: Choice,
+    found_by: Mapping[str, Any],
 ) -> None:
     """Write `frames.extxyz`, `manifest.json` (where each frame is from, what was rejected) and `figures.json`.
 
-    The check frames come last.
+    The check frames come last. `found_by` is what the lower trust level was found from, if it was.
     """
     frames, named, rejected = [], [], []
     for rows, found in ((pool.candidates, choice), (pool.accurate, checks)):
@@ -41,7 +47,7 @@ def write_product(
         rejected += [{**_place(rows, number, trajectories), "class": kind} for number, kind in found.refused]
     product.mkdir(parents=True, exist_ok=True)
     write_frames(product / "frames.extxyz", named, config.type_map, checks=len(checks.chosen))
-    manifest: dict[str, Any] = {"schema_version": 1, "frames": frames}
+    manifest: dict[str, Any] = {"schema_version": 1, "frames": frames, **found_by}
     if rejected:
         manifest["rejected"] = rejected[:MOST_REJECTED]
     if pool.lower:

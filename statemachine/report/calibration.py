@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .iteration import Scored
+from operators.select.auto import ENOUGH
 
-ENOUGH = 10  # labels that a trust level can be said from
+from .iteration import Scored
 
 
 @dataclass(frozen=True)
