@@ -12,7 +12,7 @@ from conventions.errors import CommandRefused, ConfigError, Dpgen2Error, EngineE
 from conventions.forms import printable
 from conventions.state import IterationSummary, State
 from statemachine.engine import Phase, Status
-from statemachine.machine.outlook import CLASSES, warnings
+from statemachine.machine.outlook import CLASSES, compared, warnings
 from statemachine.run.discover import runs_below
 from statemachine.run.history import why_repeated
 from statemachine.run.opening import config_file, engine_of, find_prefix
@@ -178,13 +178,13 @@ def iteration_rows(trail: Iterable[IterationSummary]) -> list[dict[str, Any]]:
 
 def iteration_table(rows: list[dict[str, Any]]) -> str:
     """One line per iteration: what was labelled, how good the models are, what exploration found."""
-    before = [{}, *rows]
-    return "\n".join([table_line(list(COLUMNS)), *map(iteration_line, rows, before)])
+    return "\n".join([table_line(list(COLUMNS)), *map(iteration_line, rows, compared(rows))])
 
 
 def iteration_line(row: dict[str, Any], before: dict[str, Any]) -> str:
-    """A row, with the trust levels that its iteration found, and what is a bad sign in it, given the row before."""
+    """A row, with the levels that its iteration found, and what is a bad sign in it, given what it is compared with."""
     notes = [f"{name} {row[name]:.4g}" for name in ("f_trust_lo", "v_trust_lo") if name in row]
+    notes += [f"training {row['train_rmse_f']:.3f}"] if {"rmse_f", "train_rmse_f"} <= set(row) else []
     notes += [f"errors {row['blind_ratio']:.1f} x deviation"] if "blind_ratio" in row else []
     notes += [check_note(row)] if "check_rmse_f" in row else []
     notes += ["dropped by a rewind"] if "left" in row else warnings(row, before)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from conventions.state import IterationSummary, State
 
 CLASSES = ("accurate", "candidate", "failed")
 GROWN = 1.2  # a force RMSE larger than before by this factor is no noise any more
+ALIKE = 0.8  # from this fraction of the test error on, the training error is about equal to it
+HELPED = 0.95  # labels that leave more than this of the test error did not help
+MORE = 0.1  # fewer new labels than this fraction of those before cannot be expected to help
 
 
 def shares(figures: Mapping[str, float]) -> dict[str, float]:
@@ -72,14 +76,50 @@ def force_rmse(figures: Mapping[str, float]) -> float | None:
     return figures.get("rmse_f", figures.get("train_rmse_f"))
 
 
+def compared(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """For each row what its errors are compared with: those of the newest models before it, and `labels` until then.
+
+    Rows that a rewind dropped (`left`) are compared, and nothing is compared with them.
+    """
+    known: dict[str, Any] = {}
+    for row in rows:
+        yield dict(known)
+        if row.get("left"):
+            continue
+        labels = known.get("labels", 0.0) + row.get("labelled", 0.0)
+        if force_rmse(row) is not None:
+            known = {name: row[name] for name in ("rmse_f", "train_rmse_f") if name in row}
+        known["labels"] = labels
+
+
+def training_limited(figures: Mapping[str, float], before: Mapping[str, float]) -> str:
+    """Do the models lack steps of training, not labels? "" where not, or where it is not known.
+
+    It is so where the errors on test and training data are about equal, so that nothing new is learned from more data
+    of the kind, and a tenth more labels did not make the test error smaller.
+    """
+    test, train, then = figures.get("rmse_f"), figures.get("train_rmse_f"), before.get("rmse_f")
+    new, labels = figures.get("labelled", 0.0), before.get("labels", 0.0)
+    if test is None or train is None or then is None or not new or new < MORE * labels:
+        return ""
+    if train < ALIKE * test or test < HELPED * then:
+        return ""
+    return (
+        f"training-limited: more steps, not more labels (rmse_f {then:.3f} -> {test:.3f} with {new:.0f} labels more, "
+        f"{train:.3f} in training)"
+    )
+
+
 def warnings(figures: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
-    """What in a row of the table is a bad sign, given the row before."""
+    """What in a row of the table is a bad sign, given what it is compared with."""
     found = []
     if shares(figures).get("failed", 0.0) > 0.5:
         found.append("more than half failed")
     now, then = force_rmse(figures), force_rmse(before)
     if now is not None and then is not None and now > GROWN * then and ("rmse_f" in figures) == ("rmse_f" in before):
         found.append("RMSE grew")
+    if limited := training_limited(figures, before):
+        found.append(limited)
     return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from conventions.state import IterationSummary, State
-from statemachine.machine.outlook import needed, warnings
+from statemachine.machine.outlook import compared, needed, warnings
 from statemachine.run.record import Record
 from statemachine.run.trail import readable
 from statemachine.store import Store
@@ -41,10 +41,10 @@ class Figures:
     @property
     def warnings(self) -> dict[int, list[str]]:
         """By iteration, what is a bad sign in its row."""
-        rows = [one.row.figures for one in self.iterations]
+        rows = [{**one.row.figures, "left": one.row.left} for one in self.iterations]
         return {
             one.row.iteration: found
-            for one, before in zip(self.iterations, [{}, *rows], strict=False)
+            for one, before in zip(self.iterations, compared(rows), strict=True)
             if (found := warnings(one.row.figures, before))
         }
 
