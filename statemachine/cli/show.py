@@ -247,6 +247,11 @@ def print_plan(target: str, as_json: bool) -> None:
         print(f"{jobs} jobs, {todo} still to run: {tasks} tasks, {found['bytes']:,} bytes of input")
         for name in found["files"]:
             print(f"  {name}")
+    if found.get("filters"):
+        print("which frames are labelled:")
+        for name, each in found["filters"].items():
+            value = "none" if each["value"] is None else json.dumps(each["value"])
+            print(f"  {name} {value}{' (default)' if each['default'] else ''}")
 
 
 def print_checks(checks: Iterable[Check], as_json: bool) -> bool:

@@ -259,6 +259,21 @@ def test_plan_before_a_run_is_begun(cli: Cli, stub_run: Path, tmp_path: Path) ->
     assert code == 2 and "no run" in errors
 
 
+def test_plan_shows_the_filters_with_their_defaults(cli: Cli, stub_run: Path) -> None:
+    levels = "select: {app: model_devi, f_trust_lo: 0.1, f_trust_hi: 0.4, fp_task_max: 5, cut_at_failed: true}\n"
+    text = stub_run.read_text()
+    stub_run.write_text(text.replace("select: {app: stub, accurate_after: 1}\n", levels))
+    code, output, _ = cli("plan", stub_run)
+    assert code == 0
+    lines = output.partition("which frames are labelled:\n")[2].splitlines()
+    assert "  select.min_distance_ratio 0.65 (default)" in lines and "  select.cut_at_failed true" in lines
+    assert "  select.min_distance none (default)" in lines and "  select.model_devi_skip 1 (default)" in lines
+    found = json.loads(cli("plan", stub_run, "--json")[1])["filters"]
+    assert found["select.min_distance_ratio"] == {"value": 0.65, "default": True}
+    stub_run.write_text(text)
+    assert "which frames" not in cli("plan", stub_run)[1], "a select of another kind has none"
+
+
 def test_plan_while_a_stage_runs(cli: Cli, stub_run: Path, tmp_path: Path) -> None:
     poller: Any
     assert cli("init", stub_run)[0] == 0
