@@ -304,7 +304,7 @@ class Cursor:
             )
         return (
             "not converged, but no frame was chosen to label: the inaccurate frames are above f_trust_hi or were "
-            "filtered out; lower the temperatures, or add initial data"
+            "filtered out; lower the temperatures, or add initial data (`dpgen2-sm explain RUN ITERATION` says which)"
         )
 
 

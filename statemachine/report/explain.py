@@ -14,6 +14,7 @@ from statemachine.machine.outlook import CLASSES, needed, shares, why_not_conver
 from statemachine.run.configuration import configuration
 from statemachine.store import Store
 
+from .causes import causes
 from .chosen import Chosen, read_chosen
 from .figures import Figures
 from .iteration import Iteration, Scored
@@ -66,6 +67,8 @@ def explain_iteration(figures: Figures, one: Iteration) -> Answer:
         yield "explored", f"{told}; {state.policy.convergence.accuracy:.0%} accurate are asked for"
         if why := why_not_converged([row], state.policy.convergence.accuracy):
             yield "rule", why
+        chosen = one.stages["select"].classes if "select" in one.stages else {}
+        yield from (("cause", text) for text in causes(one.explored, chosen))
     for structure, figure in ((at, f) for number, at, f in figures.calibrations() if number == row.iteration):
         what = f"{figure.labels} accurate frames" if figure.check else f"{figure.labels} labels"
         text = f"{structure}: the errors of {what} were {figure.ratio[1]:.3g} times the deviation "
