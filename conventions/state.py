@@ -44,7 +44,7 @@ class Convergence(Strict):
         None,
         gt=0,
         description="The run has converged only when the force RMSE is not above this, eV/A: on init.test; without a "
-        "test set on the check frames (select.check_fraction), with 95 % confidence.",
+        "test set the upper end of its 95 % confidence interval on the check frames (select.check_fraction).",
     )
 
     @model_validator(mode="after")

@@ -134,7 +134,8 @@ def test_what_does_not_fit_is_refused() -> None:
     assert "select.check_fraction: fp_task_max 1 leaves no room" in check(config(fp_task_max=1, check_fraction=0.5))[0]
     (problem,) = check(with_rule(0.1, fp_task_max=20, check_fraction=0.1))
     assert "convergence.rmse_f: nothing tells the RMSE" in problem and "now 2 of fp_task_max 20" in problem
-    assert check(with_rule(0.1, fp_task_max=20, check_fraction=0.25)) == []
+    assert len(check(with_rule(0.1, fp_task_max=20, check_fraction=0.45))) == 1
+    assert check(with_rule(0.1, fp_task_max=20, check_fraction=0.5)) == []
 
 
 def test_explore_does_not_start_from_check_frames(tmp_path: Path) -> None:
