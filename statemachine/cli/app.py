@@ -13,7 +13,7 @@ import typer
 
 from conventions import __version__
 
-from . import bring, evaluate, examine, orders, seeing, top
+from . import bring, evaluate, examine, orders, replay, seeing, top
 from .examples import epilog
 from .options import AsJson, ConfigFile, Interval, Target, Yes, checked
 
@@ -267,6 +267,7 @@ for order in (
 ):
     app.command()(order)
 app.command()(evaluate.test)
+app.command()(replay.replay)
 app.command()(seeing.report)
 app.command()(seeing.explain)
 app.command()(top.top)

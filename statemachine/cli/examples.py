@@ -31,6 +31,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "report run.yaml --json",
     ),
     "explain": ("explain run.yaml 3", "explain run.yaml 2/14", "explain run.yaml label/3/12"),
+    "replay": (
+        "replay run.yaml --rule wider.yaml",
+        "replay run.yaml --rule a.yaml --rule b.yaml --retrain -o replay.svg",
+    ),
     "top": ("top copper.yaml water.yaml", "top --discover s3://bucket/group"),
     "web": ("web run.yaml other/run.yaml", "web --discover runs --listen 127.0.0.1:8090"),
     "import": ("import param.json machine.json -o run", "import param.json machine.json -o run --adopt old/run"),

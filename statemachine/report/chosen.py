@@ -39,7 +39,12 @@ def read_chosen(store: Store, product: str) -> list[Chosen]:
         When it is damaged.
     """
     key = f"{product}/{MANIFEST}"
-    found: Any = parse_json(store.get(key).data, store.at(key))
+    return parse_chosen(store.get(key).data, store.at(key))
+
+
+def parse_chosen(data: bytes, where: str) -> list[Chosen]:
+    """The frames of a manifest, in the order of the choice; raises `DataError`."""
+    found: Any = parse_json(data, where)
     try:
         return [
             Chosen(
@@ -54,4 +59,4 @@ def read_chosen(store: Store, product: str) -> list[Chosen]:
             for one in found["frames"]
         ]
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise DataError(f"{store.at(key)}: not a list of chosen frames: {error!r}"[:300]) from None
+        raise DataError(f"{where}: not a list of chosen frames: {error!r}"[:300]) from None

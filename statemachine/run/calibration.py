@@ -16,10 +16,11 @@ def calibration(store: Store, state: State) -> dict[str, float]:
 
     Labels that a rewind dropped do not count.
     """
-    return _newest(state.trail) or (_newest(rows(store, state)) if state.earlier else {})
+    return of_rows(state.trail) or (of_rows(rows(store, state)) if state.earlier else {})
 
 
-def _newest(trail: Sequence[IterationSummary]) -> dict[str, float]:
+def of_rows(trail: Sequence[IterationSummary]) -> dict[str, float]:
+    """The same of rows of the table."""
     for row in reversed(trail):
         labels, ratio = (row.figures.get(name, 0.0) for name in ("blind_labels", "blind_ratio_95"))
         if "label" in row.stages and labels >= ENOUGH and ratio > 0:

@@ -102,7 +102,8 @@ ROOMS = {  # what a room of statemachine may import of the others
     "importer": {"machine", "store", "run"},
     "report": {"machine", "store", "run"},
     "web": {"machine", "store", "engine", "run", "report", "logs.py"},
-    "cli": {"machine", "store", "engine", "run", "notify", "daemon", "importer", "report", "web", "logs.py"},
+    "replay": {"machine", "store", "engine", "run", "report"},
+    "cli": {"machine", "store", "engine", "run", "notify", "daemon", "importer", "report", "web", "replay", "logs.py"},
 }
 
 
