@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conventions.errors import ConfigError
-from statemachine.run.config_file import read_mapping
+from statemachine.run.config_file import checked, read_mapping
 
 AS_IT_WAS = "as-it-was"
 
@@ -30,12 +30,10 @@ class Rule:
         ConfigError
             When it would be refused.
         """
-        from operators.registry import load_config
-
         found = json.loads(document)
         merged = {**found["select"], **self.keys}
         found["select"] = {key: value for key, value in merged.items() if value is not None or key not in self.keys}
-        return load_config(json.dumps(found).encode(), f"the rule {self.name!r}")
+        return checked(found, f"the rule {self.name!r}")
 
 
 def read_rule(path: Path) -> Rule:

@@ -144,22 +144,26 @@ def read_prefix(path: Path) -> str:
 
 def read_config(path: Path) -> Any:
     """The checked configuration, with the options of its apps."""
+    return checked(read_mapping(path), str(path))
+
+
+def checked(document: dict[str, Any], where: str) -> Any:
+    """The configuration that a document is; raises `ConfigError` with all that is wrong with it."""
     from operators.committee import check_drives
     from operators.registry import app, config_model
     from operators.setup import check_setup
 
-    document = read_mapping(path)
     try:
         model = config_model(document)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{where}: {error}") from None
     config, problems = validated(model, document)
     if problems:
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
+        raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
     found = check_setup(config) + check_drives(config)
     found += [problem for stage, name in config.apps.items() for problem in app(stage, name).check(config)]
     if found:
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in found))
+        raise ConfigError("\n".join(f"{where}: {problem}" for problem in found))
     return config
 
 
