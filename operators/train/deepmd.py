@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from conventions.config import RunConfig, StageConfig, UserFile
+from conventions.config import Name, RunConfig, StageConfig, UserFile
 from conventions.documents import Strict
 from conventions.errors import ConfigError
 from conventions.names import canonical_json, derive_seed
-from operators.core import App, Committee, Input, JobContext, Planned, ReduceContext, Reduced, ReduceParams
+from operators.core import App, Committee, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, read_tasks, write_jobs
 from operators.registry import load_config
 from operators.setup import with_setup
@@ -36,11 +35,15 @@ from .neighbours import short_sel
 from .stage import (
     DIVERGED,
     PlanParams,
+    TrainJob,
     TrainPlan,
     check_deviation,
+    check_validation,
     folders_of_tests,
+    folders_to_watch,
     need_systems,
     new_systems,
+    reuses,
     write_committee,
 )
 
@@ -67,6 +70,9 @@ class DeepmdConfig(StageConfig):
         None,
         description="DeePMD-kit's own input.json. Systems, seeds, type_map and file names are filled in; validation "
         "data are left out: dp test measures on init.test.",
+    )
+    validation_data: list[Name] = Field(
+        [], description="Sets of init.test that dp train measures on as well; lcurve.out has them as val."
     )
     committee: list[Member] = Field(
         [], description="Instead of input: models of different kinds, an input for each; numb_models is their number."
@@ -130,24 +136,15 @@ class DeepmdConfig(StageConfig):
         return [self.input] if self.input is not None else [member.input for member in self.committee]
 
 
-@dataclass(frozen=True)
-class TrainJob(JobContext):
-    """A training job reads all data, and the last committee where there is one."""
-
-    data: Annotated[Path, Input(lambda at: at.space.dataset)]
-    models: Annotated[Path, Input(lambda at: at.newest_product("train"), optional=True)]
-
-
 def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     """One task a model: its input.json, and how to begin."""
     config = load_config(ctx.config.read_bytes())
     train: DeepmdConfig = config.train
     need_systems(params.systems)
-    reuse = train.training_reuse_iter is not None and params.iteration >= train.training_reuse_iter
-    reuse = reuse and params.has_models
+    reuse = reuses(train.training_reuse_iter, params)
     templates = [read_input(user_file(ctx.files, file.root), config.type_map, train.head) for file in train.inputs()]
     for template in templates:
-        fill_input(template, train, params.iteration, params.systems, reuse)
+        fill_input(template, train, params.iteration, params.systems, reuse, folders_to_watch(config))
     weights = auto_weights(train, params.iteration, params.systems) if reuse else None
 
     option = "--finetune" if train.training_finetune_model else "--init-frz-model"
@@ -194,7 +191,7 @@ def check_files(config: Any, files: Path) -> None:
             check_start(key, user_file(files, file.root), train.backend)
     for file in train.inputs():
         found = read_input(user_file(files, file.root), config.type_map, train.head)
-        fill_input(found, train, iteration=0, systems=["system"], reuse=False)
+        fill_input(found, train, iteration=0, systems=["system"], reuse=False, watched=folders_to_watch(config))
         if config.engine.type == "local" and not (train.command or train.setup or train.hpc):
             check_arguments(found, f"train.input ({Path(file.root).name})")
 
@@ -247,7 +244,7 @@ def check(config: RunConfig) -> list[str]:
     """Problems that no file is needed to see."""
     train = config.train
     assert isinstance(train, DeepmdConfig)
-    problems = check_deviation(train.numb_models, config.select.app)
+    problems = [*check_deviation(train.numb_models, config.select.app), *check_validation(config)]
     if train.dp_compress and train.skip_neighbor_stat:
         problems.append("train.dp_compress: it needs the neighbor statistics; set skip_neighbor_stat to false")
     if all(getattr(train, name) for name in STARTS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,15 @@ def read_input(path: Path, type_map: list[str], head: str | None = None) -> dict
     return found  # type: ignore[no-any-return]
 
 
-def fill_input(found: dict[str, Any], train: Any, iteration: int, systems: list[str], reuse: bool) -> None:
+def fill_input(
+    found: dict[str, Any], train: Any, iteration: int, systems: list[str], reuse: bool, watched: Sequence[str] = ()
+) -> None:
     """Write into the input what the run decides: data, steps, file names, and DP-GEN's options of reuse."""
     training = found["training"]
     paths = [f"data/{system}" for system in sorted(systems)]
     data = data_section(training, train.head)
     data["systems"] = paths
-    (training if train.head is None else training["data_dict"][train.head]).pop("validation_data", None)
+    watch(training if train.head is None else training["data_dict"][train.head], watched)
 
     steps = of_iteration(train.numb_steps, iteration)
     if reuse and train.training_reuse_numb_steps is not None:
@@ -96,6 +99,19 @@ def fill_input(found: dict[str, Any], train: Any, iteration: int, systems: list[
             value = getattr(train, f"training_reuse_{name}")
             if value is not None:
                 found.setdefault(section, {})[name] = value
+
+
+def watch(section: dict[str, Any], folders: Sequence[str]) -> None:
+    """Let dp train measure on these folders, with the user's other options of validation_data; on none without them."""
+    validation = section.pop("validation_data", None)
+    if not folders:
+        return
+    if "training_data" not in section:
+        raise ConfigError("train.validation_data: train.input has no training.training_data, as DeePMD-kit 2 writes it")
+    paths = [f"data/{folder}" for folder in folders]
+    options = validation if isinstance(validation, dict) else {}
+    # DeePMD-kit 2 searches a folder for systems only where it is given one.
+    section["validation_data"] = {**options, "systems": paths if len(paths) > 1 else paths[0]}
 
 
 def weigh(training: dict[str, Any], data: dict[str, Any], iteration: int, old_ratio: float) -> None:

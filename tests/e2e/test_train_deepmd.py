@@ -83,6 +83,16 @@ def test_reuse_goes_on_where_the_last_committee_stopped(committee: TrainRun) -> 
         assert "from the frozen model" in log
 
 
+def test_the_curve_has_the_errors_on_validation_data(tmp_path: Path) -> None:
+    train = {"numb_models": 1, "numb_steps": 10, "validation_data": ["hot"], "skip_neighbor_stat": True}
+    run = TrainRun(tmp_path, train)
+    run.write_data()
+    report = run.stage()
+    assert report.complete, report.messages
+    row = last_row((run.product() / "lcurve.000.out").read_text())
+    assert row["rmse_f_val"] > 0 and row["rmse_f_val"] != row["rmse_f_trn"]
+
+
 def test_old_and_new_data_are_weighed(tmp_path: Path) -> None:
     train = {"numb_models": 1, "numb_steps": 10, "training_reuse_iter": 1, "training_reuse_old_ratio": 0.7}
     run = TrainRun(tmp_path, {**train, "skip_neighbor_stat": True}, tested=False)

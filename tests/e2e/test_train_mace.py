@@ -158,6 +158,24 @@ def test_fine_tuning_begins_where_the_other_ended(programs: Path, committee: Tra
     assert set(report.summary) == {"train_rmse_e", "train_rmse_f", "new_rmse_f"}
 
 
+def test_reuse_goes_on_where_the_last_committee_stopped(programs: Path, committee: TrainRun, tmp_path: Path) -> None:
+    train = {"numb_models": 2, "training_reuse_iter": 1, "training_reuse_max_num_epochs": 1, "training_reuse_lr": 1e-4}
+    command = str(programs / "mace_run_train")
+    run = TrainRun(tmp_path, {"app": "mace", "max_num_epochs": 6, "command": command, **train}, INPUT)
+    run.write_data()
+    made = run.place(1).newest_product("train")
+    assert made is not None
+    (tmp_path / made).parent.mkdir(parents=True)
+    (tmp_path / made).symlink_to(committee.product())
+    report = run.stage(1)
+    assert report.complete, report.messages
+    for number in (0, 1):
+        first, last = (evaluations(each / f"lcurve.00{number}.jsonl") for each in (committee.product(), run.product(1)))
+        began = last[0]["rmse_f"]  # other frames are held back for validation
+        assert abs(began - first[-1]["rmse_f"]) < abs(began - first[0]["rmse_f"])
+        assert len(last) == 2 and last[-1]["rmse_f"] < 1.2 * began
+
+
 def test_ase_explores_with_the_committee(programs: Path, committee: TrainRun, tmp_path: Path) -> None:
     group = {"structures": ["copper"], "ensemble": "npt", "press": [1.0], "temps": [300.0], "nsteps": 10, "dt": 0.001}
     command = {"app": "ase", "command": str(programs / "python3")}
