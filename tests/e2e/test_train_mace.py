@@ -100,7 +100,7 @@ def test_killed_training_goes_on(committee: TrainRun) -> None:
     untrained = evaluations(committee.product() / "lcurve.001.jsonl")[0]["rmse_f"]
     assert float(last) < float(first) < 0.9 * 1000 * untrained
     assert evaluations(committee.product() / "lcurve.000.jsonl")[-1]["epoch"] == 5
-    names = ["SHA256SUMS", "lcurve.000.jsonl", "lcurve.001.jsonl", "mace.000.model", "mace.001.model"]
+    names = ["SHA256SUMS", "figures.json", "lcurve.000.jsonl", "lcurve.001.jsonl", "mace.000.model", "mace.001.model"]
     assert sorted(path.name for path in committee.product().iterdir()) == names
 
 

@@ -66,7 +66,7 @@ def test_killed_training_goes_on(committee: TrainRun) -> None:
     assert f"Batch {began - 10:7d}" not in log
     steps = [row[0] for row in curve(committee.product() / "lcurve.000.out")]
     assert steps == [1, *range(10, 401, 10)]
-    names = ["SHA256SUMS", "graph.000.pth", "graph.001.pth", "lcurve.000.out", "lcurve.001.out"]
+    names = ["SHA256SUMS", "figures.json", "graph.000.pth", "graph.001.pth", "lcurve.000.out", "lcurve.001.out"]
     assert sorted(path.name for path in committee.product().iterdir()) == names
 
 
