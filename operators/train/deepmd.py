@@ -21,11 +21,11 @@ from conventions.names import canonical_json, derive_seed
 from operators.core import App, Committee, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, read_tasks, write_jobs
 from operators.registry import load_config
-from operators.setup import with_setup
 from operators.sums import user_file
 
 from .absorption import NEW
-from .dp_command import FIND_PYTHON, probe
+from .change_bias import check_bias, plan_bias
+from .dp_command import probe, run_script
 from .dp_infer import models
 from .dp_input import AUTO, auto_weights, check_arguments, fill_input, read_input, with_seeds
 from .dp_judge import is_frozen, is_saved, judge
@@ -77,6 +77,11 @@ class DeepmdConfig(StageConfig):
     committee: list[Member] = Field(
         [], description="Instead of input: models of different kinds, an input for each; numb_models is their number."
     )
+    change_bias: bool = Field(
+        False,
+        description="Instead of training, only shift the energies of the models of training_finetune_model to the data "
+        "(dp change-bias; PyTorch). There is no input.",
+    )
     numb_steps: Steps | Annotated[list[Steps], Field(min_length=1)] | None = Field(
         None, description="Steps of each iteration (the last number repeats); default: those of the input."
     )
@@ -123,7 +128,9 @@ class DeepmdConfig(StageConfig):
 
     @model_validator(mode="after")
     def _one_kind(self) -> DeepmdConfig:
-        if (self.input is None) == (not self.committee):
+        if self.change_bias and (self.input or self.committee):
+            raise ValueError("change_bias: the models are not trained; remove input and committee")
+        if not self.change_bias and (self.input is None) == (not self.committee):
             raise ValueError("give either input, for all models, or committee, with an input for each")
         if self.committee and len(self.committee) != self.numb_models:
             raise ValueError(
@@ -132,7 +139,7 @@ class DeepmdConfig(StageConfig):
         return self
 
     def inputs(self) -> list[UserFile]:
-        """The input of each model: one stands for all."""
+        """The input of each model: one stands for all; none where they are not trained."""
         return [self.input] if self.input is not None else [member.input for member in self.committee]
 
 
@@ -141,6 +148,8 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     config = load_config(ctx.config.read_bytes())
     train: DeepmdConfig = config.train
     need_systems(params.systems)
+    if train.change_bias:
+        return plan_bias(config, params, ctx)
     reuse = reuses(train.training_reuse_iter, params)
     templates = [read_input(user_file(ctx.files, file.root), config.type_map, train.head) for file in train.inputs()]
     for template in templates:
@@ -175,7 +184,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
         return Task(contents)
 
     script = Script(
-        run=run_script(train),
+        run=run_script(train, "dp_model.py"),
         need=["lcurve.out"],
         keep=[f"graph{suffix}", f"original{suffix}", "test.json", NEW, DIVERGED, "ckpt"],
         files={"dp_model.py": files("operators.train").joinpath("dp_model.py").read_bytes()},
@@ -214,29 +223,15 @@ def check_start(key: str, path: Path, backend: str) -> None:
         raise ConfigError(f"train.{key}: {path.name} is not a frozen model; give what dp freeze wrote")
 
 
-def run_script(train: DeepmdConfig) -> str:
-    """run.sh: the user's setup, one thread unless it says otherwise, and dp_model.py with the Python beside dp."""
-    lines = "\n".join(
-        [
-            f"export DP_COMMAND={shlex.quote(train.command or 'dp')}",
-            'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"',
-            'export DP_INTRA_OP_PARALLELISM_THREADS="${DP_INTRA_OP_PARALLELISM_THREADS:-$OMP_NUM_THREADS}"',
-            'export DP_INTER_OP_PARALLELISM_THREADS="${DP_INTER_OP_PARALLELISM_THREADS:-1}"',
-            *FIND_PYTHON,
-            'exec "${DP_HERE:-python3}" "$JOB_JOB/dp_model.py"',
-            "",
-        ]
-    )
-    return with_setup(train, lines)
-
-
 def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
     config = load_config(ctx.config.read_bytes())
     train: DeepmdConfig = config.train
     suffix = BACKENDS[train.backend].suffix
     tasks = list(read_tasks(ctx, params.n_jobs))
-    judged = [judge(task, bool(config.init.test), train.backend, train.head) for task in tasks]
-    names = [f"graph{suffix}", "lcurve.out", *([f"original{suffix}"] if train.dp_compress else [])]
+    tested, curve = bool(config.init.test), not train.change_bias
+    judged = [judge(task, tested, train.backend, train.head, curve) for task in tasks]
+    compressed = [f"original{suffix}"] if train.dp_compress else []
+    names = [f"graph{suffix}", *(["lcurve.out"] if curve else []), *compressed]
     return write_committee("deepmd", params, ctx, tasks, judged, train.numb_models, names)
 
 
@@ -245,6 +240,8 @@ def check(config: RunConfig) -> list[str]:
     train = config.train
     assert isinstance(train, DeepmdConfig)
     problems = [*check_deviation(train.numb_models, config.select.app), *check_validation(config)]
+    if train.change_bias:
+        problems += check_bias(train)
     if train.dp_compress and train.skip_neighbor_stat:
         problems.append("train.dp_compress: it needs the neighbor statistics; set skip_neighbor_stat to false")
     if all(getattr(train, name) for name in STARTS):
@@ -280,6 +277,8 @@ def misfits(config: RunConfig, files: Path) -> list[str]:
 
 def tiny(train: DeepmdConfig) -> dict[str, Any]:
     """Two models, ten steps."""
+    if train.change_bias:
+        return {"numb_models": 2, STARTS[1]: [file.root for file in train.training_finetune_model[:2]]}
     reuse = [name for name in DeepmdConfig.model_fields if name.startswith("training_reuse_")]
     begin = {name: [file.root for file in getattr(train, name)[:1]] for name in STARTS}
     committee = [member.model_dump() for member in train.committee[:2]]

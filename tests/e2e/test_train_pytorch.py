@@ -174,9 +174,12 @@ def test_several_heads_and_a_fine_tuned_one(programs: Path, tmp_path: Path, monk
     again.mkdir()
     (again / "data").symlink_to(first / "dataset/deepmd")
     (again / "ckpt").mkdir()
-    shutil.copy(run.job() / "in/task.000000/input.json", again)
+    found = run.task_input()
+    found["training"]["save_freq"] = 10
+    (again / "input.json").write_text(json.dumps(found))
     subprocess.run([dp, "--pt", "train", "input.json", "--skip-neighbor-stat"], cwd=again, check=True)
     content = (again / "ckpt/model.ckpt-20.pt").read_bytes()
+    shift_energies(tmp_path / "third", dp, [again / f"ckpt/model.ckpt-{step}.pt" for step in (10, 20)])
 
     second = tmp_path / "second"
     stub = copy.deepcopy(INPUT)
@@ -201,6 +204,24 @@ def test_several_heads_and_a_fine_tuned_one(programs: Path, tmp_path: Path, monk
     assert report.complete, report.messages
     assert "continuing from the checkpoint" in (run.job() / "log/task.000000.log").read_text()
     assert [row[0] for row in curve(run.product() / "lcurve.000.out")] == [1, *range(10, 101, 10)]
+
+
+def shift_energies(root: Path, dp: str, checkpoints: list[Path]) -> None:
+    """The other head of the models has seen copper with other energies of the atoms: by 100 eV each, 3,200 a frame."""
+    files = TrainRun(root / "files", {})
+    models = [files.add_file(path.name, path.read_bytes()) for path in checkpoints]
+    (root / "config").mkdir()
+    (root / "config/file").symlink_to(root / "files/config/file")
+    train = {"backend": "pytorch", "change_bias": True, "input": None, "numb_models": 2, "command": dp}
+    run = TrainRun(root, {**train, "training_finetune_model": models, "model_branch": "other"})
+    run.write_data()
+    for path in (root / "dataset/deepmd").rglob("energy.npy"):
+        np.save(path, np.load(path) + 3200.0)
+    run.list_data()
+    report = run.stage()
+    assert report.complete, report.messages
+    assert report.summary["rmse_e"] < 1  # eV/atom; 100 without the shift
+    assert sorted(path.name for path in run.product().glob("*.pth")) == ["graph.000.pth", "graph.001.pth"]
 
 
 def test_divergence_is_a_result(programs: Path, tmp_path: Path) -> None:
