@@ -6,6 +6,7 @@ DPGEN2_TORCH_VENV names a virtual environment with deepmd-kit[torch,lmp] and nvi
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import subprocess
 import sys
