@@ -85,6 +85,11 @@ class DeepmdConfig(StageConfig):
     numb_steps: Steps | Annotated[list[Steps], Field(min_length=1)] | None = Field(
         None, description="Steps of each iteration (the last number repeats); default: those of the input."
     )
+    mixed_type: bool = Field(
+        False,
+        description="Join systems of equal numbers of atoms for training (deepmd/npy/mixed): for many compositions, "
+        "not for descriptors with networks for each element, such as se_e2_a.",
+    )
     skip_neighbor_stat: bool = Field(False, description="dp train --skip-neighbor-stat.")
     dp_compress: bool = Field(False, description="Compress the models (dp compress).")
     training_init_frozen_model: list[UserFile] = Field(
@@ -164,6 +169,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
         **({"head": train.head} if train.head else {}),
         **({"start_args": start_args(train)} if models and start_args(train) else {}),
         **({"weights": weights} if weights else {}),
+        **({"mixed": True} if train.mixed_type else {}),
         "start": option if models else "",
         "train_args": ["--skip-neighbor-stat"] if train.skip_neighbor_stat else [],
         "compress": train.dp_compress,
@@ -183,11 +189,12 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
             contents[start_file(model, suffix)] = user_file(ctx.files, model)
         return Task(contents)
 
+    programs = ["dp_model.py", *(["dp_mixed.py"] if train.mixed_type else [])]
     script = Script(
         run=run_script(train, "dp_model.py"),
         need=["lcurve.out"],
         keep=[f"graph{suffix}", f"original{suffix}", "test.json", NEW, DIVERGED, "ckpt"],
-        files={"dp_model.py": files("operators.train").joinpath("dp_model.py").read_bytes()},
+        files={name: files("operators.train").joinpath(name).read_bytes() for name in programs},
     )
     return write_jobs(ctx.jobs, ctx.done, [task(index) for index in range(train.numb_models)], script, train.group_size)
 
@@ -258,6 +265,10 @@ def check(config: RunConfig) -> list[str]:
                 problems.append(f"train.training_reuse_{name}: it has no effect without training_reuse_iter")
     elif train.head:
         problems.append("train.training_reuse_iter: a frozen head cannot start all heads again; take head or this out")
+    if train.mixed_type and train.training_reuse_old_ratio is not None:
+        problems.append(
+            "train.mixed_type: joined systems are of all iterations; take it or training_reuse_old_ratio out"
+        )
     if train.model_branch and not train.training_finetune_model:
         problems.append("train.model_branch: it is of a model to fine-tune; give training_finetune_model")
     if train.use_pretrain_script and not any(getattr(train, name) for name in STARTS):

@@ -17,6 +17,9 @@ from .stage import labelled_in, of_iteration
 
 AUTO = form(r"^auto(:[0-9]+(\.[0-9]+)?)?$", "a number between 0 and 1, auto, or auto:10")
 
+# Descriptors that have networks for each element (and older names of them).
+BY_ELEMENT = {"se_e2_a", "se_a", "se_e2_r", "se_r", "se_e3", "se_at", "se_a_3be", "se_a_tpe", "se_a_ebd", "loc_frame"}
+
 # Names that DeePMD-kit knows for the length of a training.
 STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
 EPOCHS = ("numb_epoch", "numb_epochs", "num_epoch", "num_epochs")
@@ -75,6 +78,9 @@ def fill_input(
     data["systems"] = paths
     watch(training if train.head is None else training["data_dict"][train.head], watched)
 
+    if train.mixed_type:
+        check_mixed(found, training if train.head is None else training["data_dict"][train.head])
+
     steps = of_iteration(train.numb_steps, iteration)
     if reuse and train.training_reuse_numb_steps is not None:
         steps = train.training_reuse_numb_steps
@@ -99,6 +105,19 @@ def fill_input(
             value = getattr(train, f"training_reuse_{name}")
             if value is not None:
                 found.setdefault(section, {})[name] = value
+
+
+def check_mixed(found: dict[str, Any], section: dict[str, Any]) -> None:
+    """Refuse an input whose model cannot be trained on frames of different compositions together."""
+    if "training_data" not in section:
+        raise ConfigError("train.mixed_type: train.input has no training.training_data, as DeePMD-kit 2 writes it")
+    descriptor = found["model"].get("descriptor", {})
+    for part in (descriptor, *descriptor.get("list", [])):
+        if part.get("type") in BY_ELEMENT:
+            raise ConfigError(
+                f"train.mixed_type: the descriptor {part['type']} has networks for each element, and dp trains it on "
+                "systems of one composition only; take mixed_type out, or use se_atten, dpa2, dpa3 or later ones"
+            )
 
 
 def watch(section: dict[str, Any], folders: Sequence[str]) -> None:

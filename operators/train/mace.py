@@ -171,9 +171,7 @@ def options(train: MaceConfig, iteration: int, type_map: list[str], given: set[s
     if reuse or train.foundation_model:
         # Fine-tuning with a second head wants data of the first training, which a run does not have.
         found["foundation_model"], defaults["multiheads_finetuning"] = START, "False"
-    if reuse:
-        # The energies of the atoms are what the last training found; another zero would have to be learned again.
-        found["E0s"] = "foundation"
+    if reuse:  # the job adds E0s, those of the model: another zero would have to be learned again
         epochs = train.training_reuse_max_num_epochs or epochs
         if train.training_reuse_lr is not None:
             found["lr"] = repr(train.training_reuse_lr)

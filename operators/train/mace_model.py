@@ -39,8 +39,10 @@ def main() -> None:
     data = Path("data")
     data.unlink(missing_ok=True)
     data.symlink_to(os.environ["JOB_DATA"])
+    options = job["options"]
     if "reuse" in job:
         last_model(Path(os.environ["JOB_MODELS"]), job["reuse"])
+        options = [*options, "--E0s", energies_of_atoms(START)]
     check_once(sorted({(data / name).parent / "SHA256SUMS" for name in job["systems"]}))
     for path in (MODEL, CURVE, TEST, NEW):
         path.unlink(missing_ok=True)  # of an earlier attempt
@@ -50,7 +52,7 @@ def main() -> None:
         with open(path, "w") as stream:
             stream.writelines(extxyz(*frame) for system in part for frame in frames(system))
 
-    train(job["options"])
+    train(options)
     trained = model(MODEL)
     TEST.write_text(json.dumps(errors(trained, tests or systems)))
     NEW.write_text(json.dumps({Path(name).name: frame_errors(trained, data / name) for name in job["new"]}))
@@ -77,6 +79,16 @@ def last_model(committee: Path, index: int) -> None:
             "training_reuse_iter"
         )
     shutil.copyfile(path, START)
+
+
+def energies_of_atoms(path: str) -> str:
+    """E0s of a model, eV. MACE 0.3.16 has a name for them (foundation), and fails there with a single element."""
+    import torch
+
+    found = torch.load(path, map_location="cpu", weights_only=False)
+    numbers = found.atomic_numbers.tolist()
+    energies = found.atomic_energies_fn.atomic_energies.reshape(-1).tolist()
+    return str(dict(zip(numbers, energies)))  # noqa: B905
 
 
 def train(options: list[str]) -> None:

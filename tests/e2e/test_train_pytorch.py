@@ -133,7 +133,7 @@ def test_from_a_frozen_model_and_compressed(programs: Path, committee: TrainRun,
     began = curve(run.product() / "lcurve.000.out")[0]
     assert began[2] < 0.05 * first[2]  # rmse_e: where the other had ended
     sizes = {path.name: path.stat().st_size for path in run.product().iterdir()}
-    assert sorted(sizes) == ["SHA256SUMS", "graph.000.pth", "lcurve.000.out", "original.000.pth"]
+    assert sorted(sizes) == ["SHA256SUMS", "figures.json", "graph.000.pth", "lcurve.000.out", "original.000.pth"]
     assert sizes["graph.000.pth"] > sizes["original.000.pth"]  # it holds the table
 
 
@@ -169,7 +169,7 @@ def test_several_heads_and_a_fine_tuned_one(programs: Path, tmp_path: Path, monk
     run.write_data()
     report = run.stage()
     assert report.complete, report.messages
-    assert set(report.summary) == {"rmse_e", "rmse_f"}
+    assert set(report.summary) == {"rmse_e", "rmse_f", "new_rmse_f"}
 
     again = first / "again"
     again.mkdir()

@@ -171,8 +171,8 @@ def test_reuse_of_the_last_committee(tmp_path: Path) -> None:
         assert first["options"]["--max_num_epochs"] == "9"
     later = second(2)
     assert (later["reuse"], later["model"]) == (1, None)
-    names = ("--foundation_model", "--multiheads_finetuning", "--E0s", "--max_num_epochs", "--lr")
-    assert [later["options"][name] for name in names] == ["start.model", "False", "foundation", "3", "0.0001"]
+    names = ("--foundation_model", "--multiheads_finetuning", "--max_num_epochs", "--lr")
+    assert [later["options"][name] for name in names] == ["start.model", "False", "3", "0.0001"]
 
 
 def test_the_last_committee_takes_the_place_of_the_foundation_model(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_the_last_committee_takes_the_place_of_the_foundation_model(tmp_path: Pa
     run = run_of(tmp_path, YAML + b"E0s: average\n", foundation_model=given, training_reuse_iter=1)
     (begin, reuse) = ((run.plan(number), told(run, 0, number))[1] for number in (0, 1))
     assert begin["model"] == given and "reuse" not in begin and "--E0s" not in begin["options"]
-    assert reuse["model"] is None and reuse["reuse"] == 0 and reuse["options"]["--E0s"] == "foundation"
+    assert reuse["model"] is None and reuse["reuse"] == 0
     assert not (run.job(0, 1) / "in/task.000000/start.model").exists()
 
 
@@ -201,6 +201,20 @@ def test_a_model_of_the_last_committee_is_checked_and_copied(tmp_path: Path, mon
     (committee / "mace.001.model").write_text("changed")
     with pytest.raises(SystemExit, match="is not what was recorded"):
         mace_model.last_model(committee, 1)
+
+
+def test_the_energies_of_the_atoms_stay_those_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with one element, where MACE's own E0s: foundation fails."""
+
+    def load(path: str, **how: Any) -> Any:
+        assert path == "start.model"
+        energies = np.array([[-3.5]]) if how["map_location"] == "cpu" else None
+        return types.SimpleNamespace(
+            atomic_numbers=np.array([29]), atomic_energies_fn=types.SimpleNamespace(atomic_energies=energies)
+        )
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    assert mace_model.energies_of_atoms("start.model") == "{29: -3.5}"
 
 
 def test_data_to_choose_the_best_epoch_by(tmp_path: Path) -> None:
