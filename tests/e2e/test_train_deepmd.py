@@ -17,7 +17,7 @@ import pytest
 from operators.train.dp_judge import last_row
 from tests.e2e.engines import need
 from tests.stage_harness import run_stage
-from tests.train_run import SYSTEMS, TrainRun, hot_frames
+from tests.train_run import INPUT, SYSTEMS, TrainRun, hot_frames
 
 pytestmark = pytest.mark.engines
 
