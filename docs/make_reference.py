@@ -49,6 +49,7 @@ TITLES = {
     "Resources": "resources",
     "SecretKey": "A key in a Kubernetes Secret",
     "Slab": "slab",
+    "Pack": "pack",
     "Structures": "A structure set",
     "TaskGroup": "A task group of app lammps",
     "Toleration": "A toleration",

@@ -39,10 +39,17 @@ def _members(path: Path) -> list[str]:
         return []
 
 
-def judge(task: TaskOutput, tested: bool, backend: str = "tensorflow", head: str | None = None) -> Judged:
+def judge(
+    task: TaskOutput, tested: bool, backend: str = "tensorflow", head: str | None = None, curve: bool = True
+) -> Judged:
     """Class of a trained model (ok, diverged, broken, failed), its figures, and what a person should know.
 
     Older versions of dp train a diverged model to its end and exit with 0; newer ones stop at the first NaN.
+
+    Parameters
+    ----------
+    curve
+        False: it was not trained, and without test data was tested on the training data.
     """
     if task.folder is None:
         return "failed", {}, task.error()
@@ -53,12 +60,15 @@ def judge(task: TaskOutput, tested: bool, backend: str = "tensorflow", head: str
     try:
         if not is_frozen(task.folder / model, backend):
             return "broken", {}, f"{who(task)}: {model} is not a frozen model"
-        row = last_row((task.folder / "lcurve.out").read_text(), head)
-        test = parse_json((task.folder / "test.json").read_bytes(), "test.json") if tested else None
+        row = last_row((task.folder / "lcurve.out").read_text(), head) if curve else {"rmse_trn": 0.0}
+        test = parse_json((task.folder / "test.json").read_bytes(), "test.json") if tested or not curve else None
         if test is None:
             figures = {f"train_{key}": row[f"{key}_trn"] for key in ("rmse_e", "rmse_f")}
         else:
-            figures = {key: math.nan if test[key] is None else float(test[key]) for key in ("rmse_e", "rmse_f")}
+            prefix = "" if tested else "train_"
+            figures = {
+                f"{prefix}{key}": math.nan if test[key] is None else float(test[key]) for key in ("rmse_e", "rmse_f")
+            }
     except KeyError as error:
         return "broken", {}, f"{who(task)}: lcurve.out or test.json has no {error}"
     except OSError as error:

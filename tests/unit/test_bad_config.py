@@ -171,6 +171,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "scale 0": (put(FILES, "{files: cu.xyz, scale: [0]}"), r"structures\.start\.scale\.0: "),
     "vacancies for all atoms": (put(FILES, "{files: cu.xyz, vacancies: 99}"), r"start: .*vacancies: 99 of \d+ atoms"),
     "half an alloy": (put(FILES, "{files: cu.xyz, substitute: {Cu: {Cu: 0.5}}}"), r"substitute\.Cu: .*0\.5 together"),
+    "pack beside a slab": (put(FILES, "{files: w.xyz, pack: {molecules: [3], density: 1}, scale: [2]}"), "pack makes"),
+    "an empty box": (put(FILES, "{files: w.xyz, pack: {molecules: [0], density: 1}}"), "all are 0"),
     "plane of nothing": (
         put(FILES, "{files: cu.xyz, slab: {miller: [0, 0, 0], layers: 1, vacuum: 9}}"), r"start\.slab: .*no plane"
     ),
