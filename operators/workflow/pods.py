@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from conventions.cluster import ArgoConfig, Pod, Repository, SecretKey
+from conventions.cluster import ArgoConfig, Hook, Pod, Repository, SecretKey
 from conventions.config import StageConfig
+from operators.pod.hint import KEY
 from operators.pod.s3 import Place
 
 from .builder import seal
@@ -20,8 +21,7 @@ JOB_LABEL = "dpgen2-sm/job"
 _ROOT = "/dpgen2"
 _CA = "/dpgen2-ca"
 _MONTH = 30 * 24 * 3600
-_HINT = 600  # seconds
-_JOB, _GUARD = "job", "guard"
+_JOB, _GUARD, _LAST = "job", "guard", "reduce"
 
 
 def dress(manifest: dict[str, Any], engine: ArgoConfig, stage: StageConfig, store: Place) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def dress(manifest: dict[str, Any], engine: ArgoConfig, stage: StageConfig, stor
             _dress_template(template, pod.model_copy(update={"secrets": {**pod.secrets, **own}}))
             if template["name"] == _GUARD and engine.repository.ca:
                 _mount_ca(template, engine.repository.ca)
-            if template["name"] == "notify":  # the workflow's own deadline is not for its last pod, and the run waits
-                template["activeDeadlineSeconds"] = _HINT
+            if template["name"] == _LAST and engine.hook:
+                template["script"]["env"] += _hint(engine.hook)
     return seal(manifest)
 
 
@@ -146,18 +146,26 @@ def _environment(pod: Pod) -> list[dict[str, Any]]:
 
 
 def _secrets_of(step: str, engine: ArgoConfig) -> dict[str, SecretKey]:
-    """The guard writes its claim into the store itself, and the last pod signs its hint: only they get the keys."""
+    """The guard writes its claim into the store itself: only it gets the store's key."""
     keys = engine.repository.credentials
     if step == _GUARD and keys:
         return {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}
-    if step == "notify" and engine.hook:
-        return {"DPGEN2_HOOK_KEY": engine.hook.key}
     return {}
 
 
+def _hint(hook: Hook) -> list[dict[str, Any]]:
+    """What the last step needs to send its hint; without the Secret it sends none, rather than wait for it for ever."""
+    key = {"secretKeyRef": {**hook.key.model_dump(), "optional": True}}
+    return [
+        {"name": "HOOK_URL", "value": hook.url},
+        {"name": "HOOK_NAME", "value": "{{workflow.name}}"},
+        {"name": KEY, "valueFrom": key},
+    ]
+
+
 def _artifacts(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every artifact with a key: inputs of steps and hooks, outputs of templates."""
-    arguments = [spec.get("hooks", {}).get("exit", {}).get("arguments", {})]
+    """Every artifact with a key: inputs of steps, outputs of templates."""
+    arguments = []
     for template in spec["templates"]:
         arguments += [step["arguments"] for group in template.get("steps", []) for step in group]
         arguments.append(template.get("outputs", {}))

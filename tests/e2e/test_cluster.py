@@ -24,10 +24,11 @@ from tests.conftest import CONFIG, STRUCTURE, STUBS
 from tests.e2e.engines import need
 from tests.e2e.test_campaigns import CONFIG as COPPER
 from tests.e2e.test_campaigns import EXAMPLE, EXHAUSTED
-from tests.servers import ACCESS, SECRET, Server
+from tests.servers import ACCESS, SECRET, Server, free_port
 
 COMMAND = [sys.executable, "-c", "from statemachine.cli import main; main()"]
 TOKEN = "token-of-the-argo-server-0123456789"
+HOOK = "key-of-the-daemons-hook-0123456789"
 
 
 class Cluster:
@@ -58,10 +59,10 @@ class Cluster:
             config[stage]["pod"] = pod
         (self.root / "run.yaml").write_text(yaml.safe_dump(config))
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*COMMAND, *arguments],
-            env={**os.environ, "PYTHONPATH": str(STUBS), "ARGO_TOKEN": TOKEN},
+            env={**os.environ, "PYTHONPATH": str(STUBS), "ARGO_TOKEN": TOKEN, **env},
             cwd=self.root,
             text=True,
             stdout=subprocess.PIPE,
@@ -88,7 +89,7 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path: Path, s3: Server) -> Iterator[Cluster]:
     prefix = s3.prefix(f"runs/{tmp_path.name}")
-    secrets = {"store": {"id": ACCESS, "secret": SECRET}}
+    secrets = {"store": {"id": ACCESS, "secret": SECRET}, "hook": {"key": HOOK}}
     with ArgoDouble(tmp_path / "argo", s3.prefix("runs"), token=TOKEN, secrets=secrets) as double:
         yield Cluster(tmp_path, s3, double, prefix)
 
@@ -165,6 +166,22 @@ def test_lost_answers_and_collected_workflows_do_no_harm(cluster: Cluster) -> No
     assert cluster.finish(cluster.start("cancel", cluster.prefix)) == 0, cluster.printed[-1]
     executions = {path.name: len(path.read_text().split()) for path in ledger.glob("label-*")}
     assert executions == {"label-0-0": 1, "label-0-1": 1}
+
+
+@pytest.mark.servers
+def test_hints_alone_carry_a_run_to_its_end(cluster: Cluster) -> None:
+    """Each is sent before Argo shows its workflow as ended; a daemon that waited for its interval would wait a day."""
+    (cluster.root / "cu.xyz").write_text(STRUCTURE)
+    port = free_port()
+    cluster.configure(CONFIG.replace("accurate_after: 1", "accurate_after: 0"))
+    config = yaml.safe_load((cluster.root / "run.yaml").read_text())
+    config["engine"]["hook"] = {"url": f"http://127.0.0.1:{port}/hook", "key": {"name": "hook", "key": "key"}}
+    (cluster.root / "run.yaml").write_text(yaml.safe_dump(config))
+    assert cluster.finish(cluster.start("init", "run.yaml")) == 0, cluster.printed[-1]
+    daemon = cluster.start("daemon", "--interval", "86400", "--listen", str(port), cluster.prefix, DPGEN2_HOOK_KEY=HOOK)
+    assert cluster.finish(daemon) == 0, cluster.printed[-1]
+    assert "converged" in cluster.printed[-1] and cluster.printed[-1].count("woken by a hint") >= len(STAGES)
+    assert not any(HOOK.encode() in data for _, data in cluster.everything_written())
 
 
 @pytest.mark.engines

@@ -141,16 +141,25 @@ def test_a_persons_variables_do_not_move_our_places() -> None:
     assert values[-1] == "{{outputs.artifacts.out.path}}"
 
 
-def test_a_hint_that_cannot_be_sent_holds_up_no_run() -> None:
-    """A workflow's own deadline is not for its exit handler, which a missing Secret would keep waiting for ever."""
-    assert 0 < template(dressed(), "notify")["activeDeadlineSeconds"] <= 600
+def test_the_last_step_sends_the_hint_and_no_pod_is_made_for_it() -> None:
+    """Without the Secret it sends none: a pod that waits for one would hold up the run for ever."""
+    workflow = dressed()
+    env = {each["name"]: each for each in template(workflow, "reduce")["script"]["env"]}
+    assert env["HOOK_URL"]["value"] == "http://dpgen2-sm.argo:8080/hook"
+    assert env["HOOK_NAME"]["value"] == "{{workflow.name}}"
+    assert env["DPGEN2_HOOK_KEY"]["valueFrom"] == {"secretKeyRef": {"name": "hook", "key": "key", "optional": True}}
+    spec = workflow.manifest["spec"]
+    assert not {"hooks", "onExit"} & set(spec)
+    assert {each["name"] for each in spec["templates"] if "script" in each} == {"guard", "plan", "job", "reduce"}
+    quiet = dressed(engine={key: value for key, value in ENGINE.items() if key != "hook"})
+    assert "HOOK_URL" not in json.dumps(quiet.manifest)
 
 
 def test_jobs_without_an_image_use_the_engines() -> None:
     assert template(dressed(image=None), "job")["script"]["image"] == "dpgen2-sm:0.1"
 
 
-def test_only_guard_and_poke_get_keys_and_only_by_name() -> None:
+def test_only_guard_and_the_last_step_get_keys_and_only_by_name() -> None:
     workflow = dressed()
     found = {
         (each["name"], entry["name"]): entry["valueFrom"]["secretKeyRef"]
@@ -161,7 +170,7 @@ def test_only_guard_and_poke_get_keys_and_only_by_name() -> None:
     assert found == {
         ("guard", "AWS_ACCESS_KEY_ID"): KEYS["access_key"],
         ("guard", "AWS_SECRET_ACCESS_KEY"): KEYS["secret_key"],
-        ("notify", "DPGEN2_HOOK_KEY"): {"name": "hook", "key": "key"},
+        ("reduce", "DPGEN2_HOOK_KEY"): {"name": "hook", "key": "key", "optional": True},
     }
 
 
