@@ -21,6 +21,17 @@ JOB_LABEL = "dpgen2-sm/job"
 _ROOT = "/dpgen2"
 _CA = "/dpgen2-ca"
 _MONTH = 30 * 24 * 3600
+# What the Pod Security Standard `restricted` asks for. The executor's containers, which are Argo's, are reached by the
+# patch only. All are one user, so that the executor reads what a job leaves with mode 600; 8737 is the executor's own.
+_USER = 8737
+_POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": _USER,
+    "fsGroup": _USER,  # for keys of SSH, which a Secret shows to root and to this group
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_UNPRIVILEGED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+_CONTAINERS = {"initContainers": ["init"], "containers": ["wait", "main"]}
 _JOB, _GUARD, _LAST = "job", "guard", "reduce"
 
 
@@ -45,6 +56,8 @@ def dress(manifest: dict[str, Any], engine: ArgoConfig, stage: StageConfig, stor
         spec["serviceAccountName"] = engine.service_account
     if engine.hours:
         spec["activeDeadlineSeconds"] = _seconds(engine.hours)
+    if engine.pod_security == "restricted":
+        _restrict(spec)
     if engine.repository.config_map:
         reference = {"configMap": engine.repository.config_map, "key": engine.repository.key}
         spec["artifactRepositoryRef"] = {name: value for name, value in reference.items() if value}
@@ -82,6 +95,16 @@ def coordinates(repository: Repository, store: Place) -> dict[str, Any]:
         "accessKeySecret": secrets.access_key.model_dump(),
         "secretKeySecret": secrets.secret_key.model_dump(),
     }
+
+
+def _restrict(spec: dict[str, Any]) -> None:
+    """For all pods of a workflow; a template's own patch is merged after this one."""
+    spec["securityContext"] = {**_POD_SECURITY}
+    patch = {
+        kind: [{"name": name, "securityContext": _UNPRIVILEGED} for name in names]
+        for kind, names in _CONTAINERS.items()
+    }
+    spec["podSpecPatch"] = json.dumps(patch, sort_keys=True)
 
 
 def _dress_template(template: dict[str, Any], pod: Pod) -> None:
