@@ -8,7 +8,7 @@ Shipped as `.dflow/python/fn/{hash}.py` with these lines put before it:
 
 The environment names the places: `ARTIFACT_{name}`, `PARAM_{name}` (JSON), `LIST_{name}` (a file of JSON, with its
 `SHA256_{name}`), `RESULT_{name}` (a file to write JSON to) and `PACKAGE_{name}` (the zip of a shipped package). Of a
-workflow's last step also `HOOK_URL` and `HOOK_NAME`: the daemon is told there that the workflow of that name ends.
+workflow's last step also `DPGEN2_HINT_URL`, where the daemon is told that the workflow ends, and `DPGEN2_HINT_NAME`.
 """
 
 import hashlib
@@ -54,9 +54,9 @@ def run(operator: Any) -> None:
         path = Path(text)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(getattr(result, name)))
-    if "HOOK_URL" in os.environ:
+    if "DPGEN2_HINT_URL" in os.environ:
         hint = importlib.import_module("operators.pod.hint")
-        hint.notify(os.environ["HOOK_URL"], os.environ["HOOK_NAME"])
+        hint.notify(os.environ["DPGEN2_HINT_URL"], os.environ["DPGEN2_HINT_NAME"])
 
 
 def read_list(name: str, path: Path) -> Any:

@@ -180,8 +180,8 @@ def _hint(hook: Hook) -> list[dict[str, Any]]:
     """What the last step needs to send its hint; without the Secret it sends none, rather than wait for it for ever."""
     key = {"secretKeyRef": {**hook.key.model_dump(), "optional": True}}
     return [
-        {"name": "HOOK_URL", "value": hook.url},
-        {"name": "HOOK_NAME", "value": "{{workflow.name}}"},
+        {"name": "DPGEN2_HINT_URL", "value": hook.url},
+        {"name": "DPGEN2_HINT_NAME", "value": "{{workflow.name}}"},
         {"name": KEY, "valueFrom": key},
     ]
 

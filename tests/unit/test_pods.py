@@ -145,14 +145,14 @@ def test_the_last_step_sends_the_hint_and_no_pod_is_made_for_it() -> None:
     """Without the Secret it sends none: a pod that waits for one would hold up the run for ever."""
     workflow = dressed()
     env = {each["name"]: each for each in template(workflow, "reduce")["script"]["env"]}
-    assert env["HOOK_URL"]["value"] == "http://dpgen2-sm.argo:8080/hook"
-    assert env["HOOK_NAME"]["value"] == "{{workflow.name}}"
+    assert env["DPGEN2_HINT_URL"]["value"] == "http://dpgen2-sm.argo:8080/hook"
+    assert env["DPGEN2_HINT_NAME"]["value"] == "{{workflow.name}}"
     assert env["DPGEN2_HOOK_KEY"]["valueFrom"] == {"secretKeyRef": {"name": "hook", "key": "key", "optional": True}}
     spec = workflow.manifest["spec"]
     assert not {"hooks", "onExit"} & set(spec)
     assert {each["name"] for each in spec["templates"] if "script" in each} == {"guard", "plan", "job", "reduce"}
     quiet = dressed(engine={key: value for key, value in ENGINE.items() if key != "hook"})
-    assert "HOOK_URL" not in json.dumps(quiet.manifest)
+    assert "DPGEN2_HINT_URL" not in json.dumps(quiet.manifest)
 
 
 def test_jobs_without_an_image_use_the_engines() -> None:

@@ -84,7 +84,7 @@ def test_a_workflows_last_step_tells_the_daemon_and_one_that_failed_does_not(pod
     script = OPERATOR if inside else {**OPERATOR, "source": f"# in a process of its own\n{scripts.OPERATOR}"}
     with receiver() as daemon:
         daemon.status = 202
-        pod.env |= {"HOOK_URL": f"{daemon.url}/hook", "HOOK_NAME": "cu-a0", "DPGEN2_HOOK_KEY": "k" * 16}
+        pod.env |= {"DPGEN2_HINT_URL": f"{daemon.url}/hook", "DPGEN2_HINT_NAME": "cu-a0", "DPGEN2_HOOK_KEY": "k" * 16}
         assert pod.run(script) == 0, pod.log
         assert pod.was_forked == inside
         path, headers, body = daemon.arrived.get_nowait()
