@@ -63,6 +63,7 @@ bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle mac
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/s3.py
 	$(BIN)/python benchmarks/cluster.py
+	$(BIN)/python benchmarks/pods.py
 	$(BIN)/python benchmarks/hook.py
 	$(BIN)/python benchmarks/daemon.py
 	$(BIN)/python benchmarks/report.py

@@ -45,7 +45,9 @@ def test_potcars_come_in_poscars_order_and_nowhere_else(tmp_path: Path) -> None:
     assert potcar.index("licensed-O") < potcar.index("licensed-H")
     assert (tmp_path / "INCAR").read_text() == INCAR
     places = {path for path in tmp_path.rglob("*") if path.is_file() and b"licensed" in path.read_bytes()}
-    expected = set((tmp_path / DataSpace.files).rglob("POTCAR"))
+    kept = (DataSpace.files, stage.place.files)
+    expected = {path for folder in kept for path in (tmp_path / folder).rglob("POTCAR")}
+    assert len(expected) == 4
     work = {path for path in places if "work" in path.relative_to(tmp_path).parts}
     assert places - work == {*expected, tmp_path / "POTCAR"}
 
