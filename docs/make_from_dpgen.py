@@ -155,6 +155,18 @@ What `dpgen2 watch --download` leaves is read as well. The run begins with what 
 Every `iter_data` holds the labels of all iterations before: each label is taken once, of its own iteration. They are
 checked as all labels are, and their sums recorded. The downloads are only read; a second `--adopt` changes nothing.
 
+Where DPGEN2 or Argo is no longer there, a copy of the bucket does as well: of the folder that has the workflow's name.
+
+```sh
+mc cp -r minio/my-bucket/dpgen-x7k2p/ got/          # has iter-000000--run-train-group, iter-000000--run-fp-group, ...
+dpgen2-sm import input.json --adopt got
+```
+
+dflow's keys name the iteration of what parallel tasks have made: models, model deviations and labels. All else is under
+the names of pods, so the chosen frames are not known: of the last iteration, those without a label are left out, which
+the import says. What a resubmitted workflow did not run again is in the folder of the workflow before it: put the
+`iter-*` of both into one folder. What `dpgen2 submit` has uploaded (`upload/...`) is not needed: the input names it.
+
 What cannot be recovered:
 
 - The exploration table is kept by Argo, not in the downloads. Where the levels are fixed, it is counted anew from

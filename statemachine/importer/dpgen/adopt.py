@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conventions.config import RunConfig
 from conventions.errors import CommandRefused, ConfigError
 from operators.label.frames import Labelled, judge, write_dataset
 from operators.label.program import program_of
 from operators.structures import read_file
 from operators.sums import write_sums
 from statemachine.machine.outlook import shares
-from statemachine.run.earlier import Earlier, FindEarlier
+from statemachine.run.earlier import Earlier
 
 from ..adoption import Adoption, Tell
 from .tree import TASKS, Tree
@@ -32,16 +31,7 @@ _OUTPUTS = {
 }  # fmt: skip
 
 
-def adopt(tree: Tree, tell: Tell) -> FindEarlier:
-    """What finds in a run directory what a run begins with; `tell` is given what a person should know."""
-
-    def find(config: RunConfig, scratch: Path) -> Earlier:
-        return _Campaign(tree, config, scratch, tell).earlier()
-
-    return find
-
-
-class _Campaign(Adoption):
+class RunDirectory(Adoption):
     """One run directory, for one configuration."""
 
     def __init__(self, tree: Tree, config: Any, scratch: Path, tell: Tell) -> None:
