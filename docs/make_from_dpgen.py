@@ -71,11 +71,16 @@ later.
 | 8: `post_fp` | the training of the next iteration |
 
 Labels of `iter.000002/02.fp` are in `dataset/deepmd/iter/000003`, since a run labels when an iteration begins and
-DP-GEN when it ends; those of tasks that were taken one by one are in `dataset/deepmd/init/fp.000002`. They are checked
-as all labels are, and their sums recorded. `status` shows DP-GEN's iterations, with its numbers of accurate, candidate
-and failed frames. No rewind goes back to them: their models and trajectories are not copied, but for the newest models.
-An interrupted `--adopt` can be repeated, and a second one changes nothing. Outputs that DP-GEN has not yet brought back
-from `remote_root` are not seen: copy them into the folders of their tasks first.
+DP-GEN when it ends; those of tasks that were taken one by one are in `dataset/deepmd/init/fp.000002`. They are
+checked as all labels are, and their sums recorded. `status` shows DP-GEN's iterations, with its numbers of accurate,
+candidate and failed frames. No rewind goes back to them: their models and trajectories are not copied, but for the
+newest models. An interrupted `--adopt` can be repeated, and a second one changes nothing. `make test-adopt` runs
+DP-GEN 0.14 itself, and adopts what a kill leaves before each change of a file in an iteration, some 450 of them.
+
+dpdispatcher brings outputs back from `remote_root` when all tasks of a submission have ended: what ended before is
+not in the campaign's folder, and would be labelled again. After Ctrl-C,
+`dpdisp submission HASH --download-finished-task` brings it, in that folder; HASH is the name of the folder below
+`remote_root`. After a kill, copy the outputs (`OUTCAR`, or `output`) of its `task.*` into those of `02.fp`.
 
 ## An example
 

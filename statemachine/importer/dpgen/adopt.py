@@ -100,6 +100,7 @@ class RunDirectory(Adoption):
                 self.figures(number + 1)["labelled"] = float(len(taken))
         self.tell(f"{len(taken)} finished labelling tasks of iteration {number} are taken, {len(left)} are left")
         if left:
+            self.tell("what is still in remote_root was not seen: docs/from-dpgen.md says how to bring it")
             self.left(number, left)
         return len(left)
 
