@@ -108,12 +108,15 @@ JOB: Table = (
     )),
 )  # fmt: skip
 
+_ENERGIES = "DP-GEN ignores it: forces and virials say which frames are candidates"
 SELECT: Table = (
     maps("model_devi_skip", "select.model_devi_skip"),
     maps("model_devi_f_trust_lo", "select.f_trust_lo"),
     maps("model_devi_f_trust_hi", "select.f_trust_hi"),
     maps("model_devi_v_trust_lo", "select.v_trust_lo"),
     maps("model_devi_v_trust_hi", "select.v_trust_hi"),
+    unneeded("model_devi_e_trust_lo", _ENERGIES),
+    unneeded("model_devi_e_trust_hi", _ENERGIES),
     maps("model_devi_adapt_trust_lo", "select.adaptive"),
     maps("model_devi_numb_candi_f", "select.adaptive.numb_candi_f"),
     maps("model_devi_numb_candi_v", "select.adaptive.numb_candi_v"),
