@@ -9,6 +9,7 @@ from typing import Any
 
 from conventions.errors import ConfigError
 
+from .. import cp2k
 from ..draft import Draft
 from ..report import Outcome
 from ..source import Section
@@ -137,8 +138,7 @@ def _cp2k(param: Section, draft: Draft) -> None:
         param.change("fp_pp_files", "label.files: CP2K reads them by their own names")
     param.take("fp_pp_path")
     if "user_fp_params" not in param and "external_input_path" in param:
-        draft.put("label.input", draft.path(param.text("external_input_path")), "external_input_path")
-        draft.look(draft.config["label"]["input"], "label.input")
+        cp2k.put_file(param, "external_input_path", draft)
         return
     key = "user_fp_params" if "user_fp_params" in param else "fp_params"
     text = cp2k_defaults.document(_params(param, key))
