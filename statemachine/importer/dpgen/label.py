@@ -69,8 +69,8 @@ def _vasp_tags(param: Section) -> dict[str, Any]:
     }  # fmt: skip
     smearing, _, order = str(given.get("smearing", "")).lower().partition(":")
     if smearing:
-        kinds = {"mp": int(order or 1), "gauss": 0, "fd": -1}
-        if smearing not in kinds:
+        kinds = {"mp": int(order) if order.isdecimal() else 1, "gauss": 0, "fd": -1}
+        if smearing not in kinds or (order and not order.isdecimal()):
             raise ConfigError(f"{where}.smearing: {smearing!r} is not known; DP-GEN has gauss, mp:N and fd")
         tags["ISMEAR"] = kinds[smearing]
     if "sigma" in given:
