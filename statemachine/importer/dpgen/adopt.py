@@ -20,6 +20,7 @@ from statemachine.machine.outlook import shares
 from statemachine.run.earlier import Earlier
 
 from ..adoption import Adoption, Tell
+from ..reading import refuse_link
 from .tree import TASKS, Tree
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ class RunDirectory(Adoption):
                 f"{folder}: {len(self.committee)} models graph.*{suffix} are expected, as numb_models and the backend "
                 f"say; there are {sum(path.is_file() for path in found)}"
             )
+        for path in found:
+            if path.stat().st_size < 1000:
+                refuse_link(path.read_text("utf-8", "replace"), path)
         others = {"lcurve": "lcurve.out"}
         if getattr(self.config.train, "dp_compress", False):
             others["original"] = f"frozen_model{suffix}"
