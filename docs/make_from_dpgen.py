@@ -50,6 +50,8 @@ What is different:
 - `fp_task_max` counts for each system: `fp_task_max_per_system`.
 - Systems have names: `sys_configs[3]` is the set `sys003`. A job with trust levels of its own has its sets a second
   time, as `sys003.job002`, since levels belong to sets.
+- `validation_data` of the training's input becomes `init.test`: `dpgen2-sm test` tells the errors on it.
+- An input of CP2K that prints no forces is not used itself: the import writes a copy that does.
 - `ratio_failed` counts frames in both.
 
 ## A campaign that is half finished
