@@ -50,8 +50,7 @@ class Choice:
 
     no_frame: the dump has no frame of that step; corrupt: it cannot be used; bad_box, too_close: a filter;
     duplicate: it is known already; too_few, accurate_set: its system has too few candidates, or is accurate enough.
-    `corrupt` lists those candidates with
-    what is wrong; `refused` the others that were looked at, with their class.
+    `corrupt` lists those candidates with what is wrong; `refused` the others that were looked at, with their class.
     """
 
     chosen: list[Chosen] = field(default_factory=list)

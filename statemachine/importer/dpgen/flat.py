@@ -156,6 +156,8 @@ def _resources(resources: Section, batch: str) -> dict[str, Any]:
             flags.append(f"#SBATCH --mem={memory:g}G")
         else:
             resources.lose("mem_limit", f"write a directive of {batch} into custom_flags: {memory:g} GB")
+    if not resources.take("cuda_multi_tasks"):
+        resources.drop("cuda_multi_tasks", "off")
     for name in ("manual_cuda_devices", "manual_cuda_multiplicity"):
         if resources.take(name):
             resources.lose(name, "engine.gpus shares the GPUs of this machine among jobs")
