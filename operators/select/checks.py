@@ -32,6 +32,12 @@ def check(config: RunConfig) -> list[str]:
             f"select.fp_task_min_per_system: {settings.fp_task_min_per_system} is more than the frames of a "
             f"structure set that may be labelled ({most})"
         )
+    soft, threshold = settings.fp_accurate_soft_threshold, settings.fp_accurate_threshold
+    if soft is not None and (threshold is None or soft > threshold):
+        problems.append(
+            f"select.fp_accurate_soft_threshold: {soft} is where fewer frames begin to be labelled; give an "
+            f"fp_accurate_threshold above it, where none are{f', not {threshold}' if threshold is not None else ''}"
+        )
     for pair in settings.min_distance if isinstance(settings.min_distance, dict) else ():
         if unknown := [element for element in pair.split("-") if element not in config.type_map]:
             problems.append(f"select.min_distance.{pair}: {unknown[0]} is not in type_map")

@@ -64,6 +64,20 @@ class ModelDeviConfig(StageConfig):
     fp_task_min_per_system: int = Field(
         1, ge=1, description="If a structure set has fewer candidates than that, none of it is labelled."
     )
+    fp_accurate_threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Of a structure set with at least this fraction of accurate frames nothing is labelled; default: "
+        "its candidates are labelled whatever the fraction.",
+    )
+    fp_accurate_soft_threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="From this fraction of accurate frames on fewer of a structure set are labelled: the most at this "
+        "one, none at fp_accurate_threshold.",
+    )
     model_devi_skip: int = Field(0, ge=0, description="First frames of each trajectory that do not count.")
     cut_at_failed: bool = Field(
         False, description="After the first failed frame of a trajectory none is a candidate; they count as failed."
@@ -307,9 +321,11 @@ def _choose(
 
     from .choose import choose
     from .filters import distance_limits, rejection
+    from .limits import limits
 
     settings: ModelDeviConfig = config.select
-    limits = distance_limits(config.type_map, settings.min_distance, settings.min_distance_ratio)
+    systems = [one.structure for one in trajectories]
+    distances = distance_limits(config.type_map, settings.min_distance, settings.min_distance_ratio)
     known, unreadable = dataset_keys(ctx.dataset, params.systems) if len(pool.candidates) else (set(), [])
     messages = []
     if unreadable:
@@ -317,13 +333,13 @@ def _choose(
     choice = choose(
         pool.candidates,
         [(ctx.explored / one.folder / DUMP, one.files.get(DUMP)) for one in trajectories],
-        [one.structure for one in trajectories],
+        systems,
         atomic_numbers(config.type_map),
         seed=derive_seed(config.seed, "select", params.iteration),
         maximum=settings.fp_task_max,
-        per_system=settings.fp_task_max_per_system,
+        limits=limits(settings, systems, pool.seen.counts),
         least=settings.fp_task_min_per_system,
-        reject=lambda frame: rejection(frame, limits, settings.max_length_ratio, settings.max_tilt_angle),
+        reject=lambda frame: rejection(frame, distances, settings.max_length_ratio, settings.max_tilt_angle),
         known=known,
     )
     if choice.corrupt:

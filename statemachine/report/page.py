@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LONGEST = 120  # characters of a text that somebody else wrote, in a table
 # Classes of results that nobody needs to look at.
-NO_TROUBLE = {"select": {*CLASSES, "skipped", "selected", "duplicate", "too_few"}}
+NO_TROUBLE = {"select": {*CLASSES, "skipped", "selected", "duplicate", "too_few", "accurate_set"}}
 ROWS, NEWEST = 200, 25  # iterations in the table, and of these without opening it
 
 

@@ -217,7 +217,22 @@ MAPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "sys_format": ({"sys_format": "lammps/lmp"}, {"structures.sys000.format": "lammps/lmp"}),
     "max_iter": ({"model_devi_max_iter": 7}, {"max_iterations": 7}),
-    "the threshold": ({"fp_accurate_threshold": 0.98}, {"convergence.accuracy": 0.98}),
+    "the threshold": (
+        {"fp_accurate_threshold": 0.98},
+        {"select.fp_accurate_threshold": 0.98, "convergence.accuracy": 0.98},
+    ),
+    "a soft threshold": (
+        {"fp_accurate_threshold": 0.999, "fp_accurate_soft_threshold": 0.99},
+        {"select.fp_accurate_threshold": 0.999, "select.fp_accurate_soft_threshold": 0.99},
+    ),
+    "a soft threshold below 1": (
+        {"fp_accurate_soft_threshold": 0.9},
+        {"select.fp_accurate_threshold": 1.0, "select.fp_accurate_soft_threshold": 0.9},
+    ),
+    "a soft threshold above the other": (
+        {"fp_accurate_threshold": 0.8, "fp_accurate_soft_threshold": 0.9},
+        {"select.fp_accurate_threshold": 0.9, "convergence.accuracy": 0.9},
+    ),
     "bad boxes": (
         {"fp_skip_bad_box": "length_ratio:5;tilt_ratio:1"},
         {"select.max_length_ratio": 5.0, "select.max_tilt_angle": pytest.approx(45.0)},
@@ -340,7 +355,7 @@ LOST: dict[str, tuple[dict[str, Any], str]] = {
     "another engine": ({"model_devi_engine": "gromacs"}, "model_devi_engine"),
     "a misspelt key": ({"fp_task_mx": 3}, "fp_task_mx"),
     "a filter of boxes": ({"fp_skip_bad_box": "wrap_ratio:1"}, "fp_skip_bad_box"),
-    "a soft threshold": ({"fp_accurate_soft_threshold": 0.9}, "fp_accurate_soft_threshold"),
+    "a threshold of nothing": ({"fp_accurate_threshold": 0.0}, "fp_accurate_threshold"),
     "an old checkpoint": ({"training_iter0_model_path": ["a"]}, "training_iter0_model_path"),
     "JAX": ({"train_backend": "jax"}, "train_backend"),
 }

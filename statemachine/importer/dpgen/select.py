@@ -24,12 +24,29 @@ def selection(param: Section, draft: Draft, jobs: Job) -> None:
     fewest = max(1, int(param.number("fp_task_min", 1)))
     draft.put("select.fp_task_min_per_system", fewest, "fp_task_min, which DP-GEN counts for each system")
     draft.put("select.model_devi_skip", int(param.number("model_devi_skip", 0)), "model_devi_skip")
-    threshold = float(param.number("fp_accurate_threshold", 1.0))
-    if 0 < threshold < 1:
-        draft.put("convergence.accuracy", threshold, "fp_accurate_threshold")
-    elif "fp_accurate_threshold" in param:
-        param.drop("fp_accurate_threshold", "1: all candidates are labelled")
+    _accurate(param, draft)
     _boxes(param, draft)
+
+
+def _accurate(param: Section, draft: Draft) -> None:
+    """From which fraction of accurate frames on fewer of a system are labelled, and none."""
+    threshold = float(param.number("fp_accurate_threshold", 1.0))
+    soft = float(param.number("fp_accurate_soft_threshold", threshold))
+    begin, end = min(soft, 1.0), min(max(soft, threshold), 1.0)
+    if soft > threshold:
+        param.change("fp_accurate_soft_threshold", "it is above fp_accurate_threshold, and counts in its place")
+    for key in ("fp_accurate_threshold", "fp_accurate_soft_threshold"):
+        if key in param and begin >= 1:
+            param.drop(key, "1: all candidates are labelled")
+        elif key in param and end <= 0:
+            param.lose(key, "0: nothing would ever be labelled")
+    if begin >= 1 or end <= 0:
+        return
+    draft.put("select.fp_accurate_threshold", end, param.origin("fp_accurate_threshold", "DP-GEN"))
+    if begin < end:
+        draft.put("select.fp_accurate_soft_threshold", begin, "fp_accurate_soft_threshold")
+    if end < 1:  # else a set of which nothing is labelled might still count as not converged
+        draft.put("convergence.accuracy", end, "fp_accurate_threshold")
 
 
 def _levels(param: Section, draft: Draft, jobs: Job) -> None:
