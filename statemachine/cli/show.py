@@ -198,7 +198,8 @@ def check_note(row: dict[str, Any]) -> str:
     'accurate frames: rmse_f 0.021 (below 0.028; 5 labels)'
     """
     high = f"below {row['check_rmse_f_high']:.3f}; " if "check_rmse_f_high" in row else ""
-    return f"accurate frames: rmse_f {row['check_rmse_f']:.3f} ({high}{row['check_labels']:.0f} labels)"
+    labels = f"{row['check_labels']:.0f} label{'s' * (row['check_labels'] != 1)}"
+    return f"accurate frames: rmse_f {row['check_rmse_f']:.3f} ({high}{labels})"
 
 
 def table_line(cells: Sequence[str]) -> str:
