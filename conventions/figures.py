@@ -59,7 +59,7 @@ class TrainFigures(Document):
 
     models: list[dict[str, float]] = Field(
         [],
-        description="Of each model rmse_e (eV/atom) and rmse_f (eV/Angstrom) on the test set; where there is none, "
-        "train_rmse_e and train_rmse_f on the training data.",
+        description="Of each model rmse_e (eV/atom) and rmse_f (eV/Angstrom) on the test set, where there is one, and "
+        "train_rmse_e and train_rmse_f on the training data, where they are known.",
     )
     systems: dict[str, Errors] = Field(description="By system of the labels of this iteration: Cu32.")

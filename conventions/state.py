@@ -40,6 +40,12 @@ class Convergence(Strict):
         description="Maximum relative change of the 95th percentile of max_devi_f between two iterations in a row; "
         "with select.adaptive, of the lower trust level.",
     )
+    rmse_f: float | None = Field(
+        None,
+        gt=0,
+        description="The run has converged only when the force RMSE is not above this, eV/A: on init.test; without a "
+        "test set the upper end of its 95 % confidence interval on the check frames (select.check_fraction).",
+    )
 
     @model_validator(mode="after")
     def _in_a_row(self) -> Convergence:

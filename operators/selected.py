@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 FRAMES = "frames.extxyz"
+CHECKS_ENOUGH = 10  # labels of check frames of which a confidence can be told
 
 
 def selected_frames(product: Path) -> list[Atoms]:

@@ -60,6 +60,7 @@ class SelectRun:
         self.config = config(**select)
         self.app = registry.app("select", "model_devi")
         self.systems: list[str] = []
+        self.calibration: dict[str, float] = {}
         self.trajectories: list[dict[str, Any]] = []
         explore = self.place.of("explore")
         assert explore is not None
@@ -89,7 +90,12 @@ class SelectRun:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"iteration": self.place.iteration, "attempt": 0, "systems": self.systems}
+        return {
+            "iteration": self.place.iteration,
+            "attempt": 0,
+            "systems": self.systems,
+            "calibration": self.calibration,
+        }
 
     def stage(self) -> StageReport:
         return run_stage(self.app, self.place, self.root, self.facts)
@@ -143,6 +149,7 @@ def config(**select: Any) -> RunConfig:
             "f_trust_lo": 0.1,
             "f_trust_hi": 0.3,
             "fp_task_max": 100,
+            "model_devi_skip": 0,
             **select,
         },
     }

@@ -103,7 +103,8 @@ def choose(config: Any, params: PlanParams, number: int, ctx: ExplorePlan) -> li
     found = []
     selected = selected_frames(ctx.selected) if group.start == "selected" else []
     for name in group.structures:
-        going_on = [atoms for atoms in selected if atoms.info.get("structure") == name]
+        # Not from check frames: these were accurate.
+        going_on = [atoms for atoms in selected if atoms.info.get("structure") == name and not atoms.info.get("check")]
         frames = going_on or load_structures(config, [name], ctx.files)
         found += [(atoms, index) for index, atoms in enumerate(frames)]
     if group.n_sample is None or group.n_sample >= len(found):

@@ -319,7 +319,7 @@ def _write_index(
     product: Path,
     found: Sequence[Labelled],
     places: Sequence[tuple[str, int] | None],
-    figures: Sequence[dict[str, float]],
+    figures: Sequence[dict[str, Any]],
 ) -> None:
     frames = [
         {

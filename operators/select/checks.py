@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from conventions.config import RunConfig
 from conventions.forms import form
+from operators.selected import CHECKS_ENOUGH
 
 PAIR = form(r"^[A-Z][a-z]?-[A-Z][a-z]?$", "two elements: Cu-O")
 LEVELS = ("f_trust_lo", "f_trust_hi", "v_trust_lo", "v_trust_hi")
@@ -38,9 +40,23 @@ def check(config: RunConfig) -> list[str]:
             f"select.fp_accurate_soft_threshold: {soft} is where fewer frames begin to be labelled; give an "
             f"fp_accurate_threshold above it, where none are{f', not {threshold}' if threshold is not None else ''}"
         )
+    if settings.check_fraction and not settings.check_frames:
+        problems.append("select.check_fraction: fp_task_max 1 leaves no room for a check frame; make it 2 or more")
+    if config.convergence.rmse_f is not None and not config.init.test and settings.check_frames < CHECKS_ENOUGH:
+        problems.append(
+            "convergence.rmse_f: nothing tells the RMSE: give a test set (init.test), or make select.check_fraction "
+            f"so large that there are {CHECKS_ENOUGH} check frames (now {settings.check_frames} of fp_task_max "
+            f"{settings.fp_task_max})"
+        )
     for pair in settings.min_distance if isinstance(settings.min_distance, dict) else ():
         if unknown := [element for element in pair.split("-") if element not in config.type_map]:
             problems.append(f"select.min_distance.{pair}: {unknown[0]} is not in type_map")
+    if settings.auto_trust_lo is not None:
+        problems += [
+            f"select.auto_trust_lo: the deviations of {place} are relative (epsilon) and tell no error; give f_trust_lo"
+            for place, group in _groups(config)
+            if getattr(group, "epsilon", None) is not None
+        ]
     for name in LEVELS:
         value = getattr(settings, name)
         for structure in value if isinstance(value, dict) else ():
@@ -48,8 +64,21 @@ def check(config: RunConfig) -> list[str]:
                 near = difflib.get_close_matches(structure, config.structures, 1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(config.structures) or 'none'}"
                 problems.append(f"select.{name}: there is no structure set {structure!r}; {hint}")
+    for place, group in _groups(config):
+        rows = group.nsteps // group.trj_freq + 1 if getattr(group, "nsteps", None) else math.inf
+        if settings.model_devi_skip >= rows:
+            problems.append(
+                f"select.model_devi_skip: {settings.model_devi_skip} is all that a trajectory of {place} has ({rows} "
+                "frames), so nothing would ever count"
+            )
     problems += [text for kind in "fv" for text in _unfit_levels(f"{kind}_trust_lo", f"{kind}_trust_hi", config)]
     return problems + (list(_unfit_rule(config)) if settings.adaptive else [])
+
+
+def _groups(config: RunConfig) -> Iterator[tuple[str, Any]]:
+    """The task groups of all exploration stages, and where the configuration has them."""
+    for stage, groups in enumerate(getattr(config.explore, "stages", [])):
+        yield from ((f"explore.stages.{stage}.{number}", group) for number, group in enumerate(groups))
 
 
 def _unfit_levels(low: str, high: str, config: RunConfig) -> Iterator[str]:
@@ -58,9 +87,12 @@ def _unfit_levels(low: str, high: str, config: RunConfig) -> Iterator[str]:
     levels = {name: getattr(settings, name) for name in (low, high)}
     if settings.adaptive is not None:
         levels[low] = 0.0  # at its lowest
+    if settings.auto_trust_lo is not None and low == "f_trust_lo":
+        levels = {"auto_trust_lo.start": settings.auto_trust_lo.start, high: levels[high]}
+        low = "auto_trust_lo.start"
     if None in levels.values():
         return
-    explored = [name for stage in getattr(config.explore, "stages", []) for group in stage for name in group.structures]
+    explored = [name for _, group in _groups(config) for name in group.structures]
     named = [name for value in levels.values() if isinstance(value, dict) for name in value]
     for structure in dict.fromkeys(explored + named) or [""]:
         found: dict[str, Any] = {

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from pydantic import Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
-
-from conventions.config import Name, StageConfig
 from conventions.documents import StageReport, parse_json
-from conventions.errors import ConfigError, DataError
+from conventions.errors import DataError
 from conventions.names import canonical_json, derive_seed
 from operators.core import App, Input, JobContext, PlanContext, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Script, Task, job_counts, pack, read_tasks, settles, write_jobs, write_report
@@ -22,8 +19,10 @@ from operators.registry import load_config
 from operators.setup import with_setup
 from operators.sums import verify
 
-from .adaptive import Adaptive, adapting
-from .checks import LEVELS, PAIR, check
+from .adaptive import adapting
+from .auto import resolved
+from .checks import check
+from .config import ModelDeviConfig
 
 if TYPE_CHECKING:
     from .choose import Choice
@@ -33,100 +32,6 @@ DEVIATIONS = "model_devi.out"
 DUMP = "traj.lammpstrj"
 # What explore tells of every trajectory; the rest are the conditions of this one.
 _FACTS = frozenset("job_id task_id class rows last_step files structure index group".split())
-Distance = Annotated[float, Field(gt=0)]
-Pair = Annotated[str, Field(pattern=PAIR)]
-Trust = Annotated[float, Field(ge=0)] | dict[Name, Annotated[float, Field(ge=0)]]
-
-
-class ModelDeviConfig(StageConfig):
-    """Selection by model deviation.
-
-    Each trust level is a number, or a number for each structure set (`{"bulk": 0.1, "surface": 0.2}`).
-    """
-
-    foreign: ClassVar[dict[str, str]] = dict.fromkeys(
-        Adaptive.model_fields, "this key belongs below `adaptive`, which is below `select`"
-    )
-
-    app: Literal["model_devi"] = "model_devi"
-    adaptive: Adaptive | None = Field(None, description="Find the lower trust levels in each iteration.")
-    f_trust_lo: Trust | None = Field(
-        None,
-        validate_default=True,
-        description="Frames whose largest force deviation is below are accurate, eV/A; required without `adaptive`.",
-    )
-    f_trust_hi: Trust = Field(description="From here on frames are failed: never labelled, eV/A.")
-    v_trust_lo: Trust | None = Field(None, description="The same for the virial deviation, eV/atom; default: not used.")
-    v_trust_hi: Trust | None = Field(None, description="The same for the virial deviation, eV/atom; default: not used.")
-    fp_task_max: int = Field(ge=1, description="Most frames labelled in an iteration.")
-    fp_task_max_per_system: int | None = Field(None, ge=1, description="Most frames of one structure set.")
-    fp_task_min: int = Field(1, ge=1, description="If fewer frames would be labelled than that, none are.")
-    fp_task_min_per_system: int = Field(
-        1, ge=1, description="If a structure set has fewer candidates than that, none of it is labelled."
-    )
-    fp_accurate_threshold: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="Of a structure set with at least this fraction of accurate frames nothing is labelled; default: "
-        "its candidates are labelled whatever the fraction.",
-    )
-    fp_accurate_soft_threshold: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="From this fraction of accurate frames on fewer of a structure set are labelled: the most at this "
-        "one, none at fp_accurate_threshold.",
-    )
-    model_devi_skip: int = Field(0, ge=0, description="First frames of each trajectory that do not count.")
-    cut_at_failed: bool = Field(
-        False, description="After the first failed frame of a trajectory none is a candidate; they count as failed."
-    )
-    min_distance: Distance | dict[Pair, Distance] | None = Field(
-        None,
-        description="Frames with two atoms closer than that are not labelled, Angstrom; a number for all pairs, or by "
-        'pair of elements ({"Cu-O": 1.2}), the others by min_distance_ratio.',
-    )
-    min_distance_ratio: Distance | None = Field(
-        0.65,
-        le=2,
-        description="The same, as a fraction of the sum of the two covalent radii; not used where min_distance is one "
-        "number.",
-    )
-    max_length_ratio: float | None = Field(
-        None, ge=1, description="Largest ratio between the longest and the shortest cell vector of a labelled frame."
-    )
-    max_tilt_angle: float | None = Field(
-        None, gt=0, lt=90, description="Largest tilt of the cell of a labelled frame, degrees (BoxSkewness of DPGEN2)."
-    )
-    group_size: int = Field(500, ge=1, description="Trajectories in one score job.")
-
-    @field_validator("f_trust_lo", "v_trust_lo")
-    @classmethod
-    def _one_way_to_have_it(cls, value: Trust | None, info: ValidationInfo) -> Trust | None:
-        adaptive = info.data.get("adaptive")
-        if value is None and "adaptive" in info.data and adaptive is None and info.field_name == "f_trust_lo":
-            raise PydanticCustomError("missing", "Field required")
-        if value is not None and adaptive is not None:
-            raise ValueError("`adaptive` finds this level in each iteration; leave one of the two out")
-        return value
-
-    def levels(self, structure: str) -> tuple[float | None, ...]:
-        """f_trust_lo, f_trust_hi, v_trust_lo, v_trust_hi of a structure set, by which frames are classified.
-
-        Where the lower ones are `adaptive`, all that is below the upper ones is a candidate at first.
-        """
-        found = []
-        for name in LEVELS:
-            value = getattr(self, name)
-            if self.adaptive is not None and name.endswith("_lo"):
-                value = None if getattr(self, f"{name[0]}_trust_hi") is None else 0.0
-            if isinstance(value, dict):
-                if structure not in value:
-                    raise ConfigError(f"select.{name}: structure set {structure!r} is explored but has no level here")
-                value = value[structure]
-            found.append(value)
-        return tuple(found)
 
 
 class Trajectory(NamedTuple):
@@ -148,6 +53,7 @@ class Trajectory(NamedTuple):
 @dataclass(frozen=True)
 class PlanParams:
     iteration: int
+    calibration: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -163,6 +69,7 @@ class ScoreContext(JobContext):
 @dataclass(frozen=True)
 class SelectParams(ReduceParams):
     systems: list[str]
+    calibration: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -174,7 +81,7 @@ class SelectReduce(ReduceContext):
 
 def plan(params: PlanParams, ctx: SelectPlan) -> Planned:
     """One task for every `group_size` trajectories."""
-    config: ModelDeviConfig = load_config(ctx.config.read_bytes()).select
+    config: ModelDeviConfig = resolved(load_config(ctx.config.read_bytes()).select, params.calibration)
     trajectories = read_trajectories(ctx.trajectories)
     tasks = []
     for group in _groups(trajectories, config.group_size):
@@ -204,13 +111,17 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
     """Count the classes, choose candidates, write `frames.extxyz` and `manifest.json`."""
     from .pool import gather
     from .product import write_product
+    from .sample import Sample
 
     config = load_config(ctx.config.read_bytes())
-    settings: ModelDeviConfig = config.select
+    rule = config.select.auto_trust_lo
+    settings: ModelDeviConfig = resolved(config.select, params.calibration)
+    config = config.model_copy(update={"select": settings})
     trajectories = read_trajectories(ctx.trajectories)
     outputs = read_tasks(ctx, params.n_jobs)
     sizes = [len(group) for group in _groups(trajectories, settings.group_size)]
-    pool = gather(outputs, sizes, adapting(settings, [one.structure for one in trajectories]))
+    accurate = Sample(settings.check_frames, derive_seed(config.seed, "select", params.iteration, "sample"))
+    pool = gather(outputs, sizes, adapting(settings, [one.structure for one in trajectories]), accurate)
     failed = [output for output in pool.outputs if output.folder is None]
     messages = list(dict.fromkeys(output.error() for output in failed))[:3]
     messages += _unusable(pool, trajectories)
@@ -220,15 +131,28 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
         classes["lost"] = len(failed)
     settled = settles(pool.outputs, params, ctx)
     enough = settled and len(failed) <= settings.ratio_failed * len(pool.outputs) and len(failed) < len(pool.outputs)
+    if enough and classes["skipped"] and not any(summary.values()):
+        messages.append(
+            f"no frame counts: {classes['skipped']} are among the first of their trajectories (model_devi_skip "
+            f"{settings.model_devi_skip}; 0 counts all), {classes['invalid']} are invalid"
+        )
+        enough = False
     complete = not trajectories or (enough and sum(classes.values()) > 0)
     selected = 0
     if complete:
-        choice, more = _choose(config, params, ctx, trajectories, pool)
+        choice, checks, more = _choose(config, params, ctx, trajectories, pool)
         messages += more
         selected = len(choice.chosen)
-        classes |= {"selected": selected, **dict(sorted(choice.rejected.items()))}
+        classes |= {"selected": selected, **dict(sorted((choice.rejected + checks.rejected).items()))}
         summary["selected"] = float(selected)
-        write_product(ctx.product, config, trajectories, pool, choice)
+        if settings.check_frames:
+            classes["check"] = len(checks.chosen)
+            summary["check"] = float(len(checks.chosen))
+        found_by = {"auto_trust_lo": {**rule.model_dump(), **params.calibration}} if rule else {}
+        write_product(ctx.product, config, trajectories, pool, choice, checks, found_by)
+    if rule:
+        assert isinstance(settings.f_trust_lo, float)
+        summary["f_trust_lo"] = settings.f_trust_lo
     if pool.level is not None:
         summary["level"] = pool.level
     if pool.lower:  # where structure sets have levels of their own, the largest ones: a row of the table is small
@@ -315,8 +239,8 @@ def _unusable(pool: Pool, trajectories: list[Trajectory]) -> list[str]:
 
 def _choose(
     config: Any, params: SelectParams, ctx: SelectReduce, trajectories: list[Trajectory], pool: Pool
-) -> tuple[Choice, list[str]]:
-    """Chosen frames, none if they are fewer than fp_task_min, and what a person should know about them."""
+) -> tuple[Choice, Choice, list[str]]:
+    """Chosen candidates, none if they are fewer than fp_task_min; check frames among the accurate; messages."""
     from operators.frame_keys import atomic_numbers, dataset_keys
 
     from .choose import choose
@@ -326,34 +250,47 @@ def _choose(
     settings: ModelDeviConfig = config.select
     systems = [one.structure for one in trajectories]
     distances = distance_limits(config.type_map, settings.min_distance, settings.min_distance_ratio)
-    known, unreadable = dataset_keys(ctx.dataset, params.systems) if len(pool.candidates) else (set(), [])
+    any_frame = len(pool.candidates) or len(pool.accurate)
+    known, unreadable = dataset_keys(ctx.dataset, params.systems) if any_frame else (set(), [])
     messages = []
     if unreadable:
         messages.append(f"not compared with {len(unreadable)} unreadable training systems; the first: {unreadable[0]}")
-    choice = choose(
-        pool.candidates,
-        [(ctx.explored / one.folder / DUMP, one.files.get(DUMP)) for one in trajectories],
-        systems,
-        atomic_numbers(config.type_map),
-        seed=derive_seed(config.seed, "select", params.iteration),
-        maximum=settings.fp_task_max,
-        limits=limits(settings, systems, pool.seen.counts),
-        least=settings.fp_task_min_per_system,
+    draw = partial(
+        choose,
+        dumps=[(ctx.explored / one.folder / DUMP, one.files.get(DUMP)) for one in trajectories],
+        systems=systems,
+        numbers=atomic_numbers(config.type_map),
         reject=lambda frame: rejection(frame, distances, settings.max_length_ratio, settings.max_tilt_angle),
         known=known,
     )
-    if choice.corrupt:
-        candidate, why = choice.corrupt[0]
-        one = trajectories[pool.candidates.trajectory[candidate]]
-        where = f"explore job {one.job_id} {one.task_id} step {pool.candidates.step[candidate]}"
-        messages.append(f"{len(choice.corrupt)} corrupt frames; the first, {where}: {why}")
+    checks = draw(
+        pool.accurate,
+        seed=derive_seed(config.seed, "select", params.iteration, "check"),
+        maximum=settings.check_frames,
+        limits=dict.fromkeys(systems, settings.fp_task_max),
+    )
+    choice = draw(
+        pool.candidates,
+        seed=derive_seed(config.seed, "select", params.iteration),
+        maximum=settings.fp_task_max - len(checks.chosen),
+        limits=limits(settings, systems, pool.seen.counts),
+        least=settings.fp_task_min_per_system,
+    )
+    corrupt = [
+        (rows, *each) for rows, of in ((pool.candidates, choice), (pool.accurate, checks)) for each in of.corrupt
+    ]
+    if corrupt:
+        rows, number, why = corrupt[0]
+        one = trajectories[rows.trajectory[number]]
+        where = f"explore job {one.job_id} {one.task_id} step {rows.step[number]}"
+        messages.append(f"{len(corrupt)} corrupt frames; the first, {where}: {why}")
     if 0 < len(choice.chosen) < settings.fp_task_min:
         messages.append(f"only {len(choice.chosen)} frames to label, fewer than fp_task_min ({settings.fp_task_min})")
         choice.chosen.clear()
     elif len(pool.candidates) and not choice.chosen:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(choice.rejected.items()))
         messages.append(f"none of {len(pool.candidates)} candidates can be labelled: {counts}")
-    return choice, messages
+    return choice, checks, messages
 
 
 APP = App(
@@ -365,5 +302,13 @@ APP = App(
     job=ScoreContext,
     check=check,
     executables=lambda stage: [(stage.command or "python3").split()[0]],
-    tiny=lambda stage: {"adaptive": None, "f_trust_lo": 1e3, "f_trust_hi": 1e4, "v_trust_lo": None, "v_trust_hi": None},
+    tiny=lambda stage: {
+        "adaptive": None,
+        "auto_trust_lo": None,
+        "f_trust_lo": 1e3,
+        "f_trust_hi": 1e4,
+        "v_trust_lo": None,
+        "v_trust_hi": None,
+        "model_devi_skip": 0,
+    },
 )

@@ -15,7 +15,8 @@ from operators.jobs import TaskOutput
 from .adaptive import Adapting, Below, Level
 from .choose import Candidates
 from .figures import Seen
-from .score import CANDIDATE, CLASSES
+from .sample import Sample
+from .score import ACCURATE, CANDIDATE, CLASSES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,6 +42,8 @@ class Pool:
         the lower levels are adaptive, the largest f_trust_lo.
     unusable
         Number and problem of each trajectory without rows.
+    accurate
+        Accurate rows, drawn at random.
     seen
         Rows of each trajectory, for the report.
     lower
@@ -52,11 +55,14 @@ class Pool:
     level: float | None
     unusable: list[tuple[int, str]]
     candidates: Candidates
+    accurate: Candidates
     seen: Seen
     lower: dict[str, Level] = field(default_factory=dict)
 
 
-def gather(outputs: Iterable[TaskOutput], sizes: Sequence[int], adapt: Adapting | None = None) -> Pool:
+def gather(
+    outputs: Iterable[TaskOutput], sizes: Sequence[int], adapt: Adapting | None = None, sample: Sample | None = None
+) -> Pool:
     """Read all scores, one job at a time; only numbers of candidates, and the deviations for the level, are kept.
 
     Parameters
@@ -66,7 +72,10 @@ def gather(outputs: Iterable[TaskOutput], sizes: Sequence[int], adapt: Adapting 
     adapt
         The rule of adaptive levels. The candidates of the scores are then all frames below the upper levels, which may
         be millions: of these only the deviations are kept, and the scores are read once more for the candidates.
+    sample
+        Gets the accurate rows.
     """
+    sample = sample or Sample(0, 0)
     judged: list[TaskOutput] = []
     counts: Counter[str] = Counter()
     unusable: list[tuple[int, str]] = []
@@ -95,6 +104,7 @@ def gather(outputs: Iterable[TaskOutput], sizes: Sequence[int], adapt: Adapting 
                     usable = np.isfinite(devi_f) & (classes <= CLASSES.index("failed"))
                     deviations.append(devi_f[usable].astype(np.float32))
                     columns.append(found)
+                    sample.add(*_rows(scores, first, classes == ACCURATE))
         judged.append(output)
         firsts.append(first)
         first += size
@@ -102,7 +112,7 @@ def gather(outputs: Iterable[TaskOutput], sizes: Sequence[int], adapt: Adapting 
     if below:
         levels = below.levels()
         lower = {name: level for group, level in levels.items() for name in below.adapt.members[group]}
-        columns += _candidates(judged, firsts, below.adapt, levels)
+        columns += _candidates(judged, firsts, below.adapt, levels, sample)
         chosen = sum(len(part[0]) for part in columns)
         counts.update(accurate=counts["candidate"] - chosen, candidate=chosen - counts["candidate"])
         level = max((each["f_trust_lo"] for each in levels.values()), default=None)
@@ -112,7 +122,7 @@ def gather(outputs: Iterable[TaskOutput], sizes: Sequence[int], adapt: Adapting 
     candidates = Candidates(*(np.concatenate(x) for x in zip(*columns, strict=True)))
     if below:
         seen.narrow(candidates.trajectory)
-    return Pool(judged, counts, level, unusable, candidates, seen, lower)
+    return Pool(judged, counts, level, unusable, candidates, sample.rows, seen, lower)
 
 
 def _rows(scores: dict[str, NDArray[Any]], first: int, wanted: NDArray[np.bool_]) -> _Columns:
@@ -122,9 +132,12 @@ def _rows(scores: dict[str, NDArray[Any]], first: int, wanted: NDArray[np.bool_]
 
 
 def _candidates(
-    judged: Sequence[TaskOutput], firsts: Sequence[int], adapt: Adapting, levels: dict[int, Level]
+    judged: Sequence[TaskOutput], firsts: Sequence[int], adapt: Adapting, levels: dict[int, Level], sample: Sample
 ) -> Iterator[_Columns]:
-    """Columns of `Candidates` of each task, with the frames between adaptive levels and the upper ones."""
+    """Columns of `Candidates` of each task, with the frames between adaptive levels and the upper ones.
+
+    Those below all levels are accurate, and go to `sample`.
+    """
     f_lo = np.array([levels.get(group, {}).get("f_trust_lo", np.inf) for group in range(len(adapt.members))])
     v_lo = np.array([levels.get(group, {}).get("v_trust_lo", np.inf) for group in range(len(adapt.members))])
     sizes = np.diff([*firsts, len(adapt.groups)])
@@ -134,6 +147,7 @@ def _candidates(
         scores = load_scores(output.folder / SCORES, size)
         group = np.repeat(np.array(adapt.groups[first : first + size], np.int64), scores["rows"])
         above = (scores["max_devi_f"] >= f_lo[group]) | (scores["max_devi_v"] >= v_lo[group])
+        sample.add(*_rows(scores, first, (scores["cls"] == CANDIDATE) & ~above))
         yield _rows(scores, first, (scores["cls"] == CANDIDATE) & above)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
+from statistics import fmean
 
 from conventions.documents import parse_json
 from conventions.errors import DataError
@@ -13,6 +14,7 @@ from operators.jobs import TaskOutput
 from .dp_model import BACKENDS
 from .stage import DIVERGED, Judged, who
 
+ERRORS = ("rmse_e", "rmse_f")
 _GRAPH = b"\n"  # the first field of TensorFlow's GraphDef
 
 
@@ -60,29 +62,28 @@ def judge(
     try:
         if not is_frozen(task.folder / model, backend):
             return "broken", {}, f"{who(task)}: {model} is not a frozen model"
-        row = last_row((task.folder / "lcurve.out").read_text(), head) if curve else {"rmse_trn": 0.0}
         test = parse_json((task.folder / "test.json").read_bytes(), "test.json") if tested or not curve else None
-        if test is None:
-            figures = {f"train_{key}": row[f"{key}_trn"] for key in ("rmse_e", "rmse_f")}
-        else:
+        rows = last_rows((task.folder / "lcurve.out").read_text(), head) if curve else []
+        names = [key for key in ERRORS if test is None or f"{key}_trn" in rows[-1]] if rows else []
+        figures = {f"train_{key}": math.sqrt(fmean(row[f"{key}_trn"] ** 2 for row in rows)) for key in names}
+        if test is not None:
             prefix = "" if tested else "train_"
-            figures = {
-                f"{prefix}{key}": math.nan if test[key] is None else float(test[key]) for key in ("rmse_e", "rmse_f")
-            }
+            figures |= {f"{prefix}{key}": math.nan if test[key] is None else float(test[key]) for key in ERRORS}
     except KeyError as error:
         return "broken", {}, f"{who(task)}: lcurve.out or test.json has no {error}"
     except OSError as error:
         return "broken", {}, f"{who(task)}: {Path(error.filename).name}: {error.strerror}"
     except (ValueError, TypeError, OverflowError, DataError) as error:
         return "broken", {}, f"{who(task)}: {error}"
-    if not all(math.isfinite(value) for value in (row["rmse_trn"], *figures.values())):
+    if not all(math.isfinite(value) for value in (*(row["rmse_trn"] for row in rows[-1:]), *figures.values())):
         return "diverged", {}, f"{who(task)}: {advice}"
     return "ok", figures, ""
 
 
-def last_row(curve: str, head: str | None = None) -> dict[str, float]:
-    """The last row of DeePMD-kit's lcurve.out by column name (`step`, `rmse_trn`, `rmse_e_trn`, ...; eV, Angstrom).
+def last_rows(curve: str, head: str | None = None) -> list[dict[str, float]]:
+    """The rows of the last tenth of a training, by the column names of DeePMD-kit's lcurve.out.
 
+    These are `step`, `rmse_trn`, `rmse_e_trn`, ...; eV, Angstrom. A row is about one batch, so one alone says little.
     With several heads the columns end in `_` and the head's name; those of `head` are returned without it.
 
     Raises
@@ -99,4 +100,5 @@ def last_row(curve: str, head: str | None = None) -> dict[str, float]:
         raise ValueError("lcurve.out has no header with the columns step and rmse_trn")
     if not rows or len(rows[-1]) != len(header):
         raise ValueError("lcurve.out is cut off" if rows else "lcurve.out has no rows")
-    return dict(zip(header, (float(word) for word in rows[-1]), strict=True))
+    found = [dict(zip(header, map(float, row), strict=True)) for row in rows if len(row) == len(header)]
+    return [row for row in found if row["step"] >= 0.9 * found[-1]["step"]]

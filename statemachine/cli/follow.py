@@ -24,6 +24,7 @@ from rich.text import Text
 from conventions.errors import Dpgen2Error, EngineAway, StoreAway
 from conventions.forms import printable
 from conventions.state import ENDED, IterationSummary, State
+from statemachine.machine.outlook import compared
 from statemachine.notify import Watch
 from statemachine.run.opening import engine_of, open_poller
 from statemachine.run.place import works_elsewhere
@@ -176,7 +177,7 @@ class _Lines:
         complete = [row for row in iteration_rows(state.trail) if "selected" in row or "left" in row or state.ended]
         if self.shown < 0 and complete:
             print(table_line(list(COLUMNS)))
-        for before, row in zip([{}, *complete], complete, strict=False):
+        for before, row in zip(compared(complete), complete, strict=True):
             if row["iteration"] > self.shown:
                 print(iteration_line(row, before))
                 self.shown = row["iteration"]

@@ -12,7 +12,7 @@ from conventions.errors import CommandRefused, ConfigError, Dpgen2Error, EngineE
 from conventions.forms import printable
 from conventions.state import IterationSummary, State
 from statemachine.engine import Phase, Status
-from statemachine.machine.outlook import CLASSES, warnings
+from statemachine.machine.outlook import CLASSES, compared, warnings
 from statemachine.run.discover import runs_below
 from statemachine.run.history import why_repeated
 from statemachine.run.opening import config_file, engine_of, find_prefix
@@ -178,16 +178,28 @@ def iteration_rows(trail: Iterable[IterationSummary]) -> list[dict[str, Any]]:
 
 def iteration_table(rows: list[dict[str, Any]]) -> str:
     """One line per iteration: what was labelled, how good the models are, what exploration found."""
-    before = [{}, *rows]
-    return "\n".join([table_line(list(COLUMNS)), *map(iteration_line, rows, before)])
+    return "\n".join([table_line(list(COLUMNS)), *map(iteration_line, rows, compared(rows))])
 
 
 def iteration_line(row: dict[str, Any], before: dict[str, Any]) -> str:
-    """A row, with the trust levels that its iteration found, and what is a bad sign in it, given the row before."""
+    """A row, with the levels that its iteration found, and what is a bad sign in it, given what it is compared with."""
     notes = [f"{name} {row[name]:.4g}" for name in ("f_trust_lo", "v_trust_lo") if name in row]
+    notes += [f"training {row['train_rmse_f']:.3f}"] if {"rmse_f", "train_rmse_f"} <= set(row) else []
     notes += [f"errors {row['blind_ratio']:.1f} x deviation"] if "blind_ratio" in row else []
+    notes += [check_note(row)] if "check_rmse_f" in row else []
     notes += ["dropped by a rewind"] if "left" in row else warnings(row, before)
     return table_line(iteration_cells(row)) + f"  {', '.join(notes)}".rstrip()
+
+
+def check_note(row: dict[str, Any]) -> str:
+    """What the labels of check frames say of the accurate ones.
+
+    >>> check_note({"check_labels": 5.0, "check_rmse_f": 0.0213, "check_rmse_f_high": 0.0279})
+    'accurate frames: rmse_f 0.021 (below 0.028; 5 labels)'
+    """
+    high = f"below {row['check_rmse_f_high']:.3f}; " if "check_rmse_f_high" in row else ""
+    labels = f"{row['check_labels']:.0f} label{'s' * (row['check_labels'] != 1)}"
+    return f"accurate frames: rmse_f {row['check_rmse_f']:.3f} ({high}{labels})"
 
 
 def table_line(cells: Sequence[str]) -> str:
@@ -236,6 +248,11 @@ def print_plan(target: str, as_json: bool) -> None:
         print(f"{jobs} jobs, {todo} still to run: {tasks} tasks, {found['bytes']:,} bytes of input")
         for name in found["files"]:
             print(f"  {name}")
+    if found.get("filters"):
+        print("which frames are labelled:")
+        for name, each in found["filters"].items():
+            value = "none" if each["value"] is None else json.dumps(each["value"])
+            print(f"  {name} {value}{' (default)' if each['default'] else ''}")
 
 
 def print_checks(checks: Iterable[Check], as_json: bool) -> bool:

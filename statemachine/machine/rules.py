@@ -10,7 +10,7 @@ from conventions.state import Goal, IterationSummary, State
 
 from .observation import Action, Observation, Phase
 from .orders import Order, adopted, forked, new_row, patch_error, patched, prune_error, rewind_error, rewound
-from .outlook import is_accurate, why_not_converged
+from .outlook import is_accurate, rmse_problem, why_not_converged
 
 NOTHING, UNSEEN = Order(""), Observation()
 
@@ -84,11 +84,24 @@ class Cursor:
     def has_work(self) -> bool:
         return self.seen.report is not None and self.seen.report.next
 
+    def has_frames(self) -> bool:
+        """There is something to label: candidates, or check frames, which are reason enough for the last iteration."""
+        return self.has_work() or bool(self.seen.report and self.seen.report.summary.get("check"))
+
     def is_final(self) -> bool:
         return self.doc.final != ""
 
     def final_converged(self) -> bool:
         return self.doc.final == "converged"
+
+    def precise(self) -> bool:
+        """The force RMSE is as small as the run asks for, if it does."""
+        return not self._rmse_problem()
+
+    def may_explore(self) -> bool:
+        """An exploration more is allowed after the last labels."""
+        rules = self.doc.policy
+        return self.doc.round < rules.max_iterations and rules.convergence.repeat != "once"
 
     def explored(self) -> bool:
         """The last exploration stage is done."""
@@ -156,6 +169,13 @@ class Cursor:
         """The last iteration: label what was chosen last, and train on it."""
         final = "converged" if self.explored() and self._clean() else "exhausted"
         self._enter("label", iteration=self.doc.iteration + 1, final=final, **adopted(self.doc))
+
+    def explore_after_all(self) -> None:
+        """The last labels showed that the models are not good enough yet: the iteration goes on like any other."""
+        why = self._rmse_problem()
+        self._enter("explore", final="")
+        *before, row = self.changes["trail"]
+        self._change(trail=[*before, row.model_copy(update={"final": ""})], reason=f"not converged yet: {why}")
 
     def finish(self) -> None:
         ending = {
@@ -239,6 +259,9 @@ class Cursor:
         """Is this iteration's exploration accurate enough, and its level (95th percentile) stable?"""
         return is_accurate(self.doc, self.seen.report.summary if self.seen.report else {})
 
+    def _rmse_problem(self) -> str:
+        return rmse_problem(self.doc, {**self.doc.figures, **(self.seen.report.summary if self.seen.report else {})})
+
     def _clean(self) -> bool:
         return self._accurate() and self.doc.clean + 1 >= self.doc.policy.convergence.clean_iterations
 
@@ -259,10 +282,13 @@ class Cursor:
         return f"; {report.jobs.failed} of {report.jobs.planned} jobs are run again"
 
     def _why_exhausted(self) -> str:
+        claimed = self.final_converged() or (self.explored() and self._clean())
+        problem = self._rmse_problem() if claimed else ""
         last = self.doc.explore_stage + 1 >= self.doc.policy.explore_stages
         once = last and self.doc.policy.convergence.repeat == "once"
         if once or self.doc.final or self.doc.round + 1 >= self.doc.policy.max_iterations:
             why = why_not_converged(self._trail(), self.doc.policy.convergence.accuracy)
+            why = f"exploration is accurate, but {problem}" if problem else why
             if once:
                 reached = "every exploration stage has had its one iteration (convergence.repeat: once)"
                 more = "; to go on, add stages, `patch`, and `rewind` to the last explore"
@@ -271,9 +297,14 @@ class Cursor:
                 goes = self.doc.final or self._accurate()
                 more = "; `dpgen2-sm extend RUN --iterations N` goes on" if goes else ""
             return f"{reached}{': ' * bool(why)}{why}{more}"
+        if problem:
+            return (
+                f"not converged: exploration is accurate and no frame was chosen to label, but {problem}; lower "
+                "f_trust_lo, train with more steps, or explore harder conditions"
+            )
         return (
             "not converged, but no frame was chosen to label: the inaccurate frames are above f_trust_hi or were "
-            "filtered out; lower the temperatures, or add initial data"
+            "filtered out; lower the temperatures, or add initial data (`dpgen2-sm explain RUN ITERATION` says which)"
         )
 
 

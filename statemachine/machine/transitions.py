@@ -55,7 +55,13 @@ def _rows() -> list[dict[str, Any]]:
             rows += [tick(running, "train.submitting", ["complete", "has_work"], "next_stage")]
         if stage == "train":
             rows += [
-                tick(running, "converged", ["complete", "has_work", "final_converged"], "finish"),
+                tick(running, "converged", ["complete", "has_work", "final_converged", "precise"], "finish"),
+                tick(
+                    running,
+                    "explore.submitting",
+                    ["complete", "has_work", "final_converged", "may_explore"],
+                    "explore_after_all",
+                ),
                 tick(running, "exhausted", ["complete", "has_work", "is_final"], "finish"),
                 tick(running, "explore.submitting", ["complete", "has_work"], "next_stage"),
             ]
@@ -63,8 +69,8 @@ def _rows() -> list[dict[str, Any]]:
             rows += [tick(running, "select.submitting", ["complete", "has_work"], "next_stage")]
         if stage == "select":
             rows += [
-                tick(running, "label.submitting", ["complete", "explored", "has_work"], "last_labels"),
-                tick(running, "converged", ["complete", "explored", "clean"], "finish"),
+                tick(running, "label.submitting", ["complete", "explored", "has_frames"], "last_labels"),
+                tick(running, "converged", ["complete", "explored", "clean", "precise"], "finish"),
                 tick(running, "label.submitting", ["complete", "goes_on", "has_work"], "next_iteration"),
                 tick(running, "explore.submitting", ["complete", "goes_on"], "next_iteration"),
                 tick(running, "label.submitting", ["complete", "has_work"], "last_labels"),

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .iteration import Scored
+from operators.select.auto import ENOUGH
 
-ENOUGH = 10  # labels that a trust level can be said from
+from .iteration import Scored
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Calibration:
         5 %, median and 95 % of max_error_f / max_devi_f.
     rank_correlation
         Spearman's, between the two; None below three labels, or where all are alike.
+    check
+        They are a sample of the accurate frames, not candidates.
     below, between, above
         Fractions of the labels whose error is below f_trust_lo, between the levels, and above f_trust_hi; None where
         the levels are not known.
@@ -32,6 +34,7 @@ class Calibration:
     labels: int
     ratio: tuple[float, float, float]
     rank_correlation: float | None
+    check: bool = False
     below: float | None = None
     between: float | None = None
     above: float | None = None
@@ -41,15 +44,17 @@ class Calibration:
         return error / self.ratio[2] if self.labels >= ENOUGH and self.ratio[2] > 0 else None
 
 
-def calibrate(found: Iterable[Scored], low: float | None = None, high: float | None = None) -> Calibration | None:
-    """The figures of some labels; None where none was scored.
+def calibrate(
+    found: Iterable[Scored], low: float | None = None, high: float | None = None, check: bool = False
+) -> Calibration | None:
+    """The figures of some labels, of candidates or of check frames; None where none was scored.
 
     Parameters
     ----------
     low, high
         f_trust_lo and f_trust_hi of the iteration that chose them, eV/Angstrom.
     """
-    pairs = [(one.max_devi_f, one.max_error_f) for one in found if one.compared]
+    pairs = [(one.max_devi_f, one.max_error_f) for one in found if one.compared and one.check is check]
     if not pairs:
         return None
     deviation, error = np.array(pairs, float).T
@@ -62,6 +67,7 @@ def calibrate(found: Iterable[Scored], low: float | None = None, high: float | N
         len(pairs),
         (five, median, ninety_five),
         rank_correlation(deviation.tolist(), error.tolist()),
+        check,
         below,
         between,
         above,

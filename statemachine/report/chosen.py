@@ -14,7 +14,10 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Chosen:
-    """A frame of a trajectory. Deviations in eV/Angstrom and, where virials are used, eV/atom."""
+    """A frame of a trajectory. Deviations in eV/Angstrom and, where virials are used, eV/atom.
+
+    `check` frames were drawn among the accurate, the others are candidates.
+    """
 
     structure: str
     job_id: str
@@ -22,6 +25,7 @@ class Chosen:
     step: int
     max_devi_f: float
     max_devi_v: float | None = None
+    check: bool = False
 
 
 def read_chosen(store: Store, product: str) -> list[Chosen]:
@@ -45,6 +49,7 @@ def read_chosen(store: Store, product: str) -> list[Chosen]:
                 int(one["step"]),
                 float(one["max_devi_f"]),
                 float(one["max_devi_v"]) if "max_devi_v" in one else None,
+                one.get("check") is True,
             )
             for one in found["frames"]
         ]

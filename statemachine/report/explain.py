@@ -14,6 +14,7 @@ from statemachine.machine.outlook import CLASSES, needed, shares, why_not_conver
 from statemachine.run.configuration import configuration
 from statemachine.store import Store
 
+from .causes import causes
 from .chosen import Chosen, read_chosen
 from .figures import Figures
 from .iteration import Iteration, Scored
@@ -66,12 +67,15 @@ def explain_iteration(figures: Figures, one: Iteration) -> Answer:
         yield "explored", f"{told}; {state.policy.convergence.accuracy:.0%} accurate are asked for"
         if why := why_not_converged([row], state.policy.convergence.accuracy):
             yield "rule", why
+        chosen = one.stages["select"].classes if "select" in one.stages else {}
+        yield from (("cause", text) for text in causes(one.explored, chosen))
     for structure, figure in ((at, f) for number, at, f in figures.calibrations() if number == row.iteration):
-        yield (
-            "blind spot",
-            f"{structure}: the errors of {figure.labels} labels were {figure.ratio[1]:.3g} times the deviation "
-            f"(median; {figure.ratio[0]:.3g} to {figure.ratio[2]:.3g})",
-        )
+        what = f"{figure.labels} accurate frames" if figure.check else f"{figure.labels} labels"
+        text = f"{structure}: the errors of {what} were {figure.ratio[1]:.3g} times the deviation "
+        text += f"(median; {figure.ratio[0]:.3g} to {figure.ratio[2]:.3g})"
+        if figure.check and figure.below is not None:
+            text += f"; {1 - figure.below:.1%} of them were above f_trust_lo"
+        yield "check" if figure.check else "blind spot", text
     if row.iteration == state.iteration:
         yield "state", f"{state.at}{': ' * bool(state.reason)}{state.reason}"
         yield from (("needed", text) for text in needed(state))
@@ -110,6 +114,10 @@ def explain_frame(store: Store, figures: Figures, one: Iteration, number: int) -
     yield from _why_chosen(store, figures, one, fact, number, len(frames))
     labelled = _label_of(figures, one, fact, number)
     if labelled is None:
+        later = [each for each in figures.iterations if each.row.iteration > row.iteration]
+        if fact.check and any({"label", "select"} & set(each.row.stages) for each in later):
+            yield "label", "it was not labelled: frames of check_fraction alone are no reason for new labels"
+            return
         yield "label", "it has not been labelled yet" if not row.left else "it was not labelled before the rewind"
         return
     after, label = labelled
@@ -135,14 +143,29 @@ def _why_chosen(store: Store, figures: Figures, one: Iteration, fact: Chosen, nu
     told = ", ".join(f"{name} {levels[name]:.4g}" for name in LEVELS if name in levels)
     virial = "" if fact.max_devi_v is None else f", max_devi_v {fact.max_devi_v:.4g}"
     deviations = f"max_devi_f {fact.max_devi_f:.4g}{virial}"
-    yield "candidate", f"{deviations}: between the trust levels ({told or 'not recorded'})"
+    if fact.check:
+        yield "accurate", f"{deviations}: below the lower trust levels ({told or 'not recorded'})"
+    else:
+        yield "candidate", f"{deviations}: between the trust levels ({told or 'not recorded'})"
     classes = one.stages["select"].classes if "select" in one.stages else {}
-    rest = {kind: classes[kind] for kind in classes if kind not in (*CLASSES, "selected", "skipped", "invalid", "lost")}
+    rest = {
+        kind: classes[kind]
+        for kind in classes
+        if kind not in (*CLASSES, "selected", "check", "skipped", "invalid", "lost")
+    }
     rejected = ", ".join(f"{count} {kind}" for kind, count in rest.items() if count) or "none"
     yield "filters", f"it passed all; rejected among the others that were looked at: {rejected}"
+    if fact.check:
+        drawn = (
+            f"drawn at random from {classes.get('accurate', 'the')} accurate frames: its error is that of such frames"
+        )
+        yield "chosen", f"number {number + 1} of {chosen}, {drawn}"
+        return
     seed = _seed(store, figures.state, one)
+    candidates = chosen - classes.get("check", 0)
     drawn = (
-        f"number {number + 1} of {chosen} that were drawn at random from {classes.get('candidate', 'the')} candidates"
+        f"number {number + 1} of {candidates} that were drawn at random from {classes.get('candidate', 'the')} "
+        "candidates"
     )
     yield "chosen", f"{drawn}{f' (seed {seed})' if seed is not None else ''}"
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from conventions.state import IterationSummary, State
-from statemachine.machine.outlook import needed, warnings
+from statemachine.machine.outlook import compared, needed, warnings
 from statemachine.run.record import Record
 from statemachine.run.trail import readable
 from statemachine.store import Store
@@ -41,10 +41,10 @@ class Figures:
     @property
     def warnings(self) -> dict[int, list[str]]:
         """By iteration, what is a bad sign in its row."""
-        rows = [one.row.figures for one in self.iterations]
+        rows = [{**one.row.figures, "left": one.row.left} for one in self.iterations]
         return {
             one.row.iteration: found
-            for one, before in zip(self.iterations, [{}, *rows], strict=False)
+            for one, before in zip(self.iterations, compared(rows), strict=True)
             if (found := warnings(one.row.figures, before))
         }
 
@@ -54,7 +54,9 @@ class Figures:
 
     def suggestions(self) -> list[str]:
         """What f_trust_lo would be for errors below it, from the newest labels of each structure set."""
-        newest = {structure: (number, found, low) for number, structure, found, low in self._calibrated()}
+        newest = {
+            structure: (number, found, low) for number, structure, found, low in self._calibrated() if not found.check
+        }
         told = []
         for structure, (number, found, low) in sorted(newest.items()):
             wanted = found.level_for(low) if low else None
@@ -72,8 +74,9 @@ class Figures:
             for structure in sorted({label.structure for label in one.labels}):
                 low, high = (levels.get(structure, {}).get(name) for name in ("f_trust_lo", "f_trust_hi"))
                 labels = [label for label in one.labels if label.structure == structure]
-                if figures := calibrate(labels, low, high):
-                    yield one.row.iteration, structure, figures, low
+                for check in (False, True):
+                    if figures := calibrate(labels, low, high, check):
+                        yield one.row.iteration, structure, figures, low
             if one.explored is not None:
                 levels = one.explored.levels
 

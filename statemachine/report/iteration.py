@@ -42,6 +42,8 @@ class Scored:
         Largest error of the first model's force on an atom, before any model was trained on it: the blind spot.
     new_error_f
         The same of the next committee, which was trained on it: the absorption.
+    check
+        It was drawn among the accurate.
     """
 
     structure: str
@@ -56,6 +58,7 @@ class Scored:
     max_error_f: float | None = None
     rmse_f: float | None = None
     new_error_f: float | None = None
+    check: bool = False
 
     @property
     def compared(self) -> bool:
@@ -138,6 +141,7 @@ def _scored(frame: Mapping[str, Any], trained: TrainFigures | None) -> Scored:
         index=index,
         **{name: _number(frame.get(name)) for name in ("max_force", "max_devi_f", "max_error_f", "rmse_f")},
         new_error_f=errors.max_error_f[index] if known and errors else None,
+        check=frame.get("check") is True,
     )
 
 

@@ -13,6 +13,7 @@ from conventions.forms import printable
 from conventions.names import STAGES
 from statemachine.machine.outlook import CLASSES, shares
 
+from .causes import causes
 from .curves import read_curves
 from .figures import Figures
 from .pictures import read_pictures
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 LONGEST = 120  # characters of a text that somebody else wrote, in a table
 # Classes of results that nobody needs to look at.
-NO_TROUBLE = {"select": {*CLASSES, "skipped", "selected", "duplicate", "too_few", "accurate_set"}}
+NO_TROUBLE = {"select": {*CLASSES, "skipped", "selected", "check", "duplicate", "too_few", "accurate_set"}}
 ROWS, NEWEST = 200, 25  # iterations in the table, and of these without opening it
 
 
@@ -102,7 +103,8 @@ def troubles(figures: Figures) -> list[tuple[str, str]]:
                 if number and kind not in NO_TROUBLE.get(stage, {"ok"})
             }
             told = ", ".join(f"{number} {kind}" for kind, number in sorted(bad.items()))
-            text = "; ".join([*([told] if told else []), *outcome.messages])
+            why = causes(one.explored, outcome.classes) if stage == "select" else []
+            text = "; ".join([*([told] if told else []), *outcome.messages, *why])
             if text:
                 found.append((f"iteration {one.row.iteration} {stage}", text))
     return found[-ROWS:]

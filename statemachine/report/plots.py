@@ -151,6 +151,7 @@ def draw_forces(axes: Axes, rows: Sequence[Any]) -> None:
         "train_rmse_f": ("training set", GREY),
         "blind_rmse_f": ("new labels, before training", RED),
         "new_rmse_f": ("new labels, after training", GREEN),
+        "check_rmse_f": ("accurate frames (check)", ORANGE),
     }
     _lines(axes, rows, names)
     axes.set(xlabel="iteration", ylabel="RMSE of forces (eV/Å)", yscale="log")
@@ -215,6 +216,8 @@ def draw_calibration(axes: Axes, pairs: Sequence[tuple[int, Any]]) -> None:
     numbers = [number for number, _ in shown]
     colours = colormaps["viridis"].resampled(min(len(set(numbers)), 20))  # more would be an image, not shapes
     points = axes.scatter(*at.T, c=numbers, cmap=colours, s=14, alpha=0.8, linewidths=0)
+    if checks := [place for place, (_, one) in enumerate(shown) if one.check]:
+        axes.scatter(*at[checks].T, s=40, facecolors="none", edgecolors=INK, linewidths=0.8, label="check frames")
     ends = [at.min(), at.max()]
     axes.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, label="error = deviation")
     axes.set(xscale="log", yscale="log", xlabel="max_devi_f (eV/Å)", ylabel="largest error of a force (eV/Å)")

@@ -18,6 +18,13 @@ from .configuration import configuration
 from .record import Record
 from .submission import Submission
 
+# What decides which of the explored frames are labelled, and which labels are used.
+FILTERS = {
+    "select": ("model_devi_skip", "cut_at_failed", "min_distance", "min_distance_ratio", "max_length_ratio",
+               "max_tilt_angle", "check_fraction"),
+    "label": ("max_force",),
+}  # fmt: skip
+
 
 def preview_of(config: Path) -> dict[str, Any]:
     """The first stage of a run that has not begun: it is begun in a scratch folder."""
@@ -36,7 +43,8 @@ def preview(prefix: str) -> dict[str, Any]:
         return {"next": f"nothing to submit: the run's state is {state.at}"}
     running = state.at.endswith(".running")
     with tempfile.TemporaryDirectory() as folder:
-        planned, jobs = _plan(store, state, Path(folder))
+        config = load_config(configuration(store, state))
+        planned, jobs = _plan(store, state, config, Path(folder))
         written = [path for path in sorted(jobs.rglob("*")) if path.is_file()]
         tasks = {path.parent for path in written if path.parent.name.startswith("task.")}
         first = [jobs / job_id for job_id in planned.job_ids[:1]]
@@ -49,12 +57,24 @@ def preview(prefix: str) -> dict[str, Any]:
             "tasks": len(tasks),
             "bytes": sum(path.stat().st_size for path in written),
             "files": [str(path.relative_to(jobs)) for job in first for path in written if path.is_relative_to(job)],
+            "filters": filters(config),
         }
 
 
-def _plan(store: Store, state: State, scratch: Path) -> tuple[Planned, Path]:
+def filters(config: Any) -> dict[str, dict[str, Any]]:
+    """Of each filter that the stages have its value, and whether that is the default."""
+    found = {}
+    for stage, names in FILTERS.items():
+        settings = config.stages[stage]
+        fields = type(settings).model_fields
+        for name in (name for name in names if name in fields):
+            value = settings.model_dump(mode="json", include={name})[name]
+            found[f"{stage}.{name}"] = {"value": value, "default": value == fields[name].get_default()}
+    return found
+
+
+def _plan(store: Store, state: State, config: Any, scratch: Path) -> tuple[Planned, Path]:
     submission = Submission(store)
-    config = load_config(configuration(store, state))
     operator = app(state.stage, config.stages[state.stage].app).plan
     parts = signature(operator)
     paths: dict[str, Path] = {}

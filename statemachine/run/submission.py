@@ -13,6 +13,7 @@ from conventions.names import sha256
 from conventions.state import State, Systems
 from statemachine.store import Store
 
+from .calibration import calibration
 from .configuration import configuration
 from .systems import argument_of, training_systems
 
@@ -91,7 +92,12 @@ class Submission:
             "has_selected": "select" in state.newest,
             "explore_stage": state.explore_stage,
             "systems": training_systems(self.store, state) if state.stage in ("train", "select") else [],
+            "calibration": self._calibration(state) if state.stage == "select" else {},
         }
+
+    def _calibration(self, state: State) -> dict[str, float]:
+        settings = _parse(configuration(self.store, state), state.place.config).select
+        return calibration(self.store, state) if getattr(settings, "auto_trust_lo", None) else {}
 
     def _upload(self, key: str, data: bytes, read: bool = False) -> None:
         """Content-addressed: what is there is right, unless it was cut short or, where an attempt failed, damaged."""

@@ -169,7 +169,7 @@ def test_several_heads_and_a_fine_tuned_one(programs: Path, tmp_path: Path, monk
     run.write_data()
     report = run.stage()
     assert report.complete, report.messages
-    assert set(report.summary) == {"rmse_e", "rmse_f", "new_rmse_f"}
+    assert set(report.summary) == {"rmse_e", "rmse_f", "new_rmse_f", "train_rmse_e", "train_rmse_f"}
 
     again = first / "again"
     again.mkdir()

@@ -28,6 +28,10 @@ class Scenario:
         Is it an accident, too, that `state.json` is damaged? A person then restores it, which is free.
     accurate_after
         The first iteration whose exploration is accurate.
+    precise_after
+        The first iteration whose models have a small force RMSE.
+    checks
+        Does select choose check frames, beside what it finds to label?
     homes
         Is the second poller at another home? It is an accident, too, that the first one's home is lost for good, with
         all that works there. A person then lets the second one take over, which is free.
@@ -44,6 +48,8 @@ class Scenario:
     pollers: int = 2
     damage: bool = False
     accurate_after: int = 0
+    precise_after: int = 0
+    checks: bool = False
     homes: bool = False
     prunes: bool = False
     claims: bool = True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import pytest
 
 from conventions.names import sha256
 from conventions.state import Convergence, IterationSummary, State
+from statemachine.machine.rules import Cursor
 from tests.doubles import first_state
 from tests.figures import Figures
 
@@ -86,6 +88,39 @@ def test_exploration_stages_that_run_once(figure: Figures, faults: int, pollers:
     what = f"10 stages, exploration once, accidents {faults}, commands 0, pollers {pollers}"
     figure(f"search: worlds ({what})", found.worlds, exact=False)
     figure(f"search: moves between them ({what})", found.moves, exact=False)
+
+
+@pytest.mark.parametrize(("faults", "pollers"), [(0, 2), pytest.param(1, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("most", "ends"), [(4, {"converged"}), (1, {"exhausted"})])
+def test_a_claim_of_convergence_that_the_last_labels_refute(
+    most: int, ends: set[str], faults: int, pollers: int
+) -> None:
+    """Exploration is accurate at once; only the models of iteration 2 are good enough, if the run gets so far."""
+    found = Search(claimed(most, faults, pollers)).run()
+    assert set(found.ends) & {"converged", "exhausted"} == ends
+
+
+def claimed(most: int = 4, faults: int = 0, pollers: int = 2, precise_after: int = 2) -> Scenario:
+    """A run that asks for a force RMSE, and whose select chooses check frames."""
+    rules = Convergence(rmse_f=0.5)
+    start = first(9).model_copy(
+        update={"policy": RULES.model_copy(update={"max_iterations": most, "convergence": rules})}
+    )
+    return Scenario(start, faults, 0, pollers, precise_after=precise_after, checks=True)
+
+
+@pytest.mark.parametrize(
+    ("guard", "answer", "precise_after", "says"),
+    [
+        ("precise", lambda self: True, 2, "not below 0.5"),
+        ("has_frames", Cursor.has_work, 0, "have no label"),
+    ],
+)
+def test_a_claim_that_nobody_checks_is_missed(guard: str, answer: Any, precise_after: int, says: str) -> None:
+    scenario = claimed(pollers=1, precise_after=precise_after)
+    Search(scenario).run()
+    with mock.patch.object(Cursor, guard, answer), pytest.raises(Violation, match=says):
+        Search(scenario).run()
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ class Workflows(Tables):
 
     def _tell(self, world: World, flow: Flow) -> tuple[World, Flow]:
         good = flow.spec.iteration >= self.scenario.accurate_after
-        report = report_of(flow.spec, flow.seen, bool(flow.seen), good)
+        precise = flow.spec.iteration >= self.scenario.precise_after
+        report = report_of(flow.spec, flow.seen, bool(flow.seen), good, precise, self.scenario.checks)
         phase = "succeeded" if flow.phase == "running" else flow.phase
         if flow.seen:
             world = self._with(world, **{f"~told/{flow.place.root}/{flow.seen.decode()}": b""})

@@ -151,10 +151,11 @@ def etag_of(value: Any) -> str:
 
 
 @functools.cache
-def report_of(spec: Spec, tag: bytes, complete: bool, good: bool) -> bytes:
+def report_of(spec: Spec, tag: bytes, complete: bool, good: bool, precise: bool = True, checks: bool = False) -> bytes:
     figures = {
         "accurate": 10.0 if good else 5.0, "candidate": 0.0 if good else 5.0, "selected": 0.0 if good else 5.0
     }  # fmt: skip
+    summary = {"select": {**figures, **({"check": 1.0} if checks else {})}, "train": {"rmse_f": 0.1 if precise else 1}}
     root = "labels" if spec.stage == "label" else "product"
     name = place_of(spec).product.rpartition("/")[2]
     return StageReport(
@@ -165,7 +166,7 @@ def report_of(spec: Spec, tag: bytes, complete: bool, good: bool) -> bytes:
         complete=complete,
         next=spec.stage != "select" or not good,
         jobs=JobCounts(planned=1, finished=1),
-        summary=figures if spec.stage == "select" else {},
+        summary=summary.get(spec.stage, {}),
         messages=[tag.decode()],
         files={root: {name: len(tag)}} if complete else {},  # type: ignore[dict-item]
     ).dump()
@@ -271,9 +272,24 @@ def _check_same_attempt(objects: Objects, flows: tuple[Flow, ...], before: State
     if after.at in ("converged", "exhausted"):
         _check_complete(objects, before)
         _check_counted(objects, after)
+        _check_errors(objects, after)
         for key in [key for key in objects if key.startswith("~used/")]:
             if objects.get(key[len("~used/") :]) != objects[key]:
                 raise Violation(f"{key[len('~used/') :]} is not at the end what it was when it was used")
+
+
+def _check_errors(objects: Objects, state: State) -> None:
+    """A run that has converged is as good as its rule asks, by the newest models that count."""
+    wanted = state.policy.convergence.rmse_f
+    trained = [row.figures for row in whole(objects, state).trail if "train" in row.stages]
+    found = [figures["rmse_f"] for figures in trained if "rmse_f" in figures]
+    if state.at == "converged" and wanted is not None and not (found and found[-1] <= wanted):
+        raise Violation(f"the run is converged although the force RMSE is {found[-1:]}, not below {wanted}")
+    rows = [row for row in whole(objects, state).trail if not row.left]
+    checked = [row.iteration for row in rows if row.figures.get("check")]
+    labelled = [row.iteration for row in rows if "label" in row.stages]
+    if checked and state.at == "converged" and not labelled[-1] > checked[-1]:
+        raise Violation(f"the run is converged although check frames of iteration {checked[-1]} have no label")
 
 
 def _check_counted(objects: Objects, state: State) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from operators.label.blind_spot import blind_spot
+from operators.label.blind_spot import blind_spot, rmse_below
 from operators.select.dump import Frame
 from operators.select.extxyz import write_frames
+from operators.selected import CHECKS_ENOUGH
 from operators.sums import write_sums
 from tests.label_run import LabelRun
 
@@ -64,7 +66,9 @@ def test_labels_are_scored_by_the_model_that_explored(tmp_path: Path) -> None:
         "labelled": 2.0,
         "discarded": 0.0,
         "blind_rmse_f": pytest.approx(0.144338, rel=1e-5),
+        "blind_labels": 2.0,
         "blind_ratio": pytest.approx(3.75),  # the median of 5 and 2.5
+        "blind_ratio_95": pytest.approx(4.875),
     }
 
 
@@ -119,3 +123,48 @@ def test_labels_that_are_too_strong_are_left_out(tmp_path: Path) -> None:
     assert f"label.max_force is {limit:g}" in report.messages[0]
     report = run.copy(tmp_path / "none", max_force=0.5 * min(strongest)).stage()
     assert (report.complete, report.classes) == (False, {"too_strong": 2})
+
+
+# --- check frames ---------------------------------------------------------------------------------------------------
+
+
+def sampled(
+    path: Path, candidates: int, checks: int, wrong: float = 0.01
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Figures where the model is wrong by WRONG for candidates, by `wrong` on one component for check frames."""
+    atoms = [copper(seed) for seed in range(candidates + checks)]
+    made = []
+    for number, one in enumerate(atoms):
+        error = WRONG if number < candidates else np.pad([[wrong * (1 + number % 2), 0, 0]], ((0, 3), (0, 0)))
+        made.append(("bulk", 0.1, Frame(one.cell.array, np.zeros(4, int), one.positions, forces=forces(one) + error)))
+    write_frames(path / "frames.extxyz", made, ["Cu"], checks=checks)
+    write_sums(path)
+    return blind_spot([(one, forces(one)) for one in atoms], path)
+
+
+def test_check_frames_are_told_apart(tmp_path: Path) -> None:
+    figures, summary = sampled(tmp_path, 3, 2)
+    assert [one.get("check") for one in figures] == [None] * 3 + [True] * 2
+    assert (summary["blind_labels"], summary["blind_ratio"]) == (3.0, pytest.approx(5.0))
+    assert summary["blind_rmse_f"] == pytest.approx(0.144338, rel=1e-5)
+    assert (summary["check_labels"], summary["check_rmse_f"]) == (2.0, pytest.approx(np.sqrt(5e-4 / 24), rel=1e-4))
+    assert "check_rmse_f_high" not in summary, "two are too few"
+
+
+def test_check_frames_alone(tmp_path: Path) -> None:
+    _, summary = sampled(tmp_path, 0, CHECKS_ENOUGH)
+    assert set(summary) == {"check_labels", "check_rmse_f", "check_rmse_f_high"}
+    assert summary["check_rmse_f"] < summary["check_rmse_f_high"] < 2 * summary["check_rmse_f"]
+
+
+def test_the_rmse_is_below_the_bound_with_the_confidence_that_is_told() -> None:
+    """Frames of two sizes whose errors differ from frame to frame: the bound holds in nearly all samples."""
+    random = np.random.default_rng(0)
+
+    def frames(number: int) -> list[tuple[float, int]]:
+        counts = random.choice([96, 288], number)
+        return [(float(count * 0.05**2 * random.gamma(8) / 8), int(count)) for count in counts]
+
+    for number in (10, 40):
+        held = [rmse_below(frames(number)) >= 0.05 for _ in range(1000)]
+        assert 0.92 < np.mean(held) < 0.99

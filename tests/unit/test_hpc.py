@@ -123,6 +123,7 @@ def made(*routes: Hpc, stage: str = "explore", attempt: int = 0) -> StageWorkflo
         "has_selected": True,
         "explore_stage": 0,
         "systems": [],
+        "calibration": {},
     }
     place = DataSpace(apps).stage(stage, 1, newest(stage, 1))
     name = f"cu-00000000-000001-{stage}-a{attempt}"

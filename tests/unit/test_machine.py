@@ -188,6 +188,109 @@ def test_nothing_to_label_and_not_accurate_ends_with_advice() -> None:
     assert state.at == "exhausted" and "f_trust_hi" in state.reason
 
 
+# --- check frames, and the force RMSE that convergence may ask for -----------------------------------------------
+
+
+def asking(rmse_f: float | None = 0.1, most: int = 5, **rules: Any) -> Policy:
+    asked = Convergence(rmse_f=rmse_f, **rules)
+    return first_state().policy.model_copy(update={"convergence": asked, "max_iterations": most})
+
+
+def checked(accurate: int, candidate: int, failed: int = 0) -> StageReport:
+    found = selected(accurate, candidate, failed)
+    return found.model_copy(update={"summary": {**found.summary, "check": 2.0}})
+
+
+def test_check_frames_make_no_iteration_but_the_last() -> None:
+    two_stages = first_state().policy.model_copy(update={"explore_stages": 2})
+    state = decide(running("select", policy=two_stages), seen(checked(100, 0))).state
+    assert (state.at, state.explore_stage) == ("explore.submitting", 1)
+    state = decide(running("select"), seen(checked(100, 0))).state
+    assert (state.at, state.iteration, state.final) == ("label.submitting", 1, "converged")
+    state = decide(running("select"), seen(checked(50, 0, 50))).state
+    assert state.at == "exhausted", "they are no reason to go on where nothing else is"
+
+
+def last_training(policy: Policy, iteration: int = 1, **figures: float) -> State:
+    row = IterationSummary(iteration=iteration, figures=figures, stages=["label"], final="converged")
+    return running("train", iteration=iteration, final="converged", policy=policy, trail=[row])
+
+
+def trained(iteration: int = 1, **figures: float) -> StageReport:
+    return report("train", iteration=iteration, summary=figures)
+
+
+def test_a_run_converges_when_its_last_models_are_good_enough_on_the_test_set() -> None:
+    state = last_training(asking(0.1), rmse_f=9.0)
+    assert decide(state, seen(trained(rmse_f=0.1))).state.at == "converged"
+    after = decide(state, seen(trained(rmse_f=0.101, train_rmse_f=0.01))).state
+    assert (after.at, after.iteration, after.final, after.trail[-1].final) == ("explore.submitting", 1, "", "")
+    assert after.trail[-1].stages == ["label", "train"] and after.trail[-1].figures["rmse_f"] == 0.101
+    assert "the force RMSE on the test set is 0.101 eV/A (convergence.rmse_f: 0.1)" in after.reason
+    # It goes on like any other iteration, and may claim again.
+    select = after.model_copy(update={"at": "select.running", "stage": "select"})
+    again = decide(select, seen(selected(98, 2, iteration=1))).state
+    assert (again.at, again.iteration, again.final) == ("label.submitting", 2, "converged")
+
+
+def test_without_a_test_set_the_check_frames_decide_with_confidence() -> None:
+    def ends(**figures: float) -> State:
+        return decide(last_training(asking(0.1), **figures), seen(trained(train_rmse_f=0.01))).state
+
+    assert ends(check_rmse_f=0.05, check_rmse_f_high=0.1).at == "converged"
+    above = ends(check_rmse_f=0.05, check_rmse_f_high=0.11)
+    assert above.at == "explore.submitting" and "of accurate frames may be 0.11 eV/A" in above.reason
+    unknown = ends(check_rmse_f=0.05)
+    assert unknown.at == "explore.submitting" and "too few check frames have a label" in unknown.reason
+
+
+def test_a_claim_that_fails_at_max_iterations_ends_the_run() -> None:
+    state = last_training(asking(0.1, most=4), iteration=4)
+    end = decide(state, seen(trained(4, rmse_f=0.2))).state
+    assert end.at == "exhausted"
+    assert end.reason.startswith(
+        "max_iterations (4) reached before convergence: exploration is accurate, but the force"
+    )
+    assert "`dpgen2-sm extend RUN" in end.reason
+    before = last_training(asking(0.1, most=4), iteration=3)
+    assert decide(before, seen(trained(3, rmse_f=0.2))).state.at == "explore.submitting"
+
+
+def test_a_claim_that_nothing_can_improve_ends_the_run() -> None:
+    trail = [IterationSummary(iteration=0, figures={"rmse_f": 0.2}, stages=["label", "train"])]
+    state = running("select", policy=asking(0.1), trail=trail)
+    end = decide(state, seen(selected(100, 0))).state
+    assert end.at == "exhausted" and "no frame was chosen to label, but the force RMSE" in end.reason
+    good = [trail[0].model_copy(update={"figures": {"rmse_f": 0.1}})]
+    assert decide(state.model_copy(update={"trail": good}), seen(selected(100, 0))).state.at == "converged"
+    assert decide(running("select", policy=asking(0.1)), seen(checked(100, 0))).state.at == "label.submitting"
+
+
+def test_the_newest_models_decide_that_count() -> None:
+    def end(*rows: tuple[float | None, bool, str]) -> str:
+        trail = [
+            IterationSummary(
+                iteration=number, figures={} if rmse is None else {"rmse_f": rmse}, left=left, stages=stages.split()
+            )  # type: ignore[arg-type]
+            for number, (rmse, left, stages) in enumerate(rows)
+        ]
+        state = running("select", policy=asking(0.1, most=9), trail=trail, iteration=len(rows) - 1)
+        return decide(state, seen(selected(100, 0, iteration=len(rows) - 1))).state.at
+
+    old, good, bad = (0.3, False, "label train"), (0.05, False, "label train"), (0.2, False, "label train")
+    none = (None, False, "explore")
+    assert (end(old, good, none), end(good, bad, none)) == ("converged", "exhausted")
+    assert end(old, good, (0.2, True, ""), none) == "converged", "a rewind dropped the models"
+    assert end(old, (0.05, True, "label train"), none) == "converged", "it went back to explore: they are used"
+
+
+def test_with_repeat_once_a_claim_that_fails_ends_the_run() -> None:
+    end = decide(last_training(asking(0.1, repeat="once")), seen(trained(rmse_f=0.2))).state
+    assert (
+        end.at == "exhausted" and "one iteration (convergence.repeat: once): exploration is accurate, but" in end.reason
+    )
+
+
 def test_k_clean_iterations_in_a_row() -> None:
     policy = first_state().policy.model_copy(update={"convergence": Convergence(clean_iterations=2)})
     once = decide(running("select", policy=policy), seen(selected(100, 0))).state

@@ -15,7 +15,14 @@ from conventions.documents import JobCounts, StageReport
 from conventions.names import STAGES, sha256
 from conventions.state import IterationSummary, Policy, State
 from statemachine.machine import Observation, Phase, decide
-from statemachine.machine.outlook import is_accurate, shares, warnings, why_not_converged
+from statemachine.machine.outlook import (
+    compared,
+    is_accurate,
+    shares,
+    training_limited,
+    warnings,
+    why_not_converged,
+)
 from statemachine.run.opening import open_poller
 from statemachine.run.record import Record
 from tests.conftest import Cli
@@ -70,6 +77,48 @@ def test_bad_signs_in_the_table() -> None:
     assert warnings({"train_rmse_f": 0.5}, {"rmse_f": 0.1}) == [], "of other data"
     half = row(0, accurate=25, candidate=25, failed=50)
     assert warnings(half.figures, {}) == [] and "More than half" not in why_not_converged([half], 0.95)
+
+
+# --- labels that do not help any more -----------------------------------------------------------------------
+
+LIMITED = "training-limited: more steps, not more labels (rmse_f 0.100 -> 0.098 with 4 labels more, 0.080 in training)"
+
+
+@pytest.mark.parametrize(
+    ("figures", "before", "expected"),
+    [
+        ({}, {}, LIMITED),
+        ({"train_rmse_f": 0.0783}, {}, ""),  # less than 0.8 of the error on the test set
+        ({"rmse_f": 0.0949}, {}, ""),  # labels helped
+        ({"labelled": 3.0}, {}, ""),  # less than a tenth of those before
+        ({}, {"labels": 0.0}, LIMITED),  # the run began with data
+        ({"labelled": 0.0}, {"labels": 0.0}, ""),
+        ({}, {"rmse_f": None}, ""),
+        ({"rmse_f": None}, {}, ""),
+        ({"train_rmse_f": None}, {}, ""),  # a trainer that does not tell it
+        ({"labelled": None}, {}, ""),
+    ],
+)
+def test_more_steps_not_more_labels(figures: dict[str, Any], before: dict[str, Any], expected: str) -> None:
+    def known(usual: dict[str, float], changes: dict[str, Any]) -> dict[str, float]:
+        return {name: value for name, value in {**usual, **changes}.items() if value is not None}
+
+    row = known({"rmse_f": 0.098, "train_rmse_f": 0.08, "labelled": 4.0}, figures)
+    then = known({"rmse_f": 0.100, "labels": 40.0}, before)
+    assert training_limited(row, then) == expected
+    assert warnings(row, then) == ([expected] if expected else [])
+
+
+def test_what_a_row_is_compared_with() -> None:
+    rows: list[dict[str, Any]] = [
+        {"labelled": 3.0, "rmse_f": 0.2, "train_rmse_f": 0.1},
+        {"labelled": 20.0, "rmse_f": 9.0, "left": True},
+        {"accurate": 3.0},
+        {"labelled": 2.0, "train_rmse_f": 0.3},
+        {},
+    ]
+    first = {"rmse_f": 0.2, "train_rmse_f": 0.1, "labels": 3.0}
+    assert list(compared(rows)) == [{}, first, first, first, {"train_rmse_f": 0.3, "labels": 5.0}]
 
 
 def test_a_class_without_frames_has_none_of_them() -> None:
@@ -208,6 +257,21 @@ def test_plan_before_a_run_is_begun(cli: Cli, stub_run: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
     code, _, errors = cli("plan", f"{tmp_path}/out")
     assert code == 2 and "no run" in errors
+
+
+def test_plan_shows_the_filters_with_their_defaults(cli: Cli, stub_run: Path) -> None:
+    levels = "select: {app: model_devi, f_trust_lo: 0.1, f_trust_hi: 0.4, fp_task_max: 5, cut_at_failed: true}\n"
+    text = stub_run.read_text()
+    stub_run.write_text(text.replace("select: {app: stub, accurate_after: 1}\n", levels))
+    code, output, _ = cli("plan", stub_run)
+    assert code == 0
+    lines = output.partition("which frames are labelled:\n")[2].splitlines()
+    assert "  select.min_distance_ratio 0.65 (default)" in lines and "  select.cut_at_failed true" in lines
+    assert "  select.min_distance none (default)" in lines and "  select.model_devi_skip 1 (default)" in lines
+    found = json.loads(cli("plan", stub_run, "--json")[1])["filters"]
+    assert found["select.min_distance_ratio"] == {"value": 0.65, "default": True}
+    stub_run.write_text(text)
+    assert "which frames" not in cli("plan", stub_run)[1], "a select of another kind has none"
 
 
 def test_plan_while_a_stage_runs(cli: Cli, stub_run: Path, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def dressed(stage: str = "explore", engine: dict[str, Any] | None = None, **sett
         "iteration": 1, "attempt": 0, "last": False, "finished": 0,
         "has_models": True, "has_selected": True, "explore_stage": 0,
         "systems": ["init/a/Cu1"],
+        "calibration": {},
     }  # fmt: skip
     what = (f"cu-00000000-000001-{stage}-a0", app(stage, APPS[stage]), place(stage), facts)
     config = StageConfig.model_validate({"app": APPS[stage], "image": "deepmd:3", "pod": POD, **settings})

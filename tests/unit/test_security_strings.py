@@ -102,7 +102,7 @@ def manifests(config: Any, stages: Sequence[str] = STAGES) -> str:
     facts = {
         "iteration": 1, "attempt": 0, "last": False, "finished": 0,
         "has_models": True, "has_selected": True, "explore_stage": 0,
-        "systems": ["init/a/Cu1"],
+        "systems": ["init/a/Cu1"], "calibration": {},
     }  # fmt: skip
     found = []
     for stage in stages:

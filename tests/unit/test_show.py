@@ -28,6 +28,11 @@ def test_the_cells_of_a_row(figures: dict[str, Any], cells: list[str]) -> None:
     assert iteration_cells(ROW | figures) == ["3", "1", *cells]
 
 
+def test_a_row_tells_of_accurate_frames() -> None:
+    figures = {"check_labels": 2.0, "check_rmse_f": 0.0213}
+    assert iteration_line(ROW | TESTED | figures, {}).endswith("accurate frames: rmse_f 0.021 (2 labels)")
+
+
 def test_the_table_fits_80_columns() -> None:
     wide = {"iteration": 9999, "explore_stage": 10, "labelled": 99999.0, "discarded": 9999.0, "accurate": 999999.0}
     assert len(table_line(list(COLUMNS))) == 80

@@ -20,7 +20,7 @@ from conventions.figures import Errors, TrainFigures
 from operators.registry import load_config
 from operators.train import dp_model
 from operators.train.deepmd import DeepmdConfig, check, check_files, committee, executables, tiny
-from operators.train.dp_judge import last_row
+from operators.train.dp_judge import last_rows
 from tests.stage_harness import record
 from tests.train_run import INPUT, SYSTEMS, TrainRun
 
@@ -327,9 +327,9 @@ def test_several_heads(tmp_path: Path) -> None:
 
 def test_the_curve_of_a_head() -> None:
     text = "# step rmse_trn_a rmse_e_trn_a rmse_trn_b rmse_e_trn_b lr\n 20 1 2 3 4 5\n"
-    assert last_row(text, "b")["rmse_e_trn"] == 4
+    assert last_rows(text, "b")[-1]["rmse_e_trn"] == 4
     with pytest.raises(ValueError, match="no header"):
-        last_row(text, "c")
+        last_rows(text, "c")
 
 
 def without(*keys: str) -> dict[str, Any]:
@@ -716,7 +716,8 @@ def test_a_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = faked(tmp_path, monkeypatch)
     report = run.stage()
     assert (report.complete, report.next, report.classes, report.messages) == (True, True, {"ok": 2}, [])
-    assert report.summary == {"rmse_e": 0.5, "rmse_f": 2.0, "new_rmse_f": 2.0}
+    trained = {"train_rmse_e": 0.02, "train_rmse_f": 0.3}
+    assert report.summary == {**trained, "rmse_e": 0.5, "rmse_f": 2.0, "new_rmse_f": 2.0}
     names = ["SHA256SUMS", "figures.json", "graph.000.pb", "graph.001.pb", "lcurve.000.out", "lcurve.001.out"]
     assert sorted(path.name for path in run.product().iterdir()) == names
     figures = TrainFigures.load((run.product() / "figures.json").read_bytes())
@@ -828,11 +829,13 @@ def test_a_job_without_a_marker_stands_for_its_tasks(tmp_path: Path, monkeypatch
     assert not report.complete
 
 
-def test_last_row() -> None:
-    row = last_row(curve(0, 40))
+def test_last_rows() -> None:
+    (row,) = last_rows(curve(0, 40))
     assert row == {"step": 40, "rmse_trn": 0.32, "rmse_e_trn": 0.015, "rmse_f_trn": 0.25, "lr": 0.001}
     with pytest.raises(ValueError, match="no header"):
-        last_row("1 2 3\n")
+        last_rows("1 2 3\n")
+    steps = [row["step"] for row in last_rows(curve(*range(0, 1001, 50)))]
+    assert steps == [900, 950, 1000], "the last tenth"
 
 
 def test_damaged_configuration(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def made(stage: str, systems: Sequence[str] = ("init/a/Cu1",), **changes: Any) -
     facts = {
         "iteration": 1, "attempt": 0, "last": False, "finished": 0,
         "has_models": True, "has_selected": True, "explore_stage": 0,
-        "systems": list(systems),
+        "systems": list(systems), "calibration": {},
     }  # fmt: skip
     settings: dict[str, Any] = {"prefix": "file:///data/run", "key_prefix": "", "image": "img", **changes}
     return build(f"cu-00000000-000001-{stage}-a0", app(stage, APPS[stage]), place(stage), facts, **settings)

@@ -54,6 +54,7 @@ def selection(workflow: Section, draft: Draft) -> None:
     source = part.part("model_devi", MODEL_DEVI)
     for key in ("f_trust_lo", "f_trust_hi"):
         draft.put(f"select.{key}", float(source.need_number(key)), source.at(key))
+    draft.put("select.model_devi_skip", 0, "ai2-kit counts the start of a trajectory, too")
     most = source.of("max_decent_per_traj", int, -1)
     if most > 0:
         source.lose("max_decent_per_traj", "a trajectory gives as many frames as are drawn; trj_freq keeps them apart")

@@ -30,6 +30,7 @@ def selection(explore: Section, fp: Section, draft: Draft) -> None:
         )
     most = int(fp.number("task_max", 10))
     draft.put("select.fp_task_max", most, "fp.task_max" if "task_max" in fp else "DPGEN2's default of fp.task_max")
+    draft.put("select.model_devi_skip", 0, "DPGEN2 counts the start of a trajectory, too")
     for number, each in enumerate(explore.of("filters", list, [])):
         _filter(Section(each, (FILTERS,), explore.report, f"{explore.at('filters')}[]"), number, draft)
 
