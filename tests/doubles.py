@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from conventions.documents import JobCounts, StageReport
+from conventions.documents import JobCounts, StageReport, StageUsed
 from conventions.errors import Conflict, NotFound
 from conventions.state import Policy, State
 from statemachine.engine import LiveJob, Phase, Status
@@ -84,6 +84,9 @@ class MemoryStore:
         raise NotImplementedError
 
 
+USED = StageUsed(began=1_800_000_000, wall=3600, cpu=9000.0, gpu=3600)
+
+
 @dataclass
 class FakeEngine:
     """Runs a stage in an instant when `run` is called, as a workflow does: claim, jobs, report."""
@@ -137,8 +140,8 @@ class FakeEngine:
             attempt=state.attempt,
             complete=spoiled != "incomplete",
             next=state.stage != "select" or not good,
-            jobs=JobCounts(planned=1, finished=1),
-            summary=figures if state.stage == "select" else {},
+            jobs=JobCounts(planned=1, finished=1, used=USED),
+            summary={"label": {"labelled": 5.0}, "select": figures}.get(state.stage, {}),
             messages=["job 000000: it broke"] if spoiled else [],
             files={"product": {"model": 3}},
         )
