@@ -255,7 +255,7 @@ def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         axes.plot(curve.steps, curve.rmse_e, color=BLUE, alpha=0.7, linewidth=1, label=label)
         label = "forces (eV/Å)" if number == 0 else None
         axes.plot(curve.steps, curve.rmse_f, color=ORANGE, alpha=0.7, linewidth=1, label=label)
-    axes.set(xlabel="step", ylabel="RMSE on training batches", yscale="log")
+    axes.set(xlabel=curves[0].unit, ylabel=f"RMSE on {curves[0].data}", yscale="log")
     axes.legend()
 
 
