@@ -112,6 +112,9 @@ class DoneMarker(Document):
         return bool(self.tasks) and all(task.code == 0 for task in self.tasks)
 
 
+COSTS = ("job_hours", "cpu_hours", "gpu_hours")  # of an iteration, in its row of the table
+
+
 class StageUsed(Strict):
     """What the jobs of a stage used, each when it was last run. Seconds."""
 
@@ -124,8 +127,8 @@ class StageUsed(Strict):
     @property
     def hours(self) -> dict[str, float]:
         """Figures for the iteration table."""
-        found = {"job_hours": self.wall, "cpu_hours": self.cpu, "gpu_hours": self.gpu}
-        return {name: seconds / 3600 for name, seconds in found.items() if seconds is not None}
+        found = zip(COSTS, (self.wall, self.cpu, self.gpu), strict=True)
+        return {name: seconds / 3600 for name, seconds in found if seconds is not None}
 
 
 class JobCounts(Strict):

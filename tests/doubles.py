@@ -9,9 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from conventions.documents import JobCounts, StageReport, StageUsed
+from conventions.documents import COSTS, JobCounts, StageReport, StageUsed
 from conventions.errors import Conflict, NotFound
-from conventions.state import Policy, State
+from conventions.state import IterationSummary, Policy, State
 from statemachine.engine import LiveJob, Phase, Status
 from statemachine.run.poller import Poller
 from statemachine.run.record import Record
@@ -82,6 +82,12 @@ class MemoryStore:
 
     def publish(self, path: Path, key: str, arrived: Arrived = lambda size: None) -> None:
         raise NotImplementedError
+
+
+def without_costs(rows: list[IterationSummary]) -> list[IterationSummary]:
+    """Rows of the table that can be compared: what jobs used differs from run to run."""
+    kept = [{name: value for name, value in row.figures.items() if name not in COSTS} for row in rows]
+    return [row.model_copy(update={"figures": figures}) for row, figures in zip(rows, kept, strict=True)]
 
 
 USED = StageUsed(began=1_800_000_000, wall=3600, cpu=9000.0, gpu=3600)

@@ -123,8 +123,8 @@ def resume(
     """
     from statemachine.cli.follow import follow_to_end
     from statemachine.machine.orders import Order
-    from statemachine.run.configuration import configuration
     from statemachine.run.opening import find_prefix, open_poller
+    from statemachine.run.orders import carry_out, stopped
 
     prefix = find_prefix(target)
     poller = open_poller(prefix)
@@ -133,11 +133,9 @@ def resume(
         orders.be_sure(f"is {state.home or 'the place where it works'} lost for good, with all that ran there?", yes)
         state = poller.take_over("taken over by the user")
     if state.at == "cancelling":
-        state = orders.stopped(poller)
+        state = stopped(poller)
     if state.hold or state.at in ("failed", "cancelled"):
-        if state.next_keeps_sha256:
-            configuration(poller.store, state, newest=True)  # the one that comes into force is there
-        poller.tell(Order("resume", "resumed by the user"))
+        carry_out(poller, Order("resume", "resumed by the user"))
     follow_to_end(prefix, interval)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from conventions.documents import COSTS
 from conventions.state import IterationSummary, State
 from statemachine.machine.outlook import needed, warnings
 from statemachine.run.record import Record
-from statemachine.run.trail import COSTS, readable
+from statemachine.run.trail import readable
 from statemachine.store import Store
 
 from .calibration import Calibration, calibrate

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from conventions.documents import COSTS
 from conventions.errors import Conflict, DataError, NotFound, StateError
 from conventions.names import sha256
 from conventions.space import DataSpace
@@ -16,7 +17,6 @@ from statemachine.store import Store
 
 ROWS = 8  # of an object; a state has fewer than twice as many
 RESTORE_HINT = "`dpgen2-sm doctor RUN --restore` restores the last good version"
-COSTS = ("job_hours", "cpu_hours", "gpu_hours")  # of an iteration, what its jobs used
 _SPACE = DataSpace({})
 
 

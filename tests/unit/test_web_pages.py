@@ -105,7 +105,7 @@ def test_a_run_is_named_by_its_uid_too_where_no_other_has_it(tmp_path: Path, pre
 def test_every_answer_is_guarded(pages: TestClient, path: str) -> None:
     headers = pages.get(path).headers
     assert headers["Content-Security-Policy"] == POLICY and "unsafe" not in POLICY
-    assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "no-referrer")
+    assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "same-origin")
     assert (headers["Cache-Control"], headers["Connection"]) == ("no-store", "close")
 
 
