@@ -128,7 +128,8 @@ class Orders:
             return HTMLResponse(pages.trouble("No such order", "There is no such order."), 404)
         order = _order_of(trigger, form)
         if order is None:
-            return HTMLResponse(pages.trouble("Not possible", "Give an iteration, and a stage to go back to."), 422)
+            wrong = "Give an iteration, and a stage to go back to."
+            return HTMLResponse(pages.trouble("Not possible", wrong, request.url.path.rpartition("/")[0]), 422)
         return self._of_run(request, lambda run: self._ask_or_do(run, session, order, form))
 
     def _ask_or_do(self, run: Seen, session: Session, order: Order, form: Mapping[str, str]) -> Response:
@@ -179,7 +180,8 @@ class Orders:
         try:
             return page(run)
         except (Dpgen2Error, OSError) as error:
-            return HTMLResponse(pages.trouble("Not done", told(error)), 503 if isinstance(error, Busy) else 422)
+            found = pages.trouble("Not done", told(error), f"/run/{run.name}/orders")
+            return HTMLResponse(found, 503 if isinstance(error, Busy) else 422)
 
 
 def _posted(work: Callable[[Request, Form], Response], most: int) -> Callable[[Request], Awaitable[Response]]:

@@ -102,9 +102,9 @@ def sure(
     return _page("sure.html", name=name, state=state, csrf=csrf, changes=changes, notes=notes, orders=True, **asked)
 
 
-def trouble(title: str, text: str) -> str:
-    """Why there is no such page, or not now."""
-    return _page("trouble.html", title=title, text=text)
+def trouble(title: str, text: str, back: str = "") -> str:
+    """Why there is no such page, or not now; and from where to try again."""
+    return _page("trouble.html", title=title, text=text, back=back)
 
 
 def style() -> bytes:
