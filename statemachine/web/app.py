@@ -108,6 +108,7 @@ class Site:
             Route(f"{at}/jobs", self._answer(self._present_jobs)),
             Route(f"{at}/jobs/{{stage:str}}/{{iteration:int}}", self._answer(self._jobs)),
             Route(f"{at}/log/{{stage:str}}/{{iteration:int}}/{{job:int}}", self._answer(self._log)),
+            Route(f"{at}/steps", self._answer(self._steps)),
             *self.orders,
             Route(f"{at}/{{kind:str}}/{{path:path}}", self._answer(self._files)),
         ]
@@ -159,19 +160,20 @@ class Site:
             return state, jobs.jobs(store, state, stage, iteration, first)
 
         state, found = view.ask(question)
-        tag = pages.jobs_tag(stage, iteration, state.iteration, found)
+        tag = pages.jobs_tag(state, stage, iteration, found)
         return _live(
             request,
             tag,
-            lambda: pages.jobs(
-                run.name, state.run, stage, iteration, state.iteration, found, tag, self.every, bool(self.orders)
-            ),
+            lambda: pages.jobs(run.name, state, stage, iteration, found, tag, self.every, bool(self.orders)),
         )
 
     def _log(self, request: Request, run: Seen, view: View) -> Response:
         at = request.path_params
         text = view.ask(lambda store, state: jobs.log(store, state, at["stage"], at["iteration"], at["job"]))
         return PlainTextResponse(known.redact(text))
+
+    def _steps(self, request: Request, run: Seen, view: View) -> Response:
+        return PlainTextResponse(known.redact(view.ask(jobs.steps)))
 
     def _files(self, request: Request, run: Seen, view: View) -> Response:
         kind, path = request.path_params["kind"], request.path_params["path"]

@@ -45,26 +45,25 @@ def run(name: str, shown: Shown, every: float = EVERY, orders: bool = False) -> 
     return _page("run.html", **shown.values, name=name, shown=shown, tag=shown.tag, every=every, orders=orders)
 
 
-def jobs_tag(stage: str, iteration: int, newest: int, found: Jobs) -> str:
+def jobs_tag(state: State, stage: str, iteration: int, found: Jobs) -> str:
     """Changes when that page does."""
-    return sha256(repr((stage, iteration, newest, found)).encode())[:32]
+    return sha256(repr((stage, iteration, state.stage, state.iteration, found)).encode())[:32]
 
 
 def jobs(
     name: str,
-    title: str,
+    state: State,
     stage: str,
     iteration: int,
-    newest: int,
     found: Jobs,
     tag: str,
     every: float = EVERY,
     orders: bool = False,
 ) -> str:
     """The jobs of a stage."""
-    place = {"stage": stage, "iteration": iteration, "newest": newest, "stages": STAGES}
+    place = {"stage": stage, "iteration": iteration, "stages": STAGES}
     shown = {"found": found, "page": PAGE, "tag": tag, "every": every, "orders": orders}
-    return _page("jobs.html", name=name, title=title, **shown, **place)
+    return _page("jobs.html", name=name, state=state, **shown, **place)
 
 
 def folder(name: str, title: str, kind: str, path: str, found: Folder, orders: bool = False) -> str:
