@@ -199,12 +199,13 @@ def daemon(
     hooks are off.
 
     On this machine it serves the pages of `dpgen2-sm web`, too. Who reaches them sees all that the runs have: at an
-    address that others can reach they are served with --pages only.
+    address that others can reach they are served with --pages only. With a token in DPGEN2_WEB_TOKEN (or in the file
+    that DPGEN2_WEB_TOKEN_FILE names) who knows it can give orders there: see `dpgen2-sm web --help`.
 
     People are told of ends, pauses and what needs them where the environment says how: by a signed webhook
     (DPGEN2_WEBHOOK_URL with DPGEN2_WEBHOOK_KEY), or by Apprise to Slack, Feishu, mail and others (DPGEN2_NOTIFY_URLS).
-    DPGEN2_NOTIFY_ON chooses of converged, exhausted, failed, paused, needs_person, iteration. docs/operations.md has
-    more. `run`, `resume` and `step` do so, too.
+    DPGEN2_NOTIFY_ON chooses of converged, exhausted, failed, cancelled, paused, needs_person, iteration.
+    docs/operations.md has more. `run`, `resume` and `step` do so, too.
     """
     from statemachine.daemon.serve import serve
     from statemachine.run.opening import find_prefix
