@@ -87,13 +87,20 @@ class OutputFile(Strict):
     sha256: str = Field(pattern=DIGEST)
 
 
+_SECONDS, _SUM = 10**11, 10**30  # more cannot be; what jobs write must not overflow later
+
+
 class Used(Strict):
     """What a job used when it was last run."""
 
-    began: int = Field(ge=0, description="When it began by the clock of its machine, seconds since 1970.")
-    wall: int = Field(ge=0, description="Seconds from then to its end.")
-    cpu: float = Field(ge=0, description="Seconds of processors that the programs used which it started there.")
-    queued: int | None = Field(None, ge=0, description="Seconds that it had waited in the queue of a batch system.")
+    began: int = Field(ge=0, le=_SECONDS, description="When it began by the clock of its machine, seconds since 1970.")
+    wall: int = Field(ge=0, le=_SECONDS, description="Seconds from then to its end.")
+    cpu: float = Field(
+        ge=0, le=_SECONDS, description="Seconds of processors that the programs used which it started there."
+    )
+    queued: int | None = Field(
+        None, ge=0, le=_SECONDS, description="Seconds that it had waited in the queue of a batch system."
+    )
 
 
 class DoneMarker(Document):
@@ -118,11 +125,15 @@ COSTS = ("job_hours", "cpu_hours", "gpu_hours")  # of an iteration, in its row o
 class StageUsed(Strict):
     """What the jobs of a stage used, each when it was last run. Seconds."""
 
-    began: int = Field(ge=0, description="When the first of them began, since 1970.")
-    wall: int = Field(ge=0, description="Of all jobs together.")
-    cpu: float = Field(ge=0, description="Of all processors.")
-    gpu: int | None = Field(None, ge=0, description="`wall` times the GPUs of a job; missing where that is not known.")
-    queued: float | None = Field(None, ge=0, description="Mean wait of a job in the queue of a batch system.")
+    began: int = Field(ge=0, le=_SECONDS, description="When the first of them began, since 1970.")
+    wall: int = Field(ge=0, le=_SUM, description="Of all jobs together.")
+    cpu: float = Field(ge=0, le=_SUM, description="Of all processors.")
+    gpu: int | None = Field(
+        None, ge=0, le=_SUM, description="`wall` times the GPUs of a job; missing where that is not known."
+    )
+    queued: float | None = Field(
+        None, ge=0, le=_SECONDS, description="Mean wait of a job in the queue of a batch system."
+    )
 
     @property
     def hours(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from conventions.documents import DoneMarker, JobCounts, StageReport, StageUsed, Used
+from conventions.errors import DataError
 from conventions.hpc import Resources
 from conventions.names import STAGES
 from operators.jobs import TaskOutput, job_counts
@@ -53,6 +54,16 @@ def test_documents_of_the_version_before_are_read() -> None:
         json.dumps({"schema_version": 1, **report, "jobs": {"planned": 1, "finished": 1}}).encode()
     )
     assert found.jobs.used is None
+
+
+@pytest.mark.parametrize("name", ["began", "wall", "cpu", "queued"])
+@pytest.mark.parametrize("value", [-1, 10**400, "NaN", "1"])
+def test_times_that_cannot_be_are_no_marker(name: str, value: object) -> None:
+    """A job writes them: what is summed of them must be a number of hours."""
+    used = {"began": 1, "wall": 1, "cpu": 1.0, "queued": 1, name: value}
+    marker = {"schema_version": 2, "job_id": "000000", "inputs": "0" * 64, "tasks": [], "files": [], "used": used}
+    with pytest.raises(DataError):
+        DoneMarker.load(json.dumps(marker).encode())
 
 
 @pytest.mark.parametrize(
