@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,10 +21,12 @@ from conventions.state import IterationSummary
 from operators.pod.hint import NONCE, SIGNATURE, TIMESTAMP, sign, signed
 from statemachine.daemon.hints import Keys
 from statemachine.daemon.web import BODY, CONNECTIONS, Server, address
+from statemachine.run.record import Record
 from statemachine.store import open_store
 from statemachine.web import server as limits
 from statemachine.web.app import POLICY
 from statemachine.web.board import Seen
+from statemachine.web.login import COOKIE, Login
 from tests.conftest import Cli
 from tests.doubles import first_state
 from tests.report_run import campaign
@@ -174,6 +178,32 @@ def test_the_pages_show_what_the_daemon_knows(server: Server, daemon: FakeDaemon
 def test_only_probes_and_hints_may_call_this_machine_by_another_name(server: Server, path: str, status: int) -> None:
     assert ask(server, "GET", path, Host="evil.example").status == status
     assert ask(server, "POST", "/hook", Host="evil.example", **signed(KEY, b"")).status == 202
+
+
+def test_an_order_wakes_the_daemon_and_hints_are_no_orders(daemon: FakeDaemon, stub_run: Path, cli: Cli) -> None:
+    assert cli("init", stub_run)[0] == 0
+    prefix = f"file://{stub_run.parent}/out"
+    daemon.runs = [SimpleNamespace(prefix=prefix, state=None, error="")]
+    login = Login(KEY)
+    cookie = f"{COOKIE}={login.enter(KEY, 'here')}"
+    session = login.session({COOKIE: cookie.partition("=")[2]})
+    assert session is not None
+    server = Server(("127.0.0.1", 0), daemon, Keys(KEY), login=login)  # type: ignore[arg-type]
+    at = f"/run/{Seen(prefix).name}/orders/pause"
+
+    def order(**fields: str) -> Any:
+        form = urlencode({"csrf": session.csrf, **fields}).encode()
+        kind = "application/x-www-form-urlencoded"
+        return ask(server, "POST", at, form, Cookie=cookie, Sec_Fetch_Site="same-origin", Content_Type=kind)
+
+    try:
+        (sure,) = re.findall('name="sure" value="([0-9a-f]+)"', order().text)
+        assert daemon.hints == [] and order(sure=sure).status == 303 and daemon.hints == ["stub"]
+        assert ask(server, "POST", "/hook", **signed(KEY, b"")).status == 202
+        assert ask(server, "POST", "/", **signed(KEY, b"")).status == 404
+    finally:
+        server.stop()
+    assert Record(open_store(prefix)).load().state.hold
 
 
 @pytest.mark.parametrize(
