@@ -189,7 +189,7 @@ class Scene:
         check_history(contents, state)
         space = state.place.space
         data = {
-            key: _USED.sub(b"", value.replace(str(self.root).encode(), b"ROOT"))
+            key: _USED.sub(b'"used":0', value.replace(str(self.root).encode(), b"ROOT"))
             for key, value in contents.items()
             if key != space.state and not key.startswith((space.events, space.probe)) and "/claim/" not in key
         }  # fmt: skip
