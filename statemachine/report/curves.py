@@ -65,7 +65,8 @@ def parse_curve(text: str) -> Curve:
 def parse_mace(text: str) -> Curve:
     """The evaluations in a results file of MACE, thinned to some hundred; lines that cannot be read are left out.
 
-    The first one is of the model before its training. Of several heads the last one counts, which is the run's own.
+    The first one is of the model before its training. What a training does again after an interruption replaces what it
+    did before. Of several heads the last one counts, which is the run's own.
 
     >>> parse_mace('{"mode": "eval", "epoch": null, "rmse_e_per_atom": 0.1, "rmse_f": 0.2}').rmse_f
     [0.2]
@@ -76,8 +77,11 @@ def parse_mace(text: str) -> Curve:
             row = json.loads(line) if '"eval"' in line else {}
             epoch = row["epoch"]
             numbers = (0 if epoch is None else epoch + 1, float(row["rmse_e_per_atom"]), float(row["rmse_f"]))
-            if all(map(math.isfinite, numbers)):
-                by_head.setdefault(str(row.get("head")), []).append(numbers)
+            rows = by_head.setdefault(str(row.get("head")), [])
+            if all(map(math.isfinite, numbers)) and (epoch is not None or not rows):
+                while rows and rows[-1][0] >= numbers[0]:
+                    rows.pop()
+                rows.append(numbers)
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             continue
     rows = list(by_head.values())[-1] if by_head else []

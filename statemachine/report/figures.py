@@ -40,7 +40,8 @@ class Figures:
     def costs(self) -> dict[str, float]:
         """Hours of jobs, processors and GPUs in all iterations, also in what a rewind dropped; missing: not known."""
         rows = [one.row.figures for one in self.iterations]
-        return {name: sum(row.get(name, 0.0) for row in rows) for name in COSTS if any(name in row for row in rows)}
+        told = [name for name in COSTS if any(name in row for row in rows)]
+        return {name: round(sum(row.get(name, 0.0) for row in rows), 6) for name in told}
 
     @property
     def times(self) -> list[StageTimes]:

@@ -126,10 +126,12 @@ def number(value: float | None, digits: int = 3) -> str:
 def hours(seconds: float | None) -> str:
     """
     >>> hours(None), hours(90), hours(4567890)
-    ('–', '0.025', '1,269')
+    ('–', '0.0250', '1,269')
     """
     if seconds is None:
         return "–"
+    if seconds < 360:
+        return f"{seconds / 3600:.4f}"
     return f"{seconds / 3600:.3g}" if seconds < 360_000 else f"{seconds / 3600:,.0f}"
 
 

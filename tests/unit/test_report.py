@@ -354,6 +354,8 @@ def test_a_curve_of_mace() -> None:
     ]
     lines = [evaluation(None, 0.4), opt, *bad, evaluation(0, 0.2), opt, evaluation(1, 0.1)]
     assert parse_mace("\n".join(lines)) == Curve([0, 1, 2], [0.5] * 3, [0.4, 0.2, 0.1], "epoch", "validation data")
+    again = [*lines, evaluation(None, 0.2), evaluation(0, 0.3), evaluation(1, 0.25)]
+    assert parse_mace("\n".join(again)).rmse_f == [0.4, 0.3, 0.25]
     heads = [evaluation(None, 9, "pt_head"), evaluation(None, 0.4, "mine"), evaluation(0, 8, "pt_head")]
     assert parse_mace("\n".join(heads)).rmse_f == [0.4]
     assert 250 < len(parse_mace("\n".join(evaluation(n, 0.1) for n in range(10_000))).steps) < 350
