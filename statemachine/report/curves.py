@@ -48,8 +48,8 @@ def read_curves(store: Store, state: State) -> list[Curve]:
 def parse_curve(text: str) -> Curve:
     """An lcurve.out, thinned to some hundred rows; rows that cannot be read are left out.
 
-    >>> parse_curve("# step rmse_e_trn rmse_f_trn\\n0 0.1 0.2\\n")
-    Curve(steps=[0.0], rmse_e=[0.1], rmse_f=[0.2])
+    >>> parse_curve("# step rmse_e_trn rmse_f_trn\\n0 0.1 0.2\\n").rmse_f
+    [0.2]
     """
     lines = text.splitlines()
     names = next((line.split()[1:] for line in lines if line.startswith("#")), [])

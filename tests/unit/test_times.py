@@ -150,7 +150,7 @@ def test_the_table_of_times(figures: tuple[MemoryStore, Figures]) -> None:
     page = render(found, store)
     assert "<td>30 s<td>–<td>0.0889<td>0.356<td>0.0889</tr>" in page
     assert found.costs == pytest.approx(
-        {"job_hours": 8 * 160 / 3600, "cpu_hours": 8 * 640 / 3600, "gpu_hours": 4 * 160 / 3600}
+        {"job_hours": 8 * 160 / 3600, "cpu_hours": 8 * 640 / 3600, "gpu_hours": 4 * 160 / 3600}, abs=1e-6
     )
     assert "1.42 CPU hours, 0.178 GPU hours" in page
 
