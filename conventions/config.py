@@ -18,7 +18,7 @@ from .documents import Document, Strict
 from .errors import did_you_mean
 from .forms import form, form_error
 from .hpc import Hpc
-from .names import RUN_NAME
+from .names import GPU_STAGES, RUN_NAME
 from .state import Convergence, Policy
 
 # fmt: off
@@ -293,6 +293,15 @@ class RunConfig(Document):
     @property
     def stages(self) -> dict[str, StageConfig]:
         return {"label": self.label, "train": self.train, "explore": self.explore, "select": self.select}
+
+    def gpus(self, stage: str) -> int | None:
+        """GPUs of each job of a stage; None where the configuration does not say."""
+        if routes := self.stages[stage].routes:
+            found = {route.resources.gpus for route in routes}
+            return found.pop() if len(found) == 1 else None
+        if isinstance(self.engine, LocalConfig):
+            return int(stage in GPU_STAGES) if self.engine.gpus else None
+        return self.stages[stage].pod.gpu
 
     def work(self) -> dict[str, Any]:
         """The keys that determine the inputs of jobs: equal for configurations that differ only in how jobs are run."""

@@ -167,7 +167,7 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
             attempt=params.attempt,
             complete=complete,
             next=selected > 0,
-            jobs=job_counts(params.n_jobs, pool.outputs),
+            jobs=job_counts(params.n_jobs, pool.outputs, config.gpus("select")),
             classes=classes,
             summary=summary,
             messages=messages,

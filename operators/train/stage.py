@@ -15,6 +15,7 @@ from conventions.errors import ConfigError, did_you_mean
 from conventions.space import DataSpace
 from operators.core import Input, JobContext, PlanContext, ReduceContext, Reduced, ReduceParams
 from operators.jobs import TaskOutput, job_counts, write_report
+from operators.registry import load_config
 
 from .absorption import write_figures
 
@@ -152,7 +153,7 @@ def write_committee(
         attempt=params.attempt,
         complete=complete,
         next=complete,
-        jobs=job_counts(params.n_jobs, tasks),
+        jobs=job_counts(params.n_jobs, tasks, load_config(ctx.config.read_bytes()).gpus("train")),
         classes={kind: number for kind, number in sorted(classes.items()) if number},
         summary=summary,
         messages=list(dict.fromkeys(message for _, _, message in judged if message))[:5],

@@ -45,7 +45,11 @@ COLUMNS = {  # with widths: 80 characters in all
 def status_of(prefix: str, last: int | None = None) -> dict[str, Any]:
     """Where a run stands, as plain data, with the last iterations; by default with all."""
     store = open_store(prefix)
-    state = Record(store).load().state
+    return described(store, Record(store).load().state, last)
+
+
+def described(store: Store, state: State, last: int | None = None) -> dict[str, Any]:
+    """The same of a state that was read."""
     trail, damage = readable(store, state, last)
     found: dict[str, Any] = {
         "run": state.run,

@@ -63,16 +63,21 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Parse a configuration file; keys that begin with `_` are comments and left out."""
     try:
         with open(path, "rb") as stream:
-            data = stream.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise ConfigError(f"{path}: larger than {LARGEST >> 20} MiB; not a configuration file")
-        text = data.decode("utf-8")
+            return parse_mapping(stream.read(LARGEST + 1), path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: this is a folder, not a configuration file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def parse_mapping(data: bytes, path: Path) -> dict[str, Any]:
+    """Parse what a configuration file holds; errors name `path`, which is not read."""
+    if len(data) > LARGEST:
+        raise ConfigError(f"{path}: larger than {LARGEST >> 20} MiB; not a configuration file")
+    try:
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
     yaml = YAML(typ="safe", pure=True)
@@ -144,11 +149,15 @@ def read_prefix(path: Path) -> str:
 
 def read_config(path: Path) -> Any:
     """The checked configuration, with the options of its apps."""
+    return check_config(read_mapping(path), path)
+
+
+def check_config(document: dict[str, Any], path: Path) -> Any:
+    """The same of what was parsed."""
     from operators.committee import check_drives
     from operators.registry import app, config_model
     from operators.setup import check_setup
 
-    document = read_mapping(path)
     try:
         model = config_model(document)
     except ConfigError as error:
