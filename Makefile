@@ -6,7 +6,7 @@ PEERS = .venv-peers
 TORCH = .venv-torch
 MUTANTS = .venv-mutants
 
-.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines test-torch soak figures search mutants lint deploy-check constraints bench bench-peers docs site clean
+.PHONY: demo demo-water-xtb demo-water-cp2k test test-servers test-engines test-torch test-adopt soak figures search mutants lint deploy-check constraints bench bench-peers docs site clean
 
 demo: $(VENV)/.local ## copper on one machine: trains a force field to convergence (about 3 minutes after set-up)
 	$(BIN)/python -W ignore examples/copper/make_test_set.py
@@ -32,6 +32,9 @@ test-engines: $(VENV)/.local $(VENV)/.dev ## end to end with dp, lmp, cp2k, pw.x
 test-torch: $(VENV)/.dev $(TORCH)/.pytorch $(TORCH)/.mace ## PyTorch and MACE end to end; each in a virtual environment of its own (5 GB)
 	DPGEN2_TORCH_VENV=$(TORCH)/pytorch DPGEN2_MACE_VENV=$(TORCH)/mace $(BIN)/pytest -n 2 --dist loadfile -m engines \
 	  tests/e2e/test_train_pytorch.py tests/e2e/test_train_mace.py
+
+test-adopt: $(VENV)/.dev $(PEERS)/.done ## the real DP-GEN, killed before each change of an iteration: adopted, and finished (10 minutes)
+	DPGEN2_PEERS_VENV=$(PEERS) $(BIN)/pytest --figures tests/e2e/test_adopt_dpgen.py
 
 soak: $(VENV)/.dev ## kills, orders and damages at random: make soak SECONDS=3600 SEED=7
 	SOAK_SECONDS=$(or $(SECONDS),600) SOAK_SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/fault/test_soak.py tests/fault/test_soak_orders.py
@@ -63,11 +66,12 @@ bench: $(VENV)/.local ## the figures of benchmarks/README.md; run on an idle mac
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/s3.py
 	$(BIN)/python benchmarks/cluster.py
+	$(BIN)/python benchmarks/pods.py
 	$(BIN)/python benchmarks/hook.py
 	$(BIN)/python benchmarks/daemon.py
 	$(BIN)/python benchmarks/report.py
 
-bench-peers: $(PEERS)/.done ## DP-GEN, for benchmarks/orchestration.py to compare with; in a virtual environment of its own
+bench-peers: $(PEERS)/.done ## DP-GEN, which benchmarks/orchestration.py compares with; in a virtual environment of its own
 
 docs: $(VENV)/.dev ## the generated pages: the machine's diagram, keys of DP-GEN and DPGEN2, every key of run.yaml
 	$(BIN)/python docs/make_diagram.py

@@ -30,6 +30,7 @@ from conventions.documents import JobCounts, StageReport
 from conventions.names import sha256
 from conventions.state import State
 from operators.pod.hint import send
+from statemachine.daemon.schedule import NAMED
 from tests import servers
 
 ROOT = Path(__file__).parent.parent
@@ -223,7 +224,7 @@ def follow(world: World, states: dict[str, State], pid: int, log: Path, started:
     name, state = next(iter(states.items()))
     world.asked.clear()
     hint(url, state.workflow)
-    time.sleep(20)
+    time.sleep(sum(NAMED) + 3)
     named = sum(f"/{name}/" in path or state.run_uid[:8] in path for path in world.asked)
     world.asked.clear()
     hint(url, "")

@@ -100,7 +100,7 @@ def selection(folder: Path) -> Callable[[], None]:
             atomic_numbers(["Cu", "O"]),
             seed=1,
             maximum=CHOSEN,
-            per_system=None,
+            limits={"bulk": CHOSEN},
             reject=lambda frame: rejection(frame, 0.5, 5.0, 60.0),
             known=set(),
         )

@@ -162,7 +162,7 @@ class Repository(Strict):
 class Hook(Strict):
     """The daemon's hook, called when a workflow ends: see `dpgen2-sm daemon --listen`."""
 
-    url: Endpoint = Field(description="URL of the daemon's /hook as pods see it: http://dpgen2-sm.argo:8080/hook")
+    url: Endpoint = Field(description="URL of the daemon's /hook as pods see it: http://dpgen2-sm.dpgen2:8080/hook")
     key: SecretKey = Field(description="Secret with the daemon's DPGEN2_HOOK_KEY.")
 
 
@@ -195,6 +195,11 @@ class ArgoConfig(Strict):
         f"dpgen2-sm:{__version__}", description="Image of the Python operators; jobs without one use it too."
     )
     pod: Pod = Field(Pod(), description="Pods of the Python operators: guard, plan, reduce.")
+    pod_security: Literal["baseline", "restricted"] = Field(
+        "baseline",
+        description="The Pod Security Standard that the pods meet. For `restricted` every container runs as user 8737 "
+        "(another one by `pod.patch`), not as the user of its image.",
+    )
     parallelism: int | None = Field(None, ge=1, le=10**5, description="Pods of a workflow at once.")
     hours: float | None = Field(None, gt=0, le=10**5, description="A workflow that runs longer is stopped.")
     labels: dict[LabelKey, LabelValue] = Field({}, description="Labels of the workflows.")

@@ -18,7 +18,7 @@ from .documents import Document, Strict
 from .errors import did_you_mean
 from .forms import form, form_error
 from .hpc import Hpc
-from .names import RUN_NAME
+from .names import GPU_STAGES, RUN_NAME
 from .state import Convergence, Policy
 
 # fmt: off
@@ -104,6 +104,23 @@ class Slab(Strict):
         return self
 
 
+class Pack(Strict):
+    """Cubic boxes, filled at random with the molecules (or single atoms) that the files have."""
+
+    molecules: list[Annotated[int, Field(ge=0, le=10**5)]] = Field(
+        min_length=1, description="How many of each structure of the files, in their order."
+    )
+    density: float = Field(gt=0, le=50, description="g/cm3: how large the box is.")
+    tolerance: float = Field(1.8, ge=0.4, le=10, description="Least distance between atoms of two molecules, Angstrom.")
+    boxes: int = Field(1, ge=1, le=10**5, description="How many different ones.")
+
+    @model_validator(mode="after")
+    def _some(self) -> Pack:
+        if not any(self.molecules):
+            raise ValueError("molecules: all are 0; give at least one a number")
+        return self
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -130,6 +147,7 @@ class Structures(Strict):
         [1, 1, 1], min_length=3, max_length=3, description="Repetitions of the cell along its three vectors."
     )
     slab: Slab | None = Field(None, description="Cut this surface first.")
+    pack: Pack | None = Field(None, description="Fill boxes with the files' molecules; instead of slab and super_cell.")
     scale: list[Annotated[float, Field(gt=0, lt=10)]] = Field([1.0], min_length=1, description="Factors on the cell.")
     substitute: dict[Element, Annotated[dict[Element, Fraction], Field(min_length=1)]] = Field(
         {}, description="Elements that take the places of another one at random: {Cu: {Cu: 0.5, Au: 0.5}}."
@@ -138,6 +156,12 @@ class Structures(Strict):
     pert_numb: int = Field(0, ge=0, le=10**5, description="Perturbed copies of each cell; 0 keeps the cell as it is.")
     pert_box: float = Field(0.0, ge=0, lt=1, description="Largest relative strain of a perturbed cell.")
     pert_atom: float = Field(0.0, ge=0, lt=10, description="Largest displacement of an atom along each axis, Angstrom.")
+
+    @model_validator(mode="after")
+    def _either(self) -> Structures:
+        if self.pack and (self.slab or self.super_cell != [1, 1, 1] or self.scale != [1.0]):
+            raise ValueError("pack makes the box: remove slab, super_cell and scale (density says how large it is)")
+        return self
 
     @model_validator(mode="after")
     def _fractions(self) -> Structures:
@@ -269,6 +293,15 @@ class RunConfig(Document):
     @property
     def stages(self) -> dict[str, StageConfig]:
         return {"label": self.label, "train": self.train, "explore": self.explore, "select": self.select}
+
+    def gpus(self, stage: str) -> int | None:
+        """GPUs of each job of a stage; None where the configuration does not say."""
+        if routes := self.stages[stage].routes:
+            found = {route.resources.gpus for route in routes}
+            return found.pop() if len(found) == 1 else None
+        if isinstance(self.engine, LocalConfig):
+            return int(stage in GPU_STAGES) if self.engine.gpus else None
+        return self.stages[stage].pod.gpu
 
     def work(self) -> dict[str, Any]:
         """The keys that determine the inputs of jobs: equal for configurations that differ only in how jobs are run."""

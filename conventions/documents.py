@@ -87,28 +87,73 @@ class OutputFile(Strict):
     sha256: str = Field(pattern=DIGEST)
 
 
+_SECONDS, _SUM = 10**11, 10**30  # more cannot be; what jobs write must not overflow later
+
+
+class Used(Strict):
+    """What a job used when it was last run."""
+
+    began: int = Field(ge=0, le=_SECONDS, description="When it began by the clock of its machine, seconds since 1970.")
+    wall: int = Field(ge=0, le=_SECONDS, description="Seconds from then to its end.")
+    cpu: float = Field(
+        ge=0, le=_SECONDS, description="Seconds of processors that the programs used which it started there."
+    )
+    queued: int | None = Field(
+        None, ge=0, le=_SECONDS, description="Seconds that it had waited in the queue of a batch system."
+    )
+
+
 class DoneMarker(Document):
     """`done/{job_id}.json`: written last, names everything that must be in the job's `out/`."""
 
+    supported: ClassVar[int] = 2
+    schema_version: int = Field(2, ge=1)
     job_id: str = Field(pattern=_ID)
     inputs: str = Field(pattern=DIGEST, description="Digest of the job's `in/`.")
     tasks: list[TaskResult]
     files: list[OutputFile]
+    used: Used | None = Field(None, description="Missing in markers of version 1.")
 
     @property
     def succeeded(self) -> bool:
         return bool(self.tasks) and all(task.code == 0 for task in self.tasks)
 
 
+COSTS = ("job_hours", "cpu_hours", "gpu_hours")  # of an iteration, in its row of the table
+
+
+class StageUsed(Strict):
+    """What the jobs of a stage used, each when it was last run. Seconds."""
+
+    began: int = Field(ge=0, le=_SECONDS, description="When the first of them began, since 1970.")
+    wall: int = Field(ge=0, le=_SUM, description="Of all jobs together.")
+    cpu: float = Field(ge=0, le=_SUM, description="Of all processors.")
+    gpu: int | None = Field(
+        None, ge=0, le=_SUM, description="`wall` times the GPUs of a job; missing where that is not known."
+    )
+    queued: float | None = Field(
+        None, ge=0, le=_SECONDS, description="Mean wait of a job in the queue of a batch system."
+    )
+
+    @property
+    def hours(self) -> dict[str, float]:
+        """Figures for the iteration table."""
+        found = zip(COSTS, (self.wall, self.cpu, self.gpu), strict=True)
+        return {name: seconds / 3600 for name, seconds in found if seconds is not None}
+
+
 class JobCounts(Strict):
     planned: int = Field(ge=0)
     finished: int = Field(ge=0)
     failed: int = Field(0, ge=0, description="Jobs without a good marker.")
+    used: StageUsed | None = Field(None, description="Missing where no job told, as before version 2 of markers.")
 
 
 class StageReport(Document):
     """`report.json`: what all_reduce concluded. `next` is the flag that decides whether the next stage has work."""
 
+    supported: ClassVar[int] = 2
+    schema_version: int = Field(2, ge=1)
     stage: Stage
     app: str
     iteration: int = Field(ge=0)

@@ -161,6 +161,12 @@ class Resources(Strict):
         refuse_secret_names("envs", self.envs, "let a file on the batch system set it (source_list)")
         return self
 
+    @property
+    def gpus(self) -> int | None:
+        """GPUs of a job; None where directives of the user's own may ask for some."""
+        own = f"{self.custom_flags} {self.kwargs}".lower()
+        return None if not self.gpu_per_node and re.search("gpu|gres", own) else self.number_node * self.gpu_per_node
+
 
 class Hpc(Strict):
     """The jobs of a stage are handed to a batch system, by whatever waits for them: a process here, or a pod."""

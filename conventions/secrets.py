@@ -12,7 +12,8 @@ from urllib.parse import quote, unquote
 # Variables with what a poller is trusted with: to reach the store, and beyond. No job gets them.
 STORES = frozenset(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
 ADDRESSES = frozenset(("DPGEN2_NOTIFY_URLS", "DPGEN2_WEBHOOK_URL"))  # who knows them may write there
-POLLERS = STORES | ADDRESSES | {"ARGO_TOKEN", "DPGEN2_HOOK_KEY", "DPGEN2_HOOK_TOKEN", "DPGEN2_WEBHOOK_KEY"}
+KEYS = frozenset(("DPGEN2_HOOK_KEY", "DPGEN2_HOOK_TOKEN", "DPGEN2_WEBHOOK_KEY", "DPGEN2_WEB_TOKEN"))
+POLLERS = STORES | ADDRESSES | KEYS | {"ARGO_TOKEN"}
 SHORTEST = 8  # shorter values are not treated as secrets
 _LONG = 20  # a part of an address with so many characters is no word
 _NAMED_HOSTS = re.compile(r"(https?|jsons?|xmls?|forms?|mailtos?)$")  # elsewhere a token may stand where a host does

@@ -199,6 +199,11 @@ class StageSpace:
         return f"{self.root}/product"
 
     @property
+    def files(self) -> str:
+        """Those of the user's files that jobs of this stage read, by content, for all its iterations."""
+        return f"{self.stage}/{self.app}/file"
+
+    @property
     def claims(self) -> str:
         return f"{self.root}/claim"
 

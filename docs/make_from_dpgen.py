@@ -50,6 +50,8 @@ What is different:
 - `fp_task_max` counts for each system: `fp_task_max_per_system`.
 - Systems have names: `sys_configs[3]` is the set `sys003`. A job with trust levels of its own has its sets a second
   time, as `sys003.job002`, since levels belong to sets.
+- `validation_data` of the training's input becomes `init.test`: `dpgen2-sm test` tells the errors on it.
+- An input of CP2K that prints no forces is not used itself: the import writes a copy that does.
 - `ratio_failed` counts frames in both.
 
 ## A campaign that is half finished
@@ -71,11 +73,16 @@ later.
 | 8: `post_fp` | the training of the next iteration |
 
 Labels of `iter.000002/02.fp` are in `dataset/deepmd/iter/000003`, since a run labels when an iteration begins and
-DP-GEN when it ends; those of tasks that were taken one by one are in `dataset/deepmd/init/fp.000002`. They are checked
-as all labels are, and their sums recorded. `status` shows DP-GEN's iterations, with its numbers of accurate, candidate
-and failed frames. No rewind goes back to them: their models and trajectories are not copied, but for the newest models.
-An interrupted `--adopt` can be repeated, and a second one changes nothing. Outputs that DP-GEN has not yet brought back
-from `remote_root` are not seen: copy them into the folders of their tasks first.
+DP-GEN when it ends; those of tasks that were taken one by one are in `dataset/deepmd/init/fp.000002`. They are
+checked as all labels are, and their sums recorded. `status` shows DP-GEN's iterations, with its numbers of accurate,
+candidate and failed frames. No rewind goes back to them: their models and trajectories are not copied, but for the
+newest models. An interrupted `--adopt` can be repeated, and a second one changes nothing. `make test-adopt` runs
+DP-GEN 0.14 itself, and adopts what a kill leaves before each change of a file in an iteration, some 450 of them.
+
+dpdispatcher brings outputs back from `remote_root` when all tasks of a submission have ended: what ended before is
+not in the campaign's folder, and would be labelled again. After Ctrl-C,
+`dpdisp submission HASH --download-finished-task` brings it, in that folder; HASH is the name of the folder below
+`remote_root`. After a kill, copy the outputs (`OUTCAR`, or `output`) of its `task.*` into those of `02.fp`.
 
 ## An example
 
@@ -154,6 +161,18 @@ What `dpgen2 watch --download` leaves is read as well. The run begins with what 
 
 Every `iter_data` holds the labels of all iterations before: each label is taken once, of its own iteration. They are
 checked as all labels are, and their sums recorded. The downloads are only read; a second `--adopt` changes nothing.
+
+Where DPGEN2 or Argo is no longer there, a copy of the bucket does as well: of the folder that has the workflow's name.
+
+```sh
+mc cp -r minio/my-bucket/dpgen-x7k2p/ got/          # has iter-000000--run-train-group, iter-000000--run-fp-group, ...
+dpgen2-sm import input.json --adopt got
+```
+
+dflow's keys name the iteration of what parallel tasks have made: models, model deviations and labels. All else is under
+the names of pods, so the chosen frames are not known: of the last iteration, those without a label are left out, which
+the import says. What a resubmitted workflow did not run again is in the folder of the workflow before it: put the
+`iter-*` of both into one folder. What `dpgen2 submit` has uploaded (`upload/...`) is not needed: the input names it.
 
 What cannot be recovered:
 

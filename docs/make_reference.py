@@ -32,6 +32,7 @@ SECTIONS"""
 # The heading of each part that is not an app.
 TITLES = {
     "Adaptive": "adaptive",
+    "AutoTrust": "auto_trust_lo",
     "ArgoConfig": "engine with type argo",
     "AseGroup": "A task group of app ase",
     "Convergence": "convergence",
@@ -49,6 +50,7 @@ TITLES = {
     "Resources": "resources",
     "SecretKey": "A key in a Kubernetes Secret",
     "Slab": "slab",
+    "Pack": "pack",
     "Structures": "A structure set",
     "TaskGroup": "A task group of app lammps",
     "Toleration": "A toleration",

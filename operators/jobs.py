@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conventions.documents import DoneMarker, JobCounts, StageReport, TaskResult
+from conventions.documents import DoneMarker, JobCounts, StageReport, StageUsed, TaskResult, Used
 from conventions.errors import DataError
 from conventions.names import format_id
 
@@ -80,6 +80,8 @@ class TaskOutput:
     files
         SHA-256 of each file that the task recorded, by its name below `folder`. What else lies there, an earlier
         attempt has left: not to be used.
+    used
+        What its job used, with the first of the job's tasks.
     """
 
     index: int
@@ -89,6 +91,7 @@ class TaskOutput:
     log: Path
     problem: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    used: Used | None = None
 
     def error(self) -> str:
         """The line of the task's log that most likely says what went wrong."""
@@ -194,7 +197,8 @@ def read_tasks(ctx: ReduceContext, n_jobs: int) -> Iterator[TaskOutput]:
             files = {name: file.sha256 for file in marker.files if (name := _below(file.name, result.id))}
             task_log = log / f"{result.id}.log"
             problem = telling_line(task_log) if result.code == SETUP_FAILED else ""
-            yield TaskOutput(first + number, job_id, result.id, folder, task_log, problem, files)
+            used = None if number else marker.used
+            yield TaskOutput(first + number, job_id, result.id, folder, task_log, problem, files, used)
         first += len(marker.tasks)
 
 
@@ -209,10 +213,35 @@ def settles(tasks: Iterable[TaskOutput], params: ReduceParams, ctx: ReduceContex
     return params.last and len(list(ctx.done.glob("*.json"))) <= params.finished
 
 
-def job_counts(n_jobs: int, tasks: Iterable[TaskOutput]) -> JobCounts:
-    """Counts of jobs from their tasks: a job with a failed task is failed."""
+def job_counts(n_jobs: int, tasks: Sequence[TaskOutput], gpus: int | None = None) -> JobCounts:
+    """Counts of jobs from their tasks, and what they used: a job with a failed task is failed.
+
+    Parameters
+    ----------
+    gpus
+        Of each job: `RunConfig.gpus`.
+    """
     failed = {task.job_id for task in tasks if task.folder is None}
-    return JobCounts(planned=n_jobs, finished=n_jobs - len(failed), failed=len(failed))
+    return JobCounts(
+        planned=n_jobs,
+        finished=n_jobs - len(failed),
+        failed=len(failed),
+        used=_sum([task.used for task in tasks if task.used], gpus),
+    )
+
+
+def _sum(jobs: Sequence[Used], gpus: int | None) -> StageUsed | None:
+    if not jobs:
+        return None
+    wall = sum(job.wall for job in jobs)
+    queued = [job.queued for job in jobs if job.queued is not None]
+    return StageUsed(
+        began=min(job.began for job in jobs),
+        wall=wall,
+        cpu=round(sum(job.cpu for job in jobs), 3),
+        gpu=None if gpus is None else gpus * wall,
+        queued=round(sum(queued) / len(queued), 1) if queued else None,
+    )
 
 
 def write_report(path: Path, report: StageReport, **written: Path) -> Reduced:

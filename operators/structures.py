@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conventions.config import RunConfig, Structures
+from conventions.config import Pack, RunConfig, Structures
 from conventions.errors import ConfigError
 from conventions.names import derive_seed
 
 from .structures_made import atoms_of, cut, occupy, unfit
+from .structures_packed import check_pack, packed
 from .sums import user_file
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def load_structures(config: RunConfig, names: Iterable[str], files: Path) -> lis
     found = []
     for name in names:
         frames = (frame for _, frame in _frames(config, name, files))
-        for atoms in expand(config.structures[name], frames, derive_seed(config.seed, name)):
+        for atoms in expand(config.structures[name], frames, derive_seed(config.seed, name), f"structures.{name}"):
             atoms.info = {"structure": name}
             found.append(atoms)
     return found
@@ -56,6 +57,8 @@ def check_structures(config: RunConfig, name: str, files: Path) -> int:
     """
     settings = config.structures[name]
     frames = list(_frames(config, name, files))
+    if settings.pack:
+        frames = _first_box(frames, settings.pack, derive_seed(config.seed, name), f"structures.{name}")
     for where, frame in frames:
         if problem := unfit(frame, settings, atoms_of(frame, settings) * math.prod(settings.super_cell)):
             raise ConfigError(f"{where}: {problem}")
@@ -72,8 +75,22 @@ def check_structures(config: RunConfig, name: str, files: Path) -> int:
     return sizes["structures"]
 
 
+def _first_box(molecules: list[tuple[str, Atoms]], pack: Pack, seed: int, where: str) -> list[tuple[str, Atoms]]:
+    """The first box of a set that is packed, in place of its frames: the others are like it."""
+    import numpy as np
+
+    frames = [frame for _, frame in molecules]
+    problems = [(where, check_pack(frames, pack)), *((file, _problem(frame, 1.0)) for file, frame in molecules)]
+    for place, problem in problems:
+        if problem:
+            raise ConfigError(f"{place}: {problem}")
+    return [(where, packed(frames, pack, np.random.default_rng(seed), where))]
+
+
 def has_molecules(config: RunConfig, name: str, files: Path) -> bool:
     """Has a set a structure without a cell?"""
+    if config.structures[name].pack:
+        return False
     return any(not frame.pbc.any() for _, frame in _frames(config, name, files))
 
 
@@ -107,7 +124,7 @@ def fill_cell(frame: Atoms, settings: Structures, where: str) -> None:
     if not missing or not len(frame):
         return
     of_cells = settings.slab or settings.super_cell != [1, 1, 1] or settings.scale != [1.0] or settings.pert_box
-    if not frame.pbc.any() and of_cells:
+    if not frame.pbc.any() and of_cells and not settings.pack:
         raise ConfigError(
             f"{where}: it has no cell, so it is a molecule: slab, super_cell, scale and pert_box are for periodic "
             "structures; remove them, or give the file its cell"
@@ -115,11 +132,17 @@ def fill_cell(frame: Atoms, settings: Structures, where: str) -> None:
     frame.center(vacuum=settings.vacuum, axis=missing)
 
 
-def expand(settings: Structures, frames: Iterable[Atoms], seed: int) -> Iterator[Atoms]:
-    """Every frame, as often as scale and pert_numb say, with what `structures_made` makes of it. Angstrom."""
+def expand(settings: Structures, frames: Iterable[Atoms], seed: int, where: str = "structures") -> Iterator[Atoms]:
+    """Every frame, as often as scale and pert_numb say, with what `structures_made` makes of it. Angstrom.
+
+    Of a set that is packed, its boxes are the frames.
+    """
     import numpy as np
 
     random = np.random.default_rng(seed)
+    if pack := settings.pack:
+        molecules = list(frames)
+        frames = (packed(molecules, pack, random, where) for _ in range(pack.boxes))
     for frame in frames:
         cell = cut(frame, settings).repeat(settings.super_cell)
         for factor in settings.scale:
@@ -138,7 +161,7 @@ def expand(settings: Structures, frames: Iterable[Atoms], seed: int) -> Iterator
 
 def _sizes(settings: Structures, frames: list[Atoms]) -> dict[str, int]:
     """What `expand` would make of the frames."""
-    copies = len(settings.scale) * max(1, settings.pert_numb)
+    copies = len(settings.scale) * max(1, settings.pert_numb) * (settings.pack.boxes if settings.pack else 1)
     whole = [atoms_of(frame, settings) * math.prod(settings.super_cell) for frame in frames]
     atoms = [count - settings.vacancies for count in whole]
     sizes = (len(atoms) * copies, max(atoms, default=0), sum(atoms) * copies)

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from conventions.documents import JobCounts, StageReport
+from conventions.documents import COSTS, JobCounts, StageReport, StageUsed
 from conventions.errors import Conflict, NotFound
-from conventions.state import Policy, State
+from conventions.state import IterationSummary, Policy, State
 from statemachine.engine import LiveJob, Phase, Status
 from statemachine.run.poller import Poller
 from statemachine.run.record import Record
@@ -84,6 +84,15 @@ class MemoryStore:
         raise NotImplementedError
 
 
+def without_costs(rows: list[IterationSummary]) -> list[IterationSummary]:
+    """Rows of the table that can be compared: what jobs used differs from run to run."""
+    kept = [{name: value for name, value in row.figures.items() if name not in COSTS} for row in rows]
+    return [row.model_copy(update={"figures": figures}) for row, figures in zip(rows, kept, strict=True)]
+
+
+USED = StageUsed(began=1_800_000_000, wall=3600, cpu=9000.0, gpu=3600)
+
+
 @dataclass
 class FakeEngine:
     """Runs a stage in an instant when `run` is called, as a workflow does: claim, jobs, report."""
@@ -137,8 +146,8 @@ class FakeEngine:
             attempt=state.attempt,
             complete=spoiled != "incomplete",
             next=state.stage != "select" or not good,
-            jobs=JobCounts(planned=1, finished=1),
-            summary=figures if state.stage == "select" else {},
+            jobs=JobCounts(planned=1, finished=1, used=USED),
+            summary={"label": {"labelled": 5.0}, "select": figures}.get(state.stage, {}),
             messages=["job 000000: it broke"] if spoiled else [],
             files={"product": {"model": 3}},
         )

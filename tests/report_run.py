@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from conventions.documents import JobCounts, StageReport
+from conventions.documents import JobCounts, StageReport, StageUsed
 from conventions.figures import Errors, Explored, SelectFigures, TrainFigures
-from conventions.names import STAGES, canonical_json, sha256
+from conventions.names import GPU_STAGES, STAGES, canonical_json, sha256
 from conventions.space import DataSpace
 from conventions.state import IterationSummary, State
 from operators.select.dump import Frame
@@ -48,7 +49,7 @@ def campaign(store: Store, iterations: int, scratch: Path, sets: tuple[str, ...]
     for iteration in range(iterations):
         row = IterationSummary(iteration=iteration)
         for stage in STAGES:
-            figures = finish(store, iteration, stage, sets, scratch)
+            figures = finish(store, state, sets, scratch)
             row = row.model_copy(update={"figures": {**row.figures, **figures}, "stages": [*row.stages, stage]})
             if (iteration, stage) == (1, "train"):
                 state = moved(store, state, attempt=1, reason="attempt 0 did not complete the stage: model 1 diverged")
@@ -77,8 +78,11 @@ def keep(store: Store, state: State) -> None:
     store.put(SPACE.event(state.version), state.seal())
 
 
-def finish(store: Store, iteration: int, stage: Any, sets: tuple[str, ...], scratch: Path) -> dict[str, float]:
-    """What a stage leaves; its figures for the table."""
+def finish(store: Store, state: State, sets: tuple[str, ...], scratch: Path) -> dict[str, float]:
+    """What the stage leaves that a state is in, whose jobs waited for 15 s; its figures for the table."""
+    stage, iteration = state.stage, state.iteration
+    began = int(datetime.fromisoformat(state.updated_at).timestamp()) + 15
+    used = StageUsed(began=began, wall=160, cpu=640.0, gpu=160 if stage in GPU_STAGES else 0)
     place = SPACE.stage(stage, iteration)
     classes, summary, files = MADE[stage](iteration, sets, scratch)
     for name, data in files.items():
@@ -90,13 +94,14 @@ def finish(store: Store, iteration: int, stage: Any, sets: tuple[str, ...], scra
         attempt=0,
         complete=True,
         next=True,
-        jobs=JobCounts(planned=4, finished=4),
+        jobs=JobCounts(planned=4, finished=4, used=used),
         classes=classes,
         summary=summary,
         messages=["job 000002 task.000000: unconverged: SCF run NOT converged"] if stage == "label" else [],
     )
     store.put(place.report, report.dump())
-    return summary
+    before = state.figures
+    return summary | {name: before.get(name, 0.0) + hours for name, hours in used.hours.items()}
 
 
 def label(iteration: int, sets: tuple[str, ...], scratch: Path) -> Any:

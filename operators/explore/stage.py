@@ -160,7 +160,7 @@ def collect(params: ReduceParams, ctx: ReduceContext, app: str, judge: Callable[
             attempt=params.attempt,
             complete=complete,
             next=usable,
-            jobs=job_counts(params.n_jobs, tasks),
+            jobs=job_counts(params.n_jobs, tasks, config.gpus("explore")),
             classes={**classes, **({"lost": lost} if lost else {})},
             summary={"trajectories": len(trajectories), "broken": len(trajectories) - classes["ok"]},
             messages=messages(tasks, trajectories),

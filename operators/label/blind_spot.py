@@ -88,7 +88,7 @@ def rmse_below(squares: Sequence[tuple[float, int]]) -> float:
     """The upper end of the 95 % confidence interval of the RMSE of all such frames.
 
     By Student's t of the frames' mean squares: components of one frame are not independent, frames are taken to be.
-    Their errors are not normal (cold frames have small ones): of samples of ten the end holds in 92 to 97 %.
+    Their errors are not normal (cold frames have small ones): of samples of ten it holds in 86 to 97 %.
 
     Examples
     --------

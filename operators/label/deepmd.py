@@ -21,9 +21,9 @@ from operators.sums import user_file
 from operators.train.dp_command import FIND_PYTHON
 
 from .ase import JOB, read_results, runs, write_batches
-from .frames import LabelPlan, LabelReduce, PlanParams, collect
+from .frames import LabelReduce, PlanParams, collect
 from .label_config import LabelConfig
-from .program import FETCH, ProgramJob
+from .program import FETCH, ProgramJob, ProgramPlan, give
 
 _MAKE = """\
 import json, ase_job
@@ -45,10 +45,11 @@ class DeepmdLabelConfig(LabelConfig):
     group_size: int = Field(200, ge=1, description="Frames in one job.")
 
 
-def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
+def plan(params: PlanParams, ctx: ProgramPlan) -> Planned:
     """One task a batch of frames."""
     config = load_config(ctx.config.read_bytes())
     label: DeepmdLabelConfig = config.label
+    give([label.teacher_model_path], ctx)
     files = {**model(label, "../files/"), "user_files": f"{label.teacher_model_path.root} {_name(label)}\n".encode()}
     return write_batches(config, params, ctx, f"{python(label)} {JOB}", files, FETCH)
 

@@ -225,7 +225,7 @@ def collect(
         attempt=params.attempt,
         complete=enough or not found,
         next=enough,
-        jobs=job_counts(params.n_jobs, tasks),
+        jobs=job_counts(params.n_jobs, tasks, config.gpus("label")),
         classes=dict(sorted(classes.items())),
         summary=summary,
         messages=messages,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ from pydantic import Field
 
 from conventions.config import RunConfig, StageConfig, UserFile
 from conventions.errors import ConfigError
-from operators.core import App, Input, JobContext, Planned, Reduced, ReduceParams
+from operators.core import App, Input, JobContext, Output, Planned, Reduced, ReduceParams
 from operators.jobs import Script, Task, TaskOutput, pack, write_jobs
 from operators.registry import load_config
 from operators.setup import with_setup
@@ -84,10 +85,17 @@ class ProgramConfig(LabelConfig):
 
 
 @dataclass(frozen=True)
-class ProgramJob(JobContext):
-    """A job reads the user's files where they are, since a basis set is no small part of a job."""
+class ProgramPlan(LabelPlan):
+    """Plan puts the files that jobs read into a folder for all jobs: a basis set is no small part of one."""
 
-    files: Annotated[Path, Input(lambda at: at.space.files)]
+    given: Annotated[Path, Output(lambda at: at.files)]
+
+
+@dataclass(frozen=True)
+class ProgramJob(JobContext):
+    """Of the user's files a job gets those that it reads: in a cluster each one costs each job two requests."""
+
+    files: Annotated[Path, Input(lambda at: at.files, optional=True)]
 
 
 # The input files of a frame's task, by name.
@@ -230,7 +238,15 @@ class Program:
 _PROGRAMS: dict[type[StageConfig], Program] = {}
 
 
-def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
+def give(files: Iterable[UserFile], ctx: ProgramPlan) -> None:
+    """Put files of the user's where the jobs read them."""
+    for file in files:
+        place = ctx.given / file.root
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(user_file(ctx.files, file.root), place)
+
+
+def plan(params: PlanParams, ctx: ProgramPlan) -> Planned:
     """One task a frame."""
     config = load_config(ctx.config.read_bytes())
     label: ProgramConfig = config.label
@@ -239,6 +255,7 @@ def plan(params: PlanParams, ctx: LabelPlan) -> Planned:
     frames = frames_to_label(config, params, ctx)
     tasks = (Task({**fill(atoms), FRAMES: dump_frames([atoms])}) for atoms in frames)
     brought = program.brought(label)
+    give((file for _, file in brought), ctx)
     script = Script(
         run=program.run_script(label),
         need=[program.output],

@@ -1,7 +1,7 @@
 """label/vasp: energies, forces and virials from VASP.
 
-INCAR and KPOINTS are the user's, and go to VASP as they are; POSCAR is the frame, its atoms grouped by element, and
-POTCAR the elements' files in that order.
+INCAR and KPOINTS are the user's, and go to VASP as they are, but for MAGMOM by element; POSCAR is the frame, its atoms
+grouped by element, and POTCAR the elements' files in that order.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ class VaspConfig(ProgramConfig):
     incar_by_set: dict[Name, UserFile] = Field({}, description="Other INCARs, by the name of a structure set.")
     potcar: dict[Element, UserFile] = Field(min_length=1, description="The POTCAR of each element.")
     kpoints: UserFile | None = Field(None, description="A KPOINTS file, for all frames; else KSPACING of the INCAR.")
+    magmom: dict[Element, float] = Field(
+        {}, description="MAGMOM by element, written into the INCAR (ISPIN = 2) for each frame's atoms; others have 1."
+    )
 
 
 def fill_input(config: RunConfig, files: Path) -> Fill:
@@ -58,10 +61,12 @@ def fill_input(config: RunConfig, files: Path) -> Fill:
         if name not in config.structures:
             near = did_you_mean(name, config.structures)
             raise ConfigError(f"label.incar_by_set: there is no structure set {name!r} in structures; {near}")
-    incar = read_incar(label.incar, files, "label.incar", label.kpoints is not None)
+    for element in label.magmom:
+        if element not in config.type_map:
+            raise ConfigError(f"label.magmom: {element} is not in type_map ({', '.join(config.type_map)})")
+    incar = read_incar(label.incar, files, "label.incar", label)
     by_set = {
-        name: read_incar(file, files, f"label.incar_by_set.{name}", label.kpoints is not None)
-        for name, file in label.incar_by_set.items()
+        name: read_incar(file, files, f"label.incar_by_set.{name}", label) for name, file in label.incar_by_set.items()
     }
     common = {"KPOINTS": read_text(label.kpoints, files, "label.kpoints")} if label.kpoints else {}
     for element, file in label.potcar.items():
@@ -73,12 +78,12 @@ def fill_input(config: RunConfig, files: Path) -> Fill:
 
     def fill(atoms: Atoms) -> dict[str, str]:
         chosen = by_set.get(str(atoms.info.get("structure", "")), incar)
-        return {"INCAR": chosen, "POSCAR": poscar(atoms), **common}
+        return {"INCAR": chosen + magmom(atoms, label.magmom), "POSCAR": poscar(atoms), **common}
 
     return fill
 
 
-def read_incar(file: UserFile, files: Path, key: str, has_kpoints: bool) -> str:
+def read_incar(file: UserFile, files: Path, key: str, label: VaspConfig) -> str:
     """The text of an INCAR that gives labels."""
     where = f"{key} ({file.name})"
     text = read_text(file, files, where)
@@ -89,7 +94,10 @@ def read_incar(file: UserFile, files: Path, key: str, has_kpoints: bool) -> str:
         raise ConfigError(f"{where}: {given} = {tags[given]}: a label is a single point; write NSW = 0 and IBRION = -1")
     if tags.get("ML_LMLFF", "F").strip(".")[:1] == "T":
         raise ConfigError(f"{where}: ML_LMLFF: labels of a machine-learned force field are no DFT; remove it")
-    if ("KSPACING" in tags) == has_kpoints:
+    if label.magmom and ("MAGMOM" in tags or tags.get("ISPIN") != "2"):
+        problem = "it has MAGMOM itself" if "MAGMOM" in tags else "without ISPIN = 2 it would do nothing"
+        raise ConfigError(f"label.magmom: {where}: {problem}; take one of the two out, or write ISPIN = 2")
+    if ("KSPACING" in tags) == (label.kpoints is not None):
         raise ConfigError(
             f"{where}: give KSPACING in it or label.kpoints, one of the two (KPOINTS would hide KSPACING)"
         )
@@ -102,6 +110,15 @@ def poscar(atoms: Atoms) -> str:
     counts = Counter(atoms.get_chemical_symbols())
     lines = ["label", "1.0", *rows_of(atoms.cell.array), " ".join(counts), " ".join(map(str, counts.values()))]
     return "\n".join([*lines, "Cartesian", *rows_of(atoms.positions[order])]) + "\n"
+
+
+def magmom(atoms: Atoms, moments: dict[str, float]) -> str:
+    """The line of an INCAR with the moment of each atom of `poscar`, in Bohr magnetons; "" without any."""
+    if not moments:
+        return ""
+    counts = Counter(atoms.get_chemical_symbols())
+    # VASP takes 1 for each atom where nothing is said.
+    return "\nMAGMOM = " + " ".join(f"{count}*{moments.get(one, 1.0):g}" for one, count in counts.items()) + "\n"
 
 
 PROGRAM = Program(

@@ -42,6 +42,7 @@ BATCH = """\
 exec 9>lock
 ! command -v flock >/dev/null || flock 9 || echo "no locks in this folder" >&2
 mkdir -p "$JOB_OUT" "$JOB_LOG"
+[ ! -f in.d/submitted ] || export JOB_SUBMITTED="$(cat in.d/submitted)"
 [ -e "$JOB_DONE" ] || sh job.sh || [ -e "$JOB_DONE" ]
 """
 # What is stopped starts nothing more, and does not leave its children to another parent.
@@ -274,6 +275,7 @@ class Job:
             try:
                 self._take(route, name)
                 self.submission.update_submission_state()
+                Path("in.d/submitted").write_text(f"{time.time():.0f}\n")
                 self._keep()
             except (Exception, SystemExit) as error:
                 if len(self.batch.routes.all) == 1:

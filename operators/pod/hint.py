@@ -1,6 +1,8 @@
-"""Telling the daemon that something has ended: the exit handler of a workflow. Standard library only.
+"""Telling the daemon that something has ended. Standard library only.
 
 A hint says "look now" and at which run, and nothing else. One that gets lost costs a polling interval, and is no error.
+A workflow's last step sends one when its work is done: a pod for the hint alone would cost more than all else between
+two stages. Argo uploads the outputs after that, so the daemon looks again and again for a while (`daemon/schedule.py`).
 """
 
 from __future__ import annotations
@@ -14,40 +16,23 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from http.client import HTTPException, InvalidURL
 from typing import Any
 
 KEY = "DPGEN2_HOOK_KEY"
 TIMESTAMP, NONCE, SIGNATURE = "X-Dpgen2-Timestamp", "X-Dpgen2-Nonce", "X-Dpgen2-Signature"
-TRIES = 3
-SECONDS = 5.0
+TRIES = 2
+SECONDS = 3.0  # a try; a workflow's end waits for it
+SAID = "notify: "  # how the line begins that a workflow's last step prints about its hint
 
 
-@dataclass(frozen=True)
-class NotifyParams:
-    url: str
-    workflow: str
-
-
-@dataclass(frozen=True)
-class NotifyContext:
-    pass
-
-
-@dataclass(frozen=True)
-class Notified:
-    sent: bool
-
-
-def notify(params: NotifyParams, ctx: NotifyContext) -> Notified:
-    """Send a signed hint to the daemon; the key is in DPGEN2_HOOK_KEY. Never fails the workflow."""
+def notify(url: str, workflow: str) -> None:
+    """Send the hint of a workflow that ends; the key is in DPGEN2_HOOK_KEY. Never fails the workflow."""
     try:
-        trouble = send(params.url, os.environ.get(KEY, "").strip(), params.workflow)
+        trouble = send(url, os.environ.get(KEY, "").strip(), workflow)
     except Exception as error:  # whatever it is: the workflow's work is done, and must not be called failed
         trouble = repr(error)
-    print(f"notify: {trouble}; the daemon will look by itself" if trouble else "notify: the daemon looks now")
-    return Notified(not trouble)
+    print(SAID + (f"{trouble}; the daemon will look by itself" if trouble else "the daemon looks now"))
 
 
 def sign(key: str, timestamp: str, nonce: str, body: bytes) -> str:
@@ -67,7 +52,7 @@ def signed(key: str, body: bytes) -> dict[str, str]:
 
 
 def send(url: str, key: str, name: str = "", pause: Callable[[float], None] = time.sleep) -> str:
-    """Send a hint, at most three times; return what went wrong, or "".
+    """Send a hint, at most twice; return what went wrong, or "".
 
     Parameters
     ----------
@@ -83,7 +68,7 @@ def send(url: str, key: str, name: str = "", pause: Callable[[float], None] = ti
     trouble, body = "", json.dumps({"name": name}).encode() if name else b""
     for attempt in range(TRIES):
         if attempt:
-            pause(0.5 * attempt)
+            pause(0.5)
         try:
             request = urllib.request.Request(url, body, signed(key, body), method="POST")
             with _opener().open(request, timeout=SECONDS) as answer:

@@ -1,9 +1,9 @@
-# The generic job wrapper (POSIX sh; besides it: mkdir cp mv rm chmod find awk sha256sum wc).
+# The generic job wrapper (POSIX sh; besides it: mkdir cp mv rm chmod find awk sha256sum wc date).
 # Runs in/run.sh in a copy of every in/task.*, moves the outputs that in/outputs names to out/, keeps log/,
 # and writes the completion marker last. in/once.sh, if there is one, is run before the first task that has to be run.
 # The environment names the places:
 #   JOB_ID JOB_JOB (in/) JOB_PREVIOUS JOB_OUT JOB_LOG JOB_DONE, and JOB_* for what the app shares with its jobs.
-# With JOB_TELL it also prints what its tasks print.
+# With JOB_TELL it also prints what its tasks print. A job of a batch system says in JOB_SUBMITTED since when it waited.
 # Programs are what a short task costs: what the shell can do by itself, it does. statemachine/engine/job_runner.py is the
 # same in Python; tests/contract/runner_contract.py holds both.
 set -u
@@ -13,6 +13,7 @@ export LC_ALL
 work=${JOB_OUT%/*}/work
 mkdir -p "$work" "$JOB_OUT" "$JOB_LOG" "${JOB_DONE%/*}" && cd "$JOB_OUT" || exit 70
 read -r digest <"$JOB_JOB/digest" || exit 70
+start=$(date +%s)
 
 # Also what a task has left read-only.
 remove() {
@@ -152,14 +153,24 @@ for input in "$JOB_JOB"/task.*; do
 done
 
 find . -type f ! -path './*/[!A-Za-z0-9_]*' ! -path '*[!A-Za-z0-9._+/-]*' -exec wc -c {} + >"$work/sizes" || exit 74
+{
+  echo used "$start" "$(date +%s)" "${JOB_SUBMITTED:-}"
+  times
+} >"$work/used" || exit 74
 set --
 for input in "$JOB_JOB"/task.*; do
   set -- "$@" "$work/${input##*/}.sums"
 done
 if {
-  printf '{"schema_version":1,"job_id":"%s","inputs":"%s","tasks":[%s],"files":[' "$JOB_ID" "$digest" "$tasks" &&
+  printf '{"schema_version":2,"job_id":"%s","inputs":"%s","tasks":[%s],"files":[' "$JOB_ID" "$digest" "$tasks" &&
     awk '
       length($1) == 64 { sum[$2] = $1; name[++n] = $2; next }
+      $1 == "used" {
+        used = sprintf("\"began\":%.0f,\"wall\":%.0f", $2, $3 > $2 ? $3 - $2 : 0)
+        if ($4 != "") queued = sprintf(",\"queued\":%.0f", $2 > $4 ? $2 - $4 : 0)
+        next
+      }
+      $1 ~ /m/ { split($0, time, "[ms ]+"); cpu += 60 * (time[1] + time[3]) + time[2] + time[4]; next }
       { size[substr($2, 3)] = $1 }
       END {
         for (gap = int(n / 2); gap > 0; gap = int(gap / 2))
@@ -173,7 +184,8 @@ if {
           printf "%s{\"name\":\"%s\",\"size\":%s,\"sha256\":\"%s\"}", sep, name[i], size[name[i]], sum[name[i]]
           sep = ","
         }
-      }' "$@" "$work/sizes" && printf ']}\n'
+        printf "],\"used\":{%s,\"cpu\":%.3f%s}", used, cpu, queued
+      }' "$@" "$work/used" "$work/sizes" && printf '}\n'
 } >"$JOB_DONE.part"; then
   mv "$JOB_DONE.part" "$JOB_DONE" || exit 74
 else

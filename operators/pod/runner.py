@@ -7,7 +7,8 @@ Shipped as `.dflow/python/fn/{hash}.py` with these lines put before it:
     APPS = {"label.other": "other_label:APP", ...}      apps of third parties, which a pod has not installed
 
 The environment names the places: `ARTIFACT_{name}`, `PARAM_{name}` (JSON), `LIST_{name}` (a file of JSON, with its
-`SHA256_{name}`), `RESULT_{name}` (a file to write JSON to) and `PACKAGE_{name}` (the zip of a shipped package).
+`SHA256_{name}`), `RESULT_{name}` (a file to write JSON to) and `PACKAGE_{name}` (the zip of a shipped package). Of a
+workflow's last step also `DPGEN2_HINT_URL`, where the daemon is told that the workflow ends, and `DPGEN2_HINT_NAME`.
 """
 
 import hashlib
@@ -42,7 +43,7 @@ def load(operator: str, packages: dict[str, str], archives: dict[str, str], fold
 
 
 def run(operator: Any) -> None:
-    """Call the operator with what the environment says, and write its results."""
+    """Call the operator with what the environment says, write its results, and tell the daemon where that is asked."""
     params_type, context_type, _ = operator_types(operator)
     texts = {name: json.loads(text) for name, text in given("PARAM_").items()}
     params = params_type(**texts, **{name: read_list(name, Path(text)) for name, text in given("LIST_").items()})
@@ -53,6 +54,9 @@ def run(operator: Any) -> None:
         path = Path(text)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(getattr(result, name)))
+    if "DPGEN2_HINT_URL" in os.environ:
+        hint = importlib.import_module("operators.pod.hint")
+        hint.notify(os.environ["DPGEN2_HINT_URL"], os.environ["DPGEN2_HINT_NAME"])
 
 
 def read_list(name: str, path: Path) -> Any:

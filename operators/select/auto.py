@@ -43,5 +43,5 @@ def resolved(settings: Any, calibration: Mapping[str, float]) -> Any:
         return settings
     level = rule.error / calibration["ratio"] if calibration else rule.start
     highest = settings.f_trust_hi
-    level = min(level, *highest.values()) if isinstance(highest, dict) else min(level, highest)
+    level = min([level, *(highest.values() if isinstance(highest, dict) else [highest])])
     return settings.model_copy(update={"auto_trust_lo": None, "f_trust_lo": float(f"{level:.6g}")})

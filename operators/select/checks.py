@@ -34,6 +34,12 @@ def check(config: RunConfig) -> list[str]:
             f"select.fp_task_min_per_system: {settings.fp_task_min_per_system} is more than the frames of a "
             f"structure set that may be labelled ({most})"
         )
+    soft, threshold = settings.fp_accurate_soft_threshold, settings.fp_accurate_threshold
+    if soft is not None and (threshold is None or soft > threshold):
+        problems.append(
+            f"select.fp_accurate_soft_threshold: {soft} is where fewer frames begin to be labelled; give an "
+            f"fp_accurate_threshold above it, where none are{f', not {threshold}' if threshold is not None else ''}"
+        )
     if settings.check_fraction and not settings.check_frames:
         problems.append("select.check_fraction: fp_task_max 1 leaves no room for a check frame; make it 2 or more")
     if config.convergence.rmse_f is not None and not config.init.test and settings.check_frames < CHECKS_ENOUGH:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -49,8 +49,8 @@ class Choice:
     """Chosen frames in the order of the choice, and why others were not taken, by class.
 
     no_frame: the dump has no frame of that step; corrupt: it cannot be used; bad_box, too_close: a filter;
-    duplicate: it is known already; too_few: its system has too few candidates. `corrupt` lists those candidates with
-    what is wrong; `refused` the others that were looked at, with their class.
+    duplicate: it is known already; too_few, accurate_set: its system has too few candidates, or is accurate enough.
+    `corrupt` lists those candidates with what is wrong; `refused` the others that were looked at, with their class.
     """
 
     chosen: list[Chosen] = field(default_factory=list)
@@ -71,7 +71,7 @@ def choose(
     *,
     seed: int,
     maximum: int,
-    per_system: int | None,
+    limits: Mapping[str, int],
     least: int = 1,
     reject: Callable[[Frame], str],
     known: set[bytes],
@@ -84,10 +84,11 @@ def choose(
         Dump file with its recorded SHA-256, and name of the system of each trajectory.
     numbers
         Atomic numbers of the types.
-    maximum, per_system
-        Most frames in all, and of one system.
+    maximum, limits
+        Most frames in all, and of each system.
     least
-        A system with fewer candidates than that gives none, as in DP-GEN; whether they can be labelled does not matter.
+        A system with fewer candidates than that, or that may give fewer, gives none, as in DP-GEN; whether they can be
+        labelled does not matter.
     reject
         Class of the filter that a frame fails, or an empty string.
     known
@@ -96,10 +97,12 @@ def choose(
     index = lru_cache(maxsize=1024)(DumpIndex.of)
     choice = Choice()
     taken: Counter[str] = Counter()
-    full = maximum if per_system is None else per_system
 
     def system(candidate: int) -> str:
         return systems[int(candidates.trajectory[candidate])]
+
+    def full(candidate: int) -> bool:
+        return taken[system(candidate)] >= limits[system(candidate)]
 
     def read(batch: Iterable[int]) -> dict[int, Frame | Rejected]:
         """The frames of a batch, or what is wrong with them; each dump is read once, forwards."""
@@ -124,19 +127,21 @@ def choose(
         return found
 
     order = np.random.default_rng(seed).permutation(len(candidates))
-    if least > 1:
-        enough = _of_large_systems(candidates, systems, least)
-        order = order[enough[order]]
-        if not enough.all():
-            choice.rejected["too_few"] = int(np.count_nonzero(~enough))
+    for kind, kept in (
+        ("accurate_set", _of(candidates, systems, {name for name in systems if limits[name] >= least})),
+        ("too_few", _of(candidates, systems, _large(candidates, systems, least))),
+    ):
+        if dropped := np.count_nonzero(~kept[order]):
+            choice.rejected[kind] = int(dropped)
+            order = order[kept[order]]
     start, size = 0, maximum
     while start < len(order) and len(choice.chosen) < maximum:
-        batch = [candidate for candidate in order[start : start + size].tolist() if taken[system(candidate)] < full]
+        batch = [candidate for candidate in order[start : start + size].tolist() if not full(candidate)]
         # Each further batch is larger: where nearly all are rejected, dumps would be opened too often.
         start, size = start + size, max(size, min(2 * size, _LARGEST_BATCH))
         found = read(batch)
         for candidate in batch:
-            if len(choice.chosen) == maximum or taken[system(candidate)] == full:
+            if len(choice.chosen) == maximum or full(candidate):
                 continue
             frame = found[candidate]
             if isinstance(frame, Rejected):
@@ -155,9 +160,16 @@ def choose(
     return choice
 
 
-def _of_large_systems(candidates: Candidates, systems: Sequence[str], least: int) -> NDArray[np.bool_]:
-    """Which candidates are of a system that has at least so many, shape (candidates,)."""
-    number = {name: place for place, name in enumerate(dict.fromkeys(systems))}
-    system = np.array([number[name] for name in systems], np.int64)[candidates.trajectory]
-    enough: NDArray[np.bool_] = np.bincount(system)[system] >= least
-    return enough
+def _of(candidates: Candidates, systems: Sequence[str], wanted: Collection[str]) -> NDArray[np.bool_]:
+    """Which candidates are of one of these systems, shape (candidates,)."""
+    found: NDArray[np.bool_] = np.array([name in wanted for name in systems], bool)[candidates.trajectory]
+    return found
+
+
+def _large(candidates: Candidates, systems: Sequence[str], least: int) -> set[str]:
+    """The systems that have at least so many candidates."""
+    rows = np.bincount(candidates.trajectory, minlength=len(systems))
+    counts: Counter[str] = Counter()
+    for name, count in zip(systems, rows.tolist(), strict=True):
+        counts[name] += count
+    return {name for name, count in counts.items() if count >= least}

@@ -57,6 +57,20 @@ class ModelDeviConfig(StageConfig):
     fp_task_min_per_system: int = Field(
         1, ge=1, description="If a structure set has fewer candidates than that, none of it is labelled."
     )
+    fp_accurate_threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Of a structure set with at least this fraction of accurate frames nothing is labelled; default: "
+        "its candidates are labelled whatever the fraction.",
+    )
+    fp_accurate_soft_threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="From this fraction of accurate frames on fewer of a structure set are labelled: the most at this "
+        "one, none at fp_accurate_threshold.",
+    )
     model_devi_skip: int = Field(
         1,
         ge=0,

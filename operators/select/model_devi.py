@@ -167,7 +167,7 @@ def reduce(params: SelectParams, ctx: SelectReduce) -> Reduced:
             attempt=params.attempt,
             complete=complete,
             next=selected > 0,
-            jobs=job_counts(params.n_jobs, pool.outputs),
+            jobs=job_counts(params.n_jobs, pool.outputs, config.gpus("select")),
             classes=classes,
             summary=summary,
             messages=messages,
@@ -245,9 +245,11 @@ def _choose(
 
     from .choose import choose
     from .filters import distance_limits, rejection
+    from .limits import limits
 
     settings: ModelDeviConfig = config.select
-    limits = distance_limits(config.type_map, settings.min_distance, settings.min_distance_ratio)
+    systems = [one.structure for one in trajectories]
+    distances = distance_limits(config.type_map, settings.min_distance, settings.min_distance_ratio)
     any_frame = len(pool.candidates) or len(pool.accurate)
     known, unreadable = dataset_keys(ctx.dataset, params.systems) if any_frame else (set(), [])
     messages = []
@@ -256,22 +258,22 @@ def _choose(
     draw = partial(
         choose,
         dumps=[(ctx.explored / one.folder / DUMP, one.files.get(DUMP)) for one in trajectories],
-        systems=[one.structure for one in trajectories],
+        systems=systems,
         numbers=atomic_numbers(config.type_map),
-        reject=lambda frame: rejection(frame, limits, settings.max_length_ratio, settings.max_tilt_angle),
+        reject=lambda frame: rejection(frame, distances, settings.max_length_ratio, settings.max_tilt_angle),
         known=known,
     )
     checks = draw(
         pool.accurate,
         seed=derive_seed(config.seed, "select", params.iteration, "check"),
         maximum=settings.check_frames,
-        per_system=None,
+        limits=dict.fromkeys(systems, settings.fp_task_max),
     )
     choice = draw(
         pool.candidates,
         seed=derive_seed(config.seed, "select", params.iteration),
         maximum=settings.fp_task_max - len(checks.chosen),
-        per_system=settings.fp_task_max_per_system,
+        limits=limits(settings, systems, pool.seen.counts),
         least=settings.fp_task_min_per_system,
     )
     corrupt = [

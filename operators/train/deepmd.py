@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from conventions.config import RunConfig, StageConfig, UserFile
+from conventions.config import Name, RunConfig, StageConfig, UserFile
 from conventions.documents import Strict
 from conventions.errors import ConfigError
 from conventions.names import canonical_json, derive_seed
-from operators.core import App, Committee, Input, JobContext, Planned, ReduceContext, Reduced, ReduceParams
+from operators.core import App, Committee, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, read_tasks, write_jobs
 from operators.registry import load_config
-from operators.setup import with_setup
 from operators.sums import user_file
 
 from .absorption import NEW
-from .dp_command import FIND_PYTHON, probe
+from .change_bias import check_bias, plan_bias
+from .dp_command import probe, run_script
 from .dp_infer import models
 from .dp_input import AUTO, auto_weights, check_arguments, fill_input, read_input, with_seeds
 from .dp_judge import is_frozen, is_saved, judge
@@ -36,11 +35,15 @@ from .neighbours import short_sel
 from .stage import (
     DIVERGED,
     PlanParams,
+    TrainJob,
     TrainPlan,
     check_deviation,
+    check_validation,
     folders_of_tests,
+    folders_to_watch,
     need_systems,
     new_systems,
+    reuses,
     write_committee,
 )
 
@@ -68,11 +71,24 @@ class DeepmdConfig(StageConfig):
         description="DeePMD-kit's own input.json. Systems, seeds, type_map and file names are filled in; validation "
         "data are left out: dp test measures on init.test.",
     )
+    validation_data: list[Name] = Field(
+        [], description="Sets of init.test that dp train measures on as well; lcurve.out has them as val."
+    )
     committee: list[Member] = Field(
         [], description="Instead of input: models of different kinds, an input for each; numb_models is their number."
     )
+    change_bias: bool = Field(
+        False,
+        description="Instead of training, only shift the energies of the models of training_finetune_model to the data "
+        "(dp change-bias; PyTorch). There is no input.",
+    )
     numb_steps: Steps | Annotated[list[Steps], Field(min_length=1)] | None = Field(
         None, description="Steps of each iteration (the last number repeats); default: those of the input."
+    )
+    mixed_type: bool = Field(
+        False,
+        description="Join systems of equal numbers of atoms for training (deepmd/npy/mixed): for many compositions, "
+        "not for descriptors with networks for each element, such as se_e2_a.",
     )
     skip_neighbor_stat: bool = Field(False, description="dp train --skip-neighbor-stat.")
     dp_compress: bool = Field(False, description="Compress the models (dp compress).")
@@ -117,7 +133,9 @@ class DeepmdConfig(StageConfig):
 
     @model_validator(mode="after")
     def _one_kind(self) -> DeepmdConfig:
-        if (self.input is None) == (not self.committee):
+        if self.change_bias and (self.input or self.committee):
+            raise ValueError("change_bias: the models are not trained; remove input and committee")
+        if not self.change_bias and (self.input is None) == (not self.committee):
             raise ValueError("give either input, for all models, or committee, with an input for each")
         if self.committee and len(self.committee) != self.numb_models:
             raise ValueError(
@@ -126,16 +144,8 @@ class DeepmdConfig(StageConfig):
         return self
 
     def inputs(self) -> list[UserFile]:
-        """The input of each model: one stands for all."""
+        """The input of each model: one stands for all; none where they are not trained."""
         return [self.input] if self.input is not None else [member.input for member in self.committee]
-
-
-@dataclass(frozen=True)
-class TrainJob(JobContext):
-    """A training job reads all data, and the last committee where there is one."""
-
-    data: Annotated[Path, Input(lambda at: at.space.dataset)]
-    models: Annotated[Path, Input(lambda at: at.newest_product("train"), optional=True)]
 
 
 def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
@@ -143,11 +153,12 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     config = load_config(ctx.config.read_bytes())
     train: DeepmdConfig = config.train
     need_systems(params.systems)
-    reuse = train.training_reuse_iter is not None and params.iteration >= train.training_reuse_iter
-    reuse = reuse and params.has_models
+    if train.change_bias:
+        return plan_bias(config, params, ctx)
+    reuse = reuses(train.training_reuse_iter, params)
     templates = [read_input(user_file(ctx.files, file.root), config.type_map, train.head) for file in train.inputs()]
     for template in templates:
-        fill_input(template, train, params.iteration, params.systems, reuse)
+        fill_input(template, train, params.iteration, params.systems, reuse, folders_to_watch(config))
     weights = auto_weights(train, params.iteration, params.systems) if reuse else None
 
     option = "--finetune" if train.training_finetune_model else "--init-frz-model"
@@ -158,6 +169,7 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
         **({"head": train.head} if train.head else {}),
         **({"start_args": start_args(train)} if models and start_args(train) else {}),
         **({"weights": weights} if weights else {}),
+        **({"mixed": True} if train.mixed_type else {}),
         "start": option if models else "",
         "train_args": ["--skip-neighbor-stat"] if train.skip_neighbor_stat else [],
         "compress": train.dp_compress,
@@ -177,11 +189,12 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
             contents[start_file(model, suffix)] = user_file(ctx.files, model)
         return Task(contents)
 
+    programs = ["dp_model.py", *(["dp_mixed.py"] if train.mixed_type else [])]
     script = Script(
-        run=run_script(train),
+        run=run_script(train, "dp_model.py"),
         need=["lcurve.out"],
         keep=[f"graph{suffix}", f"original{suffix}", "test.json", NEW, DIVERGED, "ckpt"],
-        files={"dp_model.py": files("operators.train").joinpath("dp_model.py").read_bytes()},
+        files={name: files("operators.train").joinpath(name).read_bytes() for name in programs},
     )
     return write_jobs(ctx.jobs, ctx.done, [task(index) for index in range(train.numb_models)], script, train.group_size)
 
@@ -194,7 +207,7 @@ def check_files(config: Any, files: Path) -> None:
             check_start(key, user_file(files, file.root), train.backend)
     for file in train.inputs():
         found = read_input(user_file(files, file.root), config.type_map, train.head)
-        fill_input(found, train, iteration=0, systems=["system"], reuse=False)
+        fill_input(found, train, iteration=0, systems=["system"], reuse=False, watched=folders_to_watch(config))
         if config.engine.type == "local" and not (train.command or train.setup or train.hpc):
             check_arguments(found, f"train.input ({Path(file.root).name})")
 
@@ -217,29 +230,15 @@ def check_start(key: str, path: Path, backend: str) -> None:
         raise ConfigError(f"train.{key}: {path.name} is not a frozen model; give what dp freeze wrote")
 
 
-def run_script(train: DeepmdConfig) -> str:
-    """run.sh: the user's setup, one thread unless it says otherwise, and dp_model.py with the Python beside dp."""
-    lines = "\n".join(
-        [
-            f"export DP_COMMAND={shlex.quote(train.command or 'dp')}",
-            'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"',
-            'export DP_INTRA_OP_PARALLELISM_THREADS="${DP_INTRA_OP_PARALLELISM_THREADS:-$OMP_NUM_THREADS}"',
-            'export DP_INTER_OP_PARALLELISM_THREADS="${DP_INTER_OP_PARALLELISM_THREADS:-1}"',
-            *FIND_PYTHON,
-            'exec "${DP_HERE:-python3}" "$JOB_JOB/dp_model.py"',
-            "",
-        ]
-    )
-    return with_setup(train, lines)
-
-
 def reduce(params: ReduceParams, ctx: ReduceContext) -> Reduced:
     config = load_config(ctx.config.read_bytes())
     train: DeepmdConfig = config.train
     suffix = BACKENDS[train.backend].suffix
     tasks = list(read_tasks(ctx, params.n_jobs))
-    judged = [judge(task, bool(config.init.test), train.backend, train.head) for task in tasks]
-    names = [f"graph{suffix}", "lcurve.out", *([f"original{suffix}"] if train.dp_compress else [])]
+    tested, curve = bool(config.init.test), not train.change_bias
+    judged = [judge(task, tested, train.backend, train.head, curve) for task in tasks]
+    compressed = [f"original{suffix}"] if train.dp_compress else []
+    names = [f"graph{suffix}", *(["lcurve.out"] if curve else []), *compressed]
     return write_committee("deepmd", params, ctx, tasks, judged, train.numb_models, names)
 
 
@@ -247,7 +246,9 @@ def check(config: RunConfig) -> list[str]:
     """Problems that no file is needed to see."""
     train = config.train
     assert isinstance(train, DeepmdConfig)
-    problems = check_deviation(train.numb_models, config.select.app)
+    problems = [*check_deviation(train.numb_models, config.select.app), *check_validation(config)]
+    if train.change_bias:
+        problems += check_bias(train)
     if train.dp_compress and train.skip_neighbor_stat:
         problems.append("train.dp_compress: it needs the neighbor statistics; set skip_neighbor_stat to false")
     if all(getattr(train, name) for name in STARTS):
@@ -264,6 +265,10 @@ def check(config: RunConfig) -> list[str]:
                 problems.append(f"train.training_reuse_{name}: it has no effect without training_reuse_iter")
     elif train.head:
         problems.append("train.training_reuse_iter: a frozen head cannot start all heads again; take head or this out")
+    if train.mixed_type and train.training_reuse_old_ratio is not None:
+        problems.append(
+            "train.mixed_type: joined systems are of all iterations; take it or training_reuse_old_ratio out"
+        )
     if train.model_branch and not train.training_finetune_model:
         problems.append("train.model_branch: it is of a model to fine-tune; give training_finetune_model")
     if train.use_pretrain_script and not any(getattr(train, name) for name in STARTS):
@@ -283,6 +288,8 @@ def misfits(config: RunConfig, files: Path) -> list[str]:
 
 def tiny(train: DeepmdConfig) -> dict[str, Any]:
     """Two models, ten steps."""
+    if train.change_bias:
+        return {"numb_models": 2, STARTS[1]: [file.root for file in train.training_finetune_model[:2]]}
     reuse = [name for name in DeepmdConfig.model_fields if name.startswith("training_reuse_")]
     begin = {name: [file.root for file in getattr(train, name)[:1]] for name in STARTS}
     committee = [member.model_dump() for member in train.committee[:2]]

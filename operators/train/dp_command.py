@@ -21,6 +21,22 @@ FIND_PYTHON = [
 ]
 
 
+def run_script(train: Any, program: str) -> str:
+    """run.sh: the user's setup, one thread unless it says otherwise, and a program with the Python beside dp."""
+    lines = "\n".join(
+        [
+            f"export DP_COMMAND={shlex.quote(train.command or 'dp')}",
+            'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"',
+            'export DP_INTRA_OP_PARALLELISM_THREADS="${DP_INTRA_OP_PARALLELISM_THREADS:-$OMP_NUM_THREADS}"',
+            'export DP_INTER_OP_PARALLELISM_THREADS="${DP_INTER_OP_PARALLELISM_THREADS:-1}"',
+            *FIND_PYTHON,
+            f'exec "${{DP_HERE:-python3}}" "$JOB_JOB/{program}"',
+            "",
+        ]
+    )
+    return with_setup(train, lines)
+
+
 def probe(config: RunConfig, files: Path) -> dict[str, str | bytes]:
     """The version of dp, and that of its backend where dp's Python is known."""
     train: Any = config.train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from .dp_heads import check_heads, data_section, has_heads, seed_heads
 from .stage import labelled_in, of_iteration
 
 AUTO = form(r"^auto(:[0-9]+(\.[0-9]+)?)?$", "a number between 0 and 1, auto, or auto:10")
+
+# Descriptors that have networks for each element (and older names of them).
+BY_ELEMENT = {"se_e2_a", "se_a", "se_e2_r", "se_r", "se_e3", "se_at", "se_a_3be", "se_a_tpe", "se_a_ebd", "loc_frame"}
 
 # Names that DeePMD-kit knows for the length of a training.
 STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
@@ -64,13 +68,18 @@ def read_input(path: Path, type_map: list[str], head: str | None = None) -> dict
     return found  # type: ignore[no-any-return]
 
 
-def fill_input(found: dict[str, Any], train: Any, iteration: int, systems: list[str], reuse: bool) -> None:
+def fill_input(
+    found: dict[str, Any], train: Any, iteration: int, systems: list[str], reuse: bool, watched: Sequence[str] = ()
+) -> None:
     """Write into the input what the run decides: data, steps, file names, and DP-GEN's options of reuse."""
     training = found["training"]
     paths = [f"data/{system}" for system in sorted(systems)]
     data = data_section(training, train.head)
     data["systems"] = paths
-    (training if train.head is None else training["data_dict"][train.head]).pop("validation_data", None)
+    watch(training if train.head is None else training["data_dict"][train.head], watched)
+
+    if train.mixed_type:
+        check_mixed(found, training if train.head is None else training["data_dict"][train.head])
 
     steps = of_iteration(train.numb_steps, iteration)
     if reuse and train.training_reuse_numb_steps is not None:
@@ -96,6 +105,32 @@ def fill_input(found: dict[str, Any], train: Any, iteration: int, systems: list[
             value = getattr(train, f"training_reuse_{name}")
             if value is not None:
                 found.setdefault(section, {})[name] = value
+
+
+def check_mixed(found: dict[str, Any], section: dict[str, Any]) -> None:
+    """Refuse an input whose model cannot be trained on frames of different compositions together."""
+    if "training_data" not in section:
+        raise ConfigError("train.mixed_type: train.input has no training.training_data, as DeePMD-kit 2 writes it")
+    descriptor = found["model"].get("descriptor", {})
+    for part in (descriptor, *descriptor.get("list", [])):
+        if part.get("type") in BY_ELEMENT:
+            raise ConfigError(
+                f"train.mixed_type: the descriptor {part['type']} has networks for each element, and dp trains it on "
+                "systems of one composition only; take mixed_type out, or use se_atten, dpa2, dpa3 or later ones"
+            )
+
+
+def watch(section: dict[str, Any], folders: Sequence[str]) -> None:
+    """Let dp train measure on these folders, with the user's other options of validation_data; on none without them."""
+    validation = section.pop("validation_data", None)
+    if not folders:
+        return
+    if "training_data" not in section:
+        raise ConfigError("train.validation_data: train.input has no training.training_data, as DeePMD-kit 2 writes it")
+    paths = [f"data/{folder}" for folder in folders]
+    options = validation if isinstance(validation, dict) else {}
+    # DeePMD-kit 2 searches a folder for systems only where it is given one.
+    section["validation_data"] = {**options, "systems": paths if len(paths) > 1 else paths[0]}
 
 
 def weigh(training: dict[str, Any], data: dict[str, Any], iteration: int, old_ratio: float) -> None:

@@ -14,6 +14,7 @@ from operators.jobs import TaskOutput
 from .dp_model import BACKENDS
 from .stage import DIVERGED, Judged, who
 
+ERRORS = ("rmse_e", "rmse_f")
 _GRAPH = b"\n"  # the first field of TensorFlow's GraphDef
 
 
@@ -40,10 +41,17 @@ def _members(path: Path) -> list[str]:
         return []
 
 
-def judge(task: TaskOutput, tested: bool, backend: str = "tensorflow", head: str | None = None) -> Judged:
+def judge(
+    task: TaskOutput, tested: bool, backend: str = "tensorflow", head: str | None = None, curve: bool = True
+) -> Judged:
     """Class of a trained model (ok, diverged, broken, failed), its figures, and what a person should know.
 
     Older versions of dp train a diverged model to its end and exit with 0; newer ones stop at the first NaN.
+
+    Parameters
+    ----------
+    curve
+        False: it was not trained, and without test data was tested on the training data.
     """
     if task.folder is None:
         return "failed", {}, task.error()
@@ -54,19 +62,20 @@ def judge(task: TaskOutput, tested: bool, backend: str = "tensorflow", head: str
     try:
         if not is_frozen(task.folder / model, backend):
             return "broken", {}, f"{who(task)}: {model} is not a frozen model"
-        rows = last_rows((task.folder / "lcurve.out").read_text(), head)
-        test = parse_json((task.folder / "test.json").read_bytes(), "test.json") if tested else None
-        names = [key for key in ("rmse_e", "rmse_f") if test is None or f"{key}_trn" in rows[-1]]
+        test = parse_json((task.folder / "test.json").read_bytes(), "test.json") if tested or not curve else None
+        rows = last_rows((task.folder / "lcurve.out").read_text(), head) if curve else []
+        names = [key for key in ERRORS if test is None or f"{key}_trn" in rows[-1]] if rows else []
         figures = {f"train_{key}": math.sqrt(fmean(row[f"{key}_trn"] ** 2 for row in rows)) for key in names}
         if test is not None:
-            figures |= {key: math.nan if test[key] is None else float(test[key]) for key in ("rmse_e", "rmse_f")}
+            prefix = "" if tested else "train_"
+            figures |= {f"{prefix}{key}": math.nan if test[key] is None else float(test[key]) for key in ERRORS}
     except KeyError as error:
         return "broken", {}, f"{who(task)}: lcurve.out or test.json has no {error}"
     except OSError as error:
         return "broken", {}, f"{who(task)}: {Path(error.filename).name}: {error.strerror}"
     except (ValueError, TypeError, OverflowError, DataError) as error:
         return "broken", {}, f"{who(task)}: {error}"
-    if not all(math.isfinite(value) for value in (rows[-1]["rmse_trn"], *figures.values())):
+    if not all(math.isfinite(value) for value in (*(row["rmse_trn"] for row in rows[-1:]), *figures.values())):
         return "diverged", {}, f"{who(task)}: {advice}"
     return "ok", figures, ""
 

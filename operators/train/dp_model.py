@@ -70,6 +70,10 @@ def main() -> None:
     check_once(sorted({Path(system).parent / "SHA256SUMS" for system in training_systems(head)}))
     if "weights" in job:
         weigh(job["weights"], head)
+    if job.get("mixed"):
+        from dp_mixed import join  # type: ignore[import-not-found]
+
+        join(training_systems(head), head)
     for name in (graph, original, "test.json", str(NEW), str(DIVERGED)):
         Path(name).unlink(missing_ok=True)  # of an earlier attempt
     start = start_arguments(job, backend.suffix)

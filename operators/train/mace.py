@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from conventions.config import RunConfig, StageConfig, UserFile
+from conventions.config import Name, RunConfig, StageConfig, UserFile
 from conventions.documents import parse_json
 from conventions.errors import ConfigError, DataError
 from conventions.names import canonical_json, derive_seed
-from operators.core import App, Committee, Input, JobContext, Planned, ReduceContext, Reduced, ReduceParams
+from operators.core import App, Committee, Planned, ReduceContext, Reduced, ReduceParams
 from operators.jobs import Content, Script, Task, TaskOutput, read_tasks, write_jobs
 from operators.live import TASK_LOG, Read
 from operators.registry import load_config
@@ -29,15 +28,20 @@ from operators.sums import user_file
 from .absorption import NEW
 from .dp_judge import is_saved
 from .mace_infer import models
+from .mace_model import START
 from .stage import (
     Judged,
     PlanParams,
+    TrainJob,
     TrainPlan,
     check_deviation,
+    check_validation,
     folders_of_tests,
+    folders_to_watch,
     need_systems,
     new_systems,
     of_iteration,
+    reuses,
     who,
     write_committee,
 )
@@ -63,19 +67,22 @@ class MaceConfig(StageConfig):
         description="MACE's own configuration (mace_run_train --config; YAML, a key a line). Data, seeds and file "
         "names are given by the run. Without E0s: average (with foundation_model it must say them)."
     )
+    validation_data: list[Name] = Field(
+        [], description="Sets of init.test that MACE chooses the best epoch by, instead of a part of the training data."
+    )
     max_num_epochs: Epochs | Annotated[list[Epochs], Field(min_length=1)] | None = Field(
         None, description="Epochs of each iteration (the last number repeats); default: those of the input."
     )
     foundation_model: UserFile | None = Field(
-        None, description="A model of MACE to fine-tune (.model); every iteration begins with it."
+        None,
+        description="A model of MACE to fine-tune (.model); every iteration begins with it, where the last committee "
+        "is not reused.",
     )
-
-
-@dataclass(frozen=True)
-class TrainJob(JobContext):
-    """A training job reads all data."""
-
-    data: Annotated[Path, Input(lambda at: at.space.dataset)]
+    training_reuse_iter: int | None = Field(
+        None, ge=1, description="From this iteration on, model i goes on from model i of the last committee."
+    )
+    training_reuse_max_num_epochs: Epochs | None = Field(None, description="Epochs where the last committee is reused.")
+    training_reuse_lr: float | None = Field(None, gt=0, description="Learning rate (lr) there.")
 
 
 def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
@@ -84,22 +91,27 @@ def plan(params: PlanParams, ctx: TrainPlan) -> Planned:
     train: MaceConfig = config.train
     need_systems(params.systems)
     source = user_file(ctx.files, train.input.root)
-    fixed = options(train, params.iteration, config.type_map, read_keys(source))
+    reuse = reuses(train.training_reuse_iter, params)
+    fixed = options(train, params.iteration, config.type_map, read_keys(source), reuse)
+    start = None if reuse else train.foundation_model
     job = {
         "systems": sorted(params.systems),
         "tests": folders_of_tests(config),
         "new": new_systems(params),
-        "model": train.foundation_model.root if train.foundation_model else None,
+        **({"watched": watched} if (watched := folders_to_watch(config)) else {}),
+        "model": start.root if start else None,
     }
 
     def task(index: int) -> Task:
         seed = derive_seed(config.seed, "train", params.iteration, index, "mace")
         contents: dict[str, Content] = {
             "input.yaml": source,
-            "job.json": canonical_json({**job, "options": [*fixed, "--seed", str(seed)]}),
+            "job.json": canonical_json(
+                {**job, **({"reuse": index} if reuse else {}), "options": [*fixed, "--seed", str(seed)]}
+            ),
         }
-        if train.foundation_model:
-            contents["start.model"] = user_file(ctx.files, train.foundation_model.root)
+        if start:
+            contents[START] = user_file(ctx.files, start.root)
         return Task(contents)
 
     here = files("operators.train")
@@ -134,7 +146,7 @@ def read_keys(path: Path) -> set[str]:
     return keys
 
 
-def options(train: MaceConfig, iteration: int, type_map: list[str], given: set[str]) -> list[str]:
+def options(train: MaceConfig, iteration: int, type_map: list[str], given: set[str], reuse: bool = False) -> list[str]:
     """What is added to the user's input: on the command line, which is stronger than the file."""
     from ase.data import atomic_numbers
 
@@ -142,6 +154,7 @@ def options(train: MaceConfig, iteration: int, type_map: list[str], given: set[s
     found = {
         "name": "mace",
         "train_file": "train.xyz",
+        **({"valid_file": "valid.xyz"} if train.validation_data else {}),
         "energy_key": "REF_energy",
         "forces_key": "REF_forces",
         "stress_key": "REF_stress",
@@ -154,9 +167,15 @@ def options(train: MaceConfig, iteration: int, type_map: list[str], given: set[s
         "log_dir": "ckpt/log",
     }
     defaults = {"plot": "False"}
-    if train.foundation_model:
+    epochs = of_iteration(train.max_num_epochs, iteration)
+    if reuse or train.foundation_model:
         # Fine-tuning with a second head wants data of the first training, which a run does not have.
-        found["foundation_model"], defaults["multiheads_finetuning"] = "start.model", "False"
+        found["foundation_model"], defaults["multiheads_finetuning"] = START, "False"
+    if reuse:  # the job adds E0s, those of the model: another zero would have to be learned again
+        epochs = train.training_reuse_max_num_epochs or epochs
+        if train.training_reuse_lr is not None:
+            found["lr"] = repr(train.training_reuse_lr)
+    elif train.foundation_model:
         if "E0s" not in given:
             raise ConfigError(
                 "train.input: it has no E0s, the energies of the atoms: with foundation_model say whether they are the "
@@ -164,7 +183,6 @@ def options(train: MaceConfig, iteration: int, type_map: list[str], given: set[s
             )
     else:
         defaults["E0s"] = "average"
-    epochs = of_iteration(train.max_num_epochs, iteration)
     if epochs is not None:
         found["max_num_epochs"] = str(epochs)
     elif "max_num_epochs" not in given:
@@ -232,7 +250,12 @@ def judge(task: TaskOutput, tested: bool) -> Judged:
 def check(config: RunConfig) -> list[str]:
     """Problems that no file is needed to see."""
     train: Any = config.train
-    return check_deviation(train.numb_models, config.select.app)
+    problems = [*check_deviation(train.numb_models, config.select.app), *check_validation(config)]
+    if train.training_reuse_iter is None:
+        for name in ("max_num_epochs", "lr"):
+            if getattr(train, f"training_reuse_{name}") is not None:
+                problems.append(f"train.training_reuse_{name}: it has no effect without training_reuse_iter")
+    return problems
 
 
 def check_files(config: Any, files: Path) -> None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 CHECKPOINTS = Path("ckpt")
 PATIENCE = 30  # seconds between two looks at the checkpoints
 LABELS = ("coord", "energy", "force", "virial")
-MODEL, CURVE, TEST, TRAIN = Path("mace.model"), Path("lcurve.jsonl"), Path("test.json"), Path("train.xyz")
+MODEL, CURVE, TEST = Path("mace.model"), Path("lcurve.jsonl"), Path("test.json")
+TRAIN, VALID = Path("train.xyz"), Path("valid.xyz")
+START = "start.model"  # the model to go on from
 NEW = Path("new.json")  # the errors on labels that are new in this iteration
 
 
@@ -37,23 +39,56 @@ def main() -> None:
     data = Path("data")
     data.unlink(missing_ok=True)
     data.symlink_to(os.environ["JOB_DATA"])
+    options = job["options"]
+    if "reuse" in job:
+        last_model(Path(os.environ["JOB_MODELS"]), job["reuse"])
+        options = [*options, "--E0s", energies_of_atoms(START)]
     check_once(sorted({(data / name).parent / "SHA256SUMS" for name in job["systems"]}))
     for path in (MODEL, CURVE, TEST, NEW):
         path.unlink(missing_ok=True)  # of an earlier attempt
     systems = [data / name for name in job["systems"]]
-    tests = sorted(path.parent for name in job["tests"] for path in (data / name).rglob("type.raw"))
-    if job["tests"] and not tests:
-        raise SystemExit(f"there are no test systems in {', '.join(job['tests'])}")
-    with open(TRAIN, "w") as stream:
-        for system in systems:
-            for frame in frames(system):
-                stream.write(extxyz(*frame))
+    tests, watched = (systems_in(data, job.get(name, [])) for name in ("tests", "watched"))
+    for path, part in ((TRAIN, systems), (VALID, watched)):
+        with open(path, "w") as stream:
+            stream.writelines(extxyz(*frame) for system in part for frame in frames(system))
 
-    train(job["options"])
+    train(options)
     trained = model(MODEL)
     TEST.write_text(json.dumps(errors(trained, tests or systems)))
     NEW.write_text(json.dumps({Path(name).name: frame_errors(trained, data / name) for name in job["new"]}))
     shutil.rmtree(CHECKPOINTS)
+
+
+def systems_in(data: Path, folders: list[str]) -> list[Path]:
+    """The systems in folders of the dataset."""
+    found = sorted(path.parent for name in folders for path in (data / name).rglob("type.raw"))
+    if folders and not found:
+        raise SystemExit(f"there are no systems in {', '.join(folders)}")
+    return found
+
+
+def last_model(committee: Path, index: int) -> None:
+    """Put the model of the last committee that this one goes on from beside the input."""
+    from dp_model import check_once
+
+    check_once([committee / "SHA256SUMS"])
+    path = committee / f"mace.{index:03d}.model"
+    if not path.exists():
+        raise SystemExit(
+            f"training_reuse_iter: the last committee has no model {index}; keep numb_models, or raise "
+            "training_reuse_iter"
+        )
+    shutil.copyfile(path, START)
+
+
+def energies_of_atoms(path: str) -> str:
+    """E0s of a model, eV. MACE 0.3.16 has a name for them (foundation), and fails there with a single element."""
+    import torch
+
+    found = torch.load(path, map_location="cpu", weights_only=False)
+    numbers = found.atomic_numbers.tolist()
+    energies = found.atomic_energies_fn.atomic_energies.reshape(-1).tolist()
+    return str(dict(zip(numbers, energies)))  # noqa: B905
 
 
 def train(options: list[str]) -> None:

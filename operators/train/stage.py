@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from conventions.config import RunConfig
 from conventions.documents import StageReport
-from conventions.errors import ConfigError
+from conventions.errors import ConfigError, did_you_mean
 from conventions.space import DataSpace
-from operators.core import Input, PlanContext, ReduceContext, Reduced, ReduceParams
+from operators.core import Input, JobContext, PlanContext, ReduceContext, Reduced, ReduceParams
 from operators.jobs import TaskOutput, job_counts, write_report
+from operators.registry import load_config
 
 from .absorption import write_figures
 
@@ -35,6 +36,19 @@ class TrainPlan(PlanContext):
     files: Annotated[Path, Input(lambda at: at.space.files, optional=True)]
 
 
+@dataclass(frozen=True)
+class TrainJob(JobContext):
+    """A training job reads all data, and the last committee where there is one."""
+
+    data: Annotated[Path, Input(lambda at: at.space.dataset)]
+    models: Annotated[Path, Input(lambda at: at.newest_product("train"), optional=True)]
+
+
+def reuses(training_reuse_iter: int | None, params: PlanParams) -> bool:
+    """Does model i go on from model i of the last committee?"""
+    return training_reuse_iter is not None and params.iteration >= training_reuse_iter and params.has_models
+
+
 def need_systems(systems: Sequence[str]) -> None:
     """Raise `ConfigError` where there is nothing to train on."""
     if not systems:
@@ -42,9 +56,36 @@ def need_systems(systems: Sequence[str]) -> None:
 
 
 def folders_of_tests(config: RunConfig) -> list[str]:
-    """The folders of the independent test data, relative to the dataset."""
+    """The folders of the data that the figures are of, relative to the dataset.
+
+    A training that watches data may stop at what is best on them: they are no test where there are others.
+    """
+    return _folders(set(config.init.test) - set(_watched(config)) or config.init.test)
+
+
+def folders_to_watch(config: RunConfig) -> list[str]:
+    """The folders of the data that the training program is given to watch, relative to the dataset."""
+    return _folders(_watched(config))
+
+
+def _watched(config: RunConfig) -> list[str]:
+    names: list[str] = getattr(config.train, "validation_data", [])  # not every trainer has it
+    return names
+
+
+def _folders(names: Iterable[str]) -> list[str]:
     space = DataSpace({})
-    return [space.dataset_test(name)[len(space.dataset) + 1 :] for name in sorted(config.init.test)]
+    return [space.dataset_test(name)[len(space.dataset) + 1 :] for name in sorted(names)]
+
+
+def check_validation(config: RunConfig) -> list[str]:
+    """Sets to watch that are not there."""
+    tests = config.init.test
+    return [
+        f"train.validation_data: there is no set {name!r} in init.test; {did_you_mean(name, tests)}"
+        for name in _watched(config)
+        if name not in tests
+    ]
 
 
 def labelled_in(iteration: int) -> str:
@@ -112,7 +153,7 @@ def write_committee(
         attempt=params.attempt,
         complete=complete,
         next=complete,
-        jobs=job_counts(params.n_jobs, tasks),
+        jobs=job_counts(params.n_jobs, tasks, load_config(ctx.config.read_bytes()).gpus("train")),
         classes={kind: number for kind, number in sorted(classes.items()) if number},
         summary=summary,
         messages=list(dict.fromkeys(message for _, _, message in judged if message))[:5],

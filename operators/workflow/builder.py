@@ -21,7 +21,6 @@ from conventions.space import StageSpace
 from operators.core import App, Input, Operator, Output, Planned, Signature, artifacts, signature
 from operators.pod import scripts
 from operators.pod.claim import claim
-from operators.pod.hint import notify
 
 from .hpc import executor
 from .shipping import Shipped, ship
@@ -56,7 +55,6 @@ def build(
     job_image: str | None = None,
     routes: Sequence[Hpc] = (),
     parallelism: int | None = None,
-    hook: str | None = None,
 ) -> StageWorkflow:
     """Build the workflow of a stage.
 
@@ -74,8 +72,6 @@ def build(
         Images of the Python operators and of the jobs; jobs without one use the operators'.
     routes
         The batch systems that the jobs may be handed to; none: they run in their pods.
-    hook
-        URL to tell that the workflow has ended.
     """
     import dflow
     from dflow.op_template import ScriptOPTemplate
@@ -175,13 +171,6 @@ def build(
         workflow.add(jobs_step())
         workflow.add(python_step("reduce", app.reduce, planned))
         spec = workflow.to_dict()["spec"]
-        if hook:
-            leaving = dflow.Workflow(name="leaving", id="leaving")
-            leaving.add(python_step("notify", notify, {"url": hook, "workflow": name}))
-            entry, template = leaving.to_dict()["spec"]["templates"]
-            spec["templates"].append(template)
-            ((step,),) = entry["steps"]
-            spec["hooks"] = {"exit": {"template": "notify", "arguments": step["arguments"]}}
     manifest = {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",

@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from conventions.cluster import ArgoConfig, Pod, Repository, SecretKey
+from conventions.cluster import ArgoConfig, Hook, Pod, Repository, SecretKey
 from conventions.config import StageConfig
+from operators.pod.hint import KEY
 from operators.pod.s3 import Place
 
 from .builder import seal
@@ -20,8 +21,18 @@ JOB_LABEL = "dpgen2-sm/job"
 _ROOT = "/dpgen2"
 _CA = "/dpgen2-ca"
 _MONTH = 30 * 24 * 3600
-_HINT = 600  # seconds
-_JOB, _GUARD = "job", "guard"
+# What the Pod Security Standard `restricted` asks for. The executor's containers, which are Argo's, are reached by the
+# patch only. All are one user, so that the executor reads what a job leaves with mode 600; 8737 is the executor's own.
+_USER = 8737
+_POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": _USER,
+    "fsGroup": _USER,  # for keys of SSH, which a Secret shows to root and to this group
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_UNPRIVILEGED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+_CONTAINERS = {"initContainers": ["init"], "containers": ["wait", "main"]}
+_JOB, _GUARD, _LAST = "job", "guard", "reduce"
 
 
 def dress(manifest: dict[str, Any], engine: ArgoConfig, stage: StageConfig, store: Place) -> dict[str, Any]:
@@ -45,6 +56,8 @@ def dress(manifest: dict[str, Any], engine: ArgoConfig, stage: StageConfig, stor
         spec["serviceAccountName"] = engine.service_account
     if engine.hours:
         spec["activeDeadlineSeconds"] = _seconds(engine.hours)
+    if engine.pod_security == "restricted":
+        _restrict(spec)
     if engine.repository.config_map:
         reference = {"configMap": engine.repository.config_map, "key": engine.repository.key}
         spec["artifactRepositoryRef"] = {name: value for name, value in reference.items() if value}
@@ -58,8 +71,8 @@ def dress(manifest: dict[str, Any], engine: ArgoConfig, stage: StageConfig, stor
             _dress_template(template, pod.model_copy(update={"secrets": {**pod.secrets, **own}}))
             if template["name"] == _GUARD and engine.repository.ca:
                 _mount_ca(template, engine.repository.ca)
-            if template["name"] == "notify":  # the workflow's own deadline is not for its last pod, and the run waits
-                template["activeDeadlineSeconds"] = _HINT
+            if template["name"] == _LAST and engine.hook:
+                template["script"]["env"] += _hint(engine.hook)
     return seal(manifest)
 
 
@@ -82,6 +95,16 @@ def coordinates(repository: Repository, store: Place) -> dict[str, Any]:
         "accessKeySecret": secrets.access_key.model_dump(),
         "secretKeySecret": secrets.secret_key.model_dump(),
     }
+
+
+def _restrict(spec: dict[str, Any]) -> None:
+    """For all pods of a workflow; a template's own patch is merged after this one."""
+    spec["securityContext"] = {**_POD_SECURITY}
+    patch = {
+        kind: [{"name": name, "securityContext": _UNPRIVILEGED} for name in names]
+        for kind, names in _CONTAINERS.items()
+    }
+    spec["podSpecPatch"] = json.dumps(patch, sort_keys=True)
 
 
 def _dress_template(template: dict[str, Any], pod: Pod) -> None:
@@ -146,18 +169,26 @@ def _environment(pod: Pod) -> list[dict[str, Any]]:
 
 
 def _secrets_of(step: str, engine: ArgoConfig) -> dict[str, SecretKey]:
-    """The guard writes its claim into the store itself, and the last pod signs its hint: only they get the keys."""
+    """The guard writes its claim into the store itself: only it gets the store's key."""
     keys = engine.repository.credentials
     if step == _GUARD and keys:
         return {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}
-    if step == "notify" and engine.hook:
-        return {"DPGEN2_HOOK_KEY": engine.hook.key}
     return {}
 
 
+def _hint(hook: Hook) -> list[dict[str, Any]]:
+    """What the last step needs to send its hint; without the Secret it sends none, rather than wait for it for ever."""
+    key = {"secretKeyRef": {**hook.key.model_dump(), "optional": True}}
+    return [
+        {"name": "DPGEN2_HINT_URL", "value": hook.url},
+        {"name": "DPGEN2_HINT_NAME", "value": "{{workflow.name}}"},
+        {"name": KEY, "valueFrom": key},
+    ]
+
+
 def _artifacts(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every artifact with a key: inputs of steps and hooks, outputs of templates."""
-    arguments = [spec.get("hooks", {}).get("exit", {}).get("arguments", {})]
+    """Every artifact with a key: inputs of steps, outputs of templates."""
+    arguments = []
     for template in spec["templates"]:
         arguments += [step["arguments"] for group in template.get("steps", []) for step in group]
         arguments.append(template.get("outputs", {}))

@@ -123,8 +123,8 @@ def resume(
     """
     from statemachine.cli.follow import follow_to_end
     from statemachine.machine.orders import Order
-    from statemachine.run.configuration import configuration
     from statemachine.run.opening import find_prefix, open_poller
+    from statemachine.run.orders import carry_out, stopped
 
     prefix = find_prefix(target)
     poller = open_poller(prefix)
@@ -133,11 +133,9 @@ def resume(
         orders.be_sure(f"is {state.home or 'the place where it works'} lost for good, with all that ran there?", yes)
         state = poller.take_over("taken over by the user")
     if state.at == "cancelling":
-        state = orders.stopped(poller)
+        state = stopped(poller)
     if state.hold or state.at in ("failed", "cancelled"):
-        if state.next_keeps_sha256:
-            configuration(poller.store, state, newest=True)  # the one that comes into force is there
-        poller.tell(Order("resume", "resumed by the user"))
+        carry_out(poller, Order("resume", "resumed by the user"))
     follow_to_end(prefix, interval)
 
 
@@ -201,12 +199,13 @@ def daemon(
     hooks are off.
 
     On this machine it serves the pages of `dpgen2-sm web`, too. Who reaches them sees all that the runs have: at an
-    address that others can reach they are served with --pages only.
+    address that others can reach they are served with --pages only. With a token in DPGEN2_WEB_TOKEN (or in the file
+    that DPGEN2_WEB_TOKEN_FILE names) who knows it can give orders there: see `dpgen2-sm web --help`.
 
     People are told of ends, pauses and what needs them where the environment says how: by a signed webhook
     (DPGEN2_WEBHOOK_URL with DPGEN2_WEBHOOK_KEY), or by Apprise to Slack, Feishu, mail and others (DPGEN2_NOTIFY_URLS).
-    DPGEN2_NOTIFY_ON chooses of converged, exhausted, failed, paused, needs_person, iteration. docs/operations.md has
-    more. `run`, `resume` and `step` do so, too.
+    DPGEN2_NOTIFY_ON chooses of converged, exhausted, failed, cancelled, paused, needs_person, iteration.
+    docs/operations.md has more. `run`, `resume` and `step` do so, too.
     """
     from statemachine.daemon.serve import serve
     from statemachine.run.opening import find_prefix

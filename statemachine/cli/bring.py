@@ -57,10 +57,10 @@ def import_(
     A job of model_devi_jobs becomes an exploration stage that runs once (convergence.repeat: once), so that the run
     does what DP-GEN would have done. Stages of DPGEN2 are repeated until they have converged, as they are there.
 
-    --adopt takes a campaign over, wherever it stopped: DP-GEN's folder with record.dpgen, or what `dpgen2 download` has
-    brought. Collected labels become the run's dataset, finished labelling tasks of an unfinished iteration too, the
-    newest models explore next, and the run begins at the stage that comes next; nothing is labelled again. If run.yaml
-    has to be edited first, give it as SOURCE then.
+    --adopt takes a campaign over, wherever it stopped: DP-GEN's folder with record.dpgen, what `dpgen2 download` has
+    brought, or a copy of its workflow's folder in the bucket. Collected labels become the run's dataset, finished
+    labelling tasks of an unfinished iteration too, the newest models explore next, and the run begins at the stage that
+    comes next; nothing is labelled again. If run.yaml has to be edited first, give it as SOURCE then.
     """
     from statemachine.importer.campaign import ADOPTED, campaign
     from statemachine.importer.make import RUN, is_ours, make

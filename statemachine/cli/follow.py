@@ -23,7 +23,7 @@ from rich.text import Text
 
 from conventions.errors import Dpgen2Error, EngineAway, StoreAway
 from conventions.forms import printable
-from conventions.state import ENDED, IterationSummary, State
+from conventions.state import IterationSummary, State
 from statemachine.machine.outlook import compared
 from statemachine.notify import Watch
 from statemachine.run.opening import engine_of, open_poller
@@ -38,6 +38,7 @@ from .progress import Sight, counts, pace_words, pause_of, plain
 from .show import (
     COLUMNS,
     LAST,
+    described,
     headline,
     iteration_line,
     iteration_rows,
@@ -131,22 +132,23 @@ def beginning() -> Iterator[Callable[[str, int, int], None]]:
 def watch_status(prefix: str) -> None:
     """Show the status again and again until the run ends, with the progress of the stage that runs."""
     sight, store = Sight(), open_store(prefix)
+    record = Record(store)
     with Live(console=Console(), auto_refresh=False) as live:
         while True:
-            found = status_of(prefix, LAST)
-            parts = [headline(found), *_progress(sight, store), iteration_table(found["iterations"])]
+            state = record.load().state
+            found = described(store, state, LAST)
+            parts = [headline(found), *_progress(sight, store, state), iteration_table(found["iterations"])]
             live.update(Text.from_ansi("\n".join(parts)), refresh=True)
-            if found["at"] in ENDED:
+            if state.ended:
                 return
             time.sleep(2)
 
 
-def _progress(sight: Sight, store: Store) -> list[str]:
+def _progress(sight: Sight, store: Store, state: State) -> list[str]:
     """A line on the tasks of the stage, and some on those that run; nothing where the engine cannot be asked."""
+    if not state.at.endswith(".running"):
+        return []
     try:
-        state = Record(store).load(verify=False).state
-        if not state.at.endswith(".running"):
-            return []
         sight.look(store, engine_of(store, state), state, pause_of(store))
     except Dpgen2Error:
         return []

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from .options import AsJson, ConfigFile, Interval, Reason, Target, Yes, checked
-
-if TYPE_CHECKING:
-    from conventions.state import State
-    from statemachine.run.poller import Poller
 
 
 def pause(target: Target, reason: Reason = "paused by the user") -> None:
@@ -25,8 +20,9 @@ def pause(target: Target, reason: Reason = "paused by the user") -> None:
     from statemachine.cli.show import print_state
     from statemachine.machine.orders import Order
     from statemachine.run.opening import find_prefix, open_poller
+    from statemachine.run.orders import carry_out
 
-    print_state(open_poller(find_prefix(target)).tell(Order("pause", reason)))
+    print_state(carry_out(open_poller(find_prefix(target)), Order("pause", reason)))
 
 
 def cancel(target: Target, reason: Reason = "cancelled by the user", yes: Yes = False) -> None:
@@ -34,19 +30,14 @@ def cancel(target: Target, reason: Reason = "cancelled by the user", yes: Yes = 
 
     Finished jobs are kept; `resume` continues with a new attempt.
     """
-    from conventions.errors import CommandRefused
     from statemachine.cli.show import print_state
     from statemachine.machine.orders import Order
     from statemachine.run.opening import find_prefix, open_poller
+    from statemachine.run.orders import carry_out
 
     poller = open_poller(find_prefix(target))
     be_sure(f"stop the workflow {poller.record.load().state.workflow} and its jobs?", yes)
-    try:
-        poller.tell(Order("cancel", reason))
-    except CommandRefused:
-        if poller.record.load().state.at != "cancelling":  # a cancel that was interrupted is completed
-            raise
-    print_state(stopped(poller))
+    print_state(carry_out(poller, Order("cancel", reason)))
 
 
 def rewind(
@@ -64,14 +55,12 @@ def rewind(
     """
     from statemachine.cli.show import print_state
     from statemachine.machine.orders import Order
-    from statemachine.run.configuration import configuration
     from statemachine.run.opening import find_prefix, open_poller
+    from statemachine.run.orders import carry_out
 
     poller = open_poller(find_prefix(target))
-    configuration(poller.store, poller.record.load().state, newest=True)  # the one that takes effect is there
     be_sure(f"drop what was made from {stage} of iteration {iteration} on?", yes)
-    poller.tell(Order("rewind", reason, iteration, stage))
-    print_state(stopped(poller))
+    print_state(carry_out(poller, Order("rewind", reason, iteration, stage)))
 
 
 def extend(
@@ -209,23 +198,3 @@ def be_sure(question: str, yes: bool) -> None:
     """Ask on a terminal; a script is not asked."""
     if not yes and sys.stdin.isatty():
         typer.confirm(question, abort=True)
-
-
-def stopped(poller: Poller) -> State:
-    """Wait until a cancel or a rewind has stopped the workflow; return the state.
-
-    Raises
-    ------
-    EngineError
-        When it works elsewhere: only a poller there can stop it.
-    """
-    from conventions.errors import EngineError
-    from statemachine.run.place import works_elsewhere
-
-    state = poller.step(while_at="cancelling")
-    while state.at == "cancelling":
-        if poller.away:
-            raise EngineError(f"the run is to stop, but {works_elsewhere(poller.away, poller.engine.home)}")
-        time.sleep(0.2)
-        state = poller.step(while_at="cancelling")
-    return state

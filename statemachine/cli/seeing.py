@@ -98,9 +98,9 @@ def web(
 ) -> None:
     """Show runs in a browser: an overview, live reports, jobs and their logs, downloads of models and data.
 
-    Nothing is advanced or changed. Whoever reaches the address sees everything: keep it on this machine, or behind a
-    server that asks who is there. Ctrl-C ends it. The daemon's
-    --listen serves the same pages.
+    Nothing is advanced. Whoever reaches the address sees everything: keep it on this machine, or behind a server that
+    asks who is there. With a token in DPGEN2_WEB_TOKEN (or in the file that DPGEN2_WEB_TOKEN_FILE names) who knows it
+    can pause, resume, cancel, rewind and patch runs there. Ctrl-C ends it. The daemon's --listen serves the same pages.
     """
     from statemachine.run.opening import find_prefix
     from statemachine.store import prefix_url

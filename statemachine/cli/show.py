@@ -45,7 +45,11 @@ COLUMNS = {  # with widths: 80 characters in all
 def status_of(prefix: str, last: int | None = None) -> dict[str, Any]:
     """Where a run stands, as plain data, with the last iterations; by default with all."""
     store = open_store(prefix)
-    state = Record(store).load().state
+    return described(store, Record(store).load().state, last)
+
+
+def described(store: Store, state: State, last: int | None = None) -> dict[str, Any]:
+    """The same of a state that was read."""
     trail, damage = readable(store, state, last)
     found: dict[str, Any] = {
         "run": state.run,
@@ -198,7 +202,8 @@ def check_note(row: dict[str, Any]) -> str:
     'accurate frames: rmse_f 0.021 (below 0.028; 5 labels)'
     """
     high = f"below {row['check_rmse_f_high']:.3f}; " if "check_rmse_f_high" in row else ""
-    return f"accurate frames: rmse_f {row['check_rmse_f']:.3f} ({high}{row['check_labels']:.0f} labels)"
+    labels = f"{row['check_labels']:.0f} label{'s' * (row['check_labels'] != 1)}"
+    return f"accurate frames: rmse_f {row['check_rmse_f']:.3f} ({high}{labels})"
 
 
 def table_line(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the daemon tells Prometheus: how it does, where its runs stand, and how good their models are.
+"""What the daemon tells Prometheus: how it does, where its runs stand, how good their models are, what they cost.
 
 All of it is known already: no figure costs a request to a store.
 """
@@ -28,13 +28,6 @@ def share(state: State, name: str) -> float | None:
     return next((each[name] for each in found if each), None)
 
 
-def labelled(state: State) -> float | None:
-    """The labels of all iterations; None where the state does not hold all of them any more."""
-    if state.earlier is not None:
-        return None
-    return sum(row.figures.get("labelled", 0.0) for row in state.trail if not row.left)
-
-
 COUNTERS: list[tuple[str, str, Callable[[Run], float]]] = [
     ("dpgen2_steps", "Steps of the run, good and failed.", lambda run: run.steps),
     ("dpgen2_step_failures", "Steps that ended with an error.", lambda run: run.failures),
@@ -47,6 +40,10 @@ GAUGES: list[tuple[str, str, Callable[[Run], float | None]]] = [
     ("dpgen2_attempt", "Attempt of the current stage.", lambda run: run.state.attempt if run.state else None),
     ("dpgen2_jobs_finished", "Finished jobs of the current workflow.", lambda run: run.jobs[0] if run.jobs else None),
     ("dpgen2_jobs", "Jobs of the current workflow.", lambda run: run.jobs[1] if run.jobs else None),
+    ("dpgen2_labelled", "Labels of all iterations.", lambda run: run.totals.get("labelled")),
+    ("dpgen2_job_hours", "Hours of the jobs of all iterations.", lambda run: run.totals.get("job_hours")),
+    ("dpgen2_cpu_hours", "Hours of processors that they used.", lambda run: run.totals.get("cpu_hours")),
+    ("dpgen2_gpu_hours", "Hours of GPUs that they had.", lambda run: run.totals.get("gpu_hours")),
     ("dpgen2_needs_person", "1 for a run that does not go on by itself.", lambda run: float(run.needs_person)),
 ]
 FIGURES: list[tuple[str, str, Callable[[State], float | None]]] = [
@@ -67,7 +64,6 @@ FIGURES: list[tuple[str, str, Callable[[State], float | None]]] = [
         lambda state: newest(state, "blind_rmse_f"),
     ),
     ("dpgen2_labelled_last", "Labels of the newest labelled iteration.", lambda state: newest(state, "labelled")),
-    ("dpgen2_labelled", "Labels of all iterations; missing once old rows have left the state.", labelled),
 ]
 RESULTS = [("dpgen2_hints", "Hints received at /hook."), ("dpgen2_notifications", "Notifications to people.")]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
-from conventions.errors import Dpgen2Error, NoRun
+from conventions.errors import Dpgen2Error, NoRun, StateError
 from conventions.names import full_name
 from conventions.state import State
 from statemachine import logs
@@ -14,6 +15,7 @@ from statemachine.notify import Notifier, Watch
 from statemachine.run.opening import open_poller
 from statemachine.run.place import works_elsewhere
 from statemachine.run.poller import Poller
+from statemachine.run.trail import totals
 
 from .schedule import Schedule
 
@@ -62,6 +64,8 @@ class Run:
         self.seconds: float | None = None
         self.last_good: float | None = None
         self.jobs: tuple[int, int] | None = None
+        self.totals: dict[str, float] = {}  # over all iterations
+        self._sums: dict[str, dict[str, float]] = {}
         self.error = ""
         self.over = False  # has it ended, and did the step that saw that end well?
         self.gone = False  # is there no run any more?
@@ -99,6 +103,8 @@ class Run:
             self.last_good, self.error, self.over = time.time(), "", state.ended
             self.watch.saw(state)
             self._tell_where(poller)
+            with suppress(StateError):  # of lost rows the run needs none
+                self.totals = totals(poller.store, state, self._sums)
             return {"changed": before is None or state.version != before.version, "ended": state.ended}
         except Exception as error:
             self.poller, self.over, self.gone = None, False, isinstance(error, NoRun)

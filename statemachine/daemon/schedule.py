@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-# A workflow whose last pod sends the hint is still `Running` for the seconds that this pod takes to end.
-NAMED = (*[0.5] * 6, 1.5, 3.0, 7.0)
+# A workflow sends its hint before Argo uploads its last outputs, and is `Running` until then: for some ten seconds, or
+# as long as large models take.
+NAMED = (0.5, 0.5, *[1.0] * 11, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 20.0)
 UNNAMED = (2.0, 8.0)  # whose it is, is not known: it costs all runs
 SPACING = 0.5  # a flood of hints costs a run two looks a second
 PATIENCE = 600.0  # the longest wait after errors

@@ -11,6 +11,7 @@ from operators.pod.hint import KEY
 from statemachine import logs
 from statemachine.notify import Notifier, take
 from statemachine.notify.senders import senders_of
+from statemachine.web.login import Login, take_token
 
 from .daemon import LATE, Daemon
 from .hints import KEY_FILE, TOKEN, keys_from
@@ -42,10 +43,10 @@ def serve(
     shown
         Whether the runs have pages there; None: where only this machine can look at them.
     """
-    keys, targets = keys_from(os.environ), take(os.environ)
+    keys, targets, token = keys_from(os.environ), take(os.environ), take_token(os.environ)
     for name in (KEY, KEY_FILE, TOKEN):
         os.environ.pop(name, None)  # nothing that the daemon starts needs them
-    redactor = logs.set_up(json_lines, [keys.key, keys.token, *targets.secrets])
+    redactor = logs.set_up(json_lines, [keys.key, keys.token, token, *targets.secrets])
     notifier = Notifier(senders_of(targets), targets.kinds, redactor)
     daemon = Daemon(prefixes, interval, redactor, stay, discover=discover, notifier=notifier)
     received: list[str] = []
@@ -60,14 +61,17 @@ def serve(
     if listen is not None:
         from .web import Server, address  # who does not listen does not pay for it
 
-        server = Server(address(listen), daemon, keys, shown)
+        server = Server(address(listen), daemon, keys, shown, Login(token) if token else None)
     try:
         daemon.open()
         if server is not None:
             hooks = "on" if keys.key or keys.token else "off: set DPGEN2_HOOK_KEY to turn them on"
             pages = "shown" if server.shown else "not shown (--pages shows them)"
+            orders = "taken" if token and server.shown else "not taken"
             log.info(
-                "listening on %s; hooks are %s; runs are %s", server.url, hooks, pages, extra={"event": "listening"}
+                "listening on %s; hooks are %s; runs are %s; orders are %s there",
+                *(server.url, hooks, pages, orders),
+                extra={"event": "listening"},
             )
         if not received:
             daemon.start()

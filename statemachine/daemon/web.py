@@ -6,18 +6,20 @@ The hook reads no body longer than 64 kB; the other limits are those of `statema
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from typing import TYPE_CHECKING
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from statemachine.web.app import Site, names_of
+from statemachine.web.app import Site
 from statemachine.web.board import Seen
 from statemachine.web.lanes import Lanes
+from statemachine.web.login import Login
+from statemachine.web.requests import Refused as BadBody
+from statemachine.web.requests import names_of, read_body
 from statemachine.web.server import CONNECTIONS, HttpServer, address
 
 from .hints import Keys, Nonces, Refused, verify
@@ -47,9 +49,18 @@ class Server(HttpServer):
         What hints are checked with.
     shown
         Whether the runs have pages; by default where only this machine can look at them.
+    login
+        Who may give orders there; None: nobody.
     """
 
-    def __init__(self, listen: tuple[str, int], daemon: Daemon, keys: Keys, shown: bool | None = None) -> None:
+    def __init__(
+        self,
+        listen: tuple[str, int],
+        daemon: Daemon,
+        keys: Keys,
+        shown: bool | None = None,
+        login: Login | None = None,
+    ) -> None:
         from prometheus_client import CollectorRegistry
 
         self.daemon, self.keys, self.nonces = daemon, keys, Nonces()
@@ -65,7 +76,15 @@ class Server(HttpServer):
         ]
         self.shown = bool(names_of(listen[0])) if shown is None else shown
         site = Site(
-            self, Lanes(), listen[0], extra, lambda request: self._hook(request), UNDER_ANY_NAME, shown=self.shown
+            self,
+            Lanes(),
+            listen[0],
+            extra,
+            lambda request: self._hook(request),
+            UNDER_ANY_NAME,
+            shown=self.shown,
+            login=login,
+            ordered=lambda name: self.daemon.hint(name),
         )
         super().__init__(listen, site.app)
 
@@ -97,32 +116,17 @@ class Server(HttpServer):
 
     async def _hook(self, request: Request) -> Response:
         try:
-            body = await _body(request)
+            body = await read_body(request, BODY)
             if request.url.path != "/hook":
                 raise Refused(404, "send hints to /hook")
             name = verify(self.keys, request.headers, body, time.time(), self.nonces)
-        except Refused as refusal:
+        except (Refused, BadBody) as refusal:
             self.count("refused")
             log.debug("hint refused: %s", refusal, extra={"event": "hint_refused"})
             return PlainTextResponse(f"{refusal}\n", refusal.status)
         self.count("received")
         self.daemon.hint(name)
         return PlainTextResponse("accepted\n", 202)
-
-
-async def _body(request: Request) -> bytes:
-    """The whole body; a longer one is not read."""
-    length = request.headers.get("Content-Length", "0").strip()
-    if "Transfer-Encoding" in request.headers:
-        raise Refused(411, "send a Content-Length")
-    if not re.fullmatch("[0-9]+", length):
-        raise Refused(400, "Content-Length is not a number")
-    if len(length) > 9 or int(length) > BODY:
-        raise Refused(413, f"a hint has at most {BODY} bytes")
-    try:
-        return await request.body()
-    except ClientDisconnect:
-        raise Refused(400, "the body did not come") from None
 
 
 def _report(trouble: str) -> Response:

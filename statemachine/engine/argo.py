@@ -13,6 +13,7 @@ from conventions.cluster import ArgoConfig
 from conventions.errors import EngineError, NotFound
 from conventions.names import SPEC_HASH
 from operators.live import TASK_LOG
+from operators.pod.hint import SAID
 from operators.workflow.pods import JOB_LABEL, STEP_LABEL
 from statemachine.machine import Phase
 
@@ -156,7 +157,8 @@ class ArgoEngine:
     def _telling_lines(self, name: str) -> list[str]:
         """The last line that guard, plan or reduce printed: pods that succeeded are gone by then."""
         try:
-            return list(deque(self.logs(name), maxlen=1))
+            lines = (line for line in self.logs(name) if not line.partition(": ")[2].startswith(SAID))
+            return list(deque(lines, maxlen=1))
         except (EngineError, NotFound):
             return []
 

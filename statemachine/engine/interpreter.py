@@ -81,7 +81,7 @@ class Interpreter:
         self.shared = folder / "shared"  # where jobs tell each other what they have checked
         self.total = self.finished = 0
         self.messages: list[str] = []
-        self.fetched: dict[str, Path] = {}  # by key, in this step
+        self.fetched: dict[str, Path | None] = {}  # by key, in this step; None: there is nothing
         self._lock = threading.Lock()
         self._written = 0.0
 
@@ -163,7 +163,7 @@ class Interpreter:
         found = {f"inputs.parameters.{p['name']}": p["value"] for p in arguments.get("parameters", [])}
         for artifact in arguments.get("artifacts", []):
             key = artifact["s3"]["key"]
-            path = self.fetched.get(key) or self.store.fetch(key, place / "in" / artifact["name"])
+            path = self.fetched[key] if key in self.fetched else self.store.fetch(key, place / "in" / artifact["name"])
             if path is None and not artifact.get("optional"):
                 raise FileNotFoundError(f"there is nothing at {key}")
             if path and self.given:
@@ -171,7 +171,7 @@ class Interpreter:
                     self.given.sift(key, path)
                 else:
                     self.given.check(key, path)
-            if path and not path.is_relative_to(place):  # it stays: the step's other jobs need not ask for it
+            if not (path and path.is_relative_to(place)):  # it stays: the step's other jobs need not ask for it
                 self.fetched[key] = path
             found[f"inputs.artifacts.{artifact['name']}.path"] = str(path or place / "none")
         return found

@@ -17,6 +17,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -76,6 +77,7 @@ class _Job:
         self.work = self.out.parent / "work"
         self.env = {**env, "LC_ALL": "C"}
         self.begun = False
+        self.start, self.cpu = int(time.time()), 0.0
 
     @cached_property
     def outputs(self) -> list[tuple[str, str]]:
@@ -118,7 +120,7 @@ class _Job:
         """Run a script of the job, and return its exit code as a shell tells it."""
         with _or_ended(_TROUBLE), open(log, "wb") as stream:
             os.fchmod(stream.fileno(), 0o644)
-            code = subprocess.run(
+            with subprocess.Popen(
                 ["sh", str(script)],
                 cwd=folder,
                 env={**self.env, "PWD": str(folder)},
@@ -127,7 +129,10 @@ class _Job:
                 stderr=stream,
                 umask=_UMASK,
                 pass_fds=self.shared,
-            ).returncode
+            ) as program:
+                _, status, usage = os.wait4(program.pid, 0)
+                program.returncode = code = os.waitstatus_to_exitcode(status)
+        self.cpu += usage.ru_utime + usage.ru_stime
         return 128 - code if code < 0 else code
 
     def mark(self, digest: str, codes: Mapping[str, int], sums: Mapping[str, str]) -> None:
@@ -141,15 +146,21 @@ class _Job:
                     (self.work / f"{name}.code").unlink(missing_ok=True)
                 raise _Ended(_NOT_KEPT, f"a file that a task recorded has gone since: {error}") from None
             marker = {
-                "schema_version": 1,
+                "schema_version": 2,
                 "job_id": self.id,
                 "inputs": digest,
                 "tasks": [{"id": name, "code": code} for name, code in codes.items()],
                 "files": [{"name": name, "size": size, "sha256": sums[name]} for name, size in sizes.items()],
             }
             part = self.done.with_name(f"{self.done.name}.part")
-            _write(part, json.dumps(marker, separators=(",", ":")) + "\n")
+            text = json.dumps(marker, separators=(",", ":"))
+            _write(part, f'{text[:-1]},"used":{self.used()}}}\n')
             part.replace(self.done)
+
+    def used(self) -> str:
+        """When the job began, its time and that of its programs, s, as the marker has it."""
+        wall = max(0, int(time.time()) - self.start)
+        return f'{{"began":{self.start},"wall":{wall},"cpu":{self.cpu:.3f}}}'
 
 
 class _Task:

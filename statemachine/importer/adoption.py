@@ -7,6 +7,7 @@ labels here, and trains on first.
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from operators.committee import committee_of
 from operators.selected import FRAMES
 from operators.sums import write_sums
 from statemachine.run.data import load_data
+from statemachine.run.earlier import Earlier
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 Tell = Callable[[str], None]
 
 
-class Adoption:
+class Adoption(ABC):
     """One campaign, for one configuration; `tell` is given what a person should know."""
 
     def __init__(self, config: Any, scratch: Path, tell: Tell) -> None:
@@ -38,6 +40,10 @@ class Adoption:
         self.folders: dict[str, Path] = {}
         self._figures: dict[int, dict[str, float]] = {}
         self._done: dict[int, list[Stage]] = {}
+
+    @abstractmethod
+    def earlier(self) -> Earlier:
+        """What a run begins with."""
 
     def figures(self, number: int) -> dict[str, float]:
         """The row of an iteration in the table; what is put into it stays there."""

@@ -68,11 +68,18 @@ _BATCHES = {
     "slurm": "Slurm", "slurmjobarray": "Slurm", "pbs": "PBS", "torque": "Torque", "sge": "SGE", "lsf": "LSF",
     "shell": "Shell", "fugaku": "Fugaku", "jh_unischeduler": "JH_UniScheduler",
 }  # fmt: skip
+_DIRECTIVES = {
+    "Slurm": "#SBATCH", "PBS": "#PBS", "Torque": "#PBS", "SGE": "#$", "LSF": "#BSUB", "Fugaku": "#PJM",
+    "JH_UniScheduler": "#JSUB",
+}  # fmt: skip
 _PLAIN = ("number_node", "cpu_per_node", "gpu_per_node", "queue_name", "module_purge")
 _LISTS = ("custom_flags", "module_unload_list", "module_list", "source_list", "prepend_script", "append_script")
 
 # What DP-GEN itself, or the person, put behind the program: its arguments are the run's.
 _ARGUMENTS = re.compile(r"\s+(?:-i|-in|-input)\s|\s*(?:[<>|;]|&&|2>)")
+
+# A variable for the program alone, before it.
+_VARIABLE = re.compile(r"[A-Za-z_]\w*=\S*\s")
 
 
 def reached(machine: Section, resources: Section, stage: str, draft: Draft, origin: str) -> None:
@@ -82,6 +89,8 @@ def reached(machine: Section, resources: Section, stage: str, draft: Draft, orig
         draft.put(f"{stage}.group_size", group, resources.at("group_size"))
     elif group == 0:
         resources.change("group_size", "0 is no limit there; the default of the stage is used")
+    if resources.number("para_deg", 1) == 1:
+        resources.drop("para_deg", "1: the tasks of a job run one after the other")
     batch = str(machine.text("batch_type", "Shell"))
     context = str(machine.text("context_type", "LocalContext"))
     found = _machine(machine, batch, context, draft, stage)
@@ -90,7 +99,8 @@ def reached(machine: Section, resources: Section, stage: str, draft: Draft, orig
         _setup(resources, envs, stage, draft)
     else:
         plain = {name: resources.take(name) for name in (*_PLAIN, "kwargs") if name in resources}
-        lists = {name: resources.items(name) for name in _LISTS if name in resources}
+        lists = {name: _texts(resources, name) for name in _LISTS if name in resources}
+        lists["custom_flags"] = _directives(lists.get("custom_flags", []), found["batch_type"], resources)
         wanted = {**plain, **lists, "envs": envs}
         hpc: dict[str, Any] = {"machine": found, "resources": _in_shell(_cleaned(wanted))}
         draft.put(f"{stage}.hpc", hpc, f"{origin}, {resources.where.rpartition('.')[2]}")
@@ -157,6 +167,20 @@ def parted(envs: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return {name: value for name, value in given.items() if name not in secret}, secret
 
 
+def _texts(resources: Section, name: str) -> list[str]:
+    """A list without the empty texts that templates have."""
+    return [str(text) for text in resources.items(name) if str(text).strip()]
+
+
+def _directives(flags: list[str], kind: str, resources: Section) -> list[str]:
+    """Options that were given alone become lines that the batch system reads; the shell would run them."""
+    word = _DIRECTIVES.get(kind)
+    if word is None or not any(flag.startswith("-") for flag in flags):
+        return flags
+    resources.change("custom_flags", f"options alone are no lines of a script: {word} is written before each")
+    return [f"{word} {flag}" if flag.startswith("-") else flag for flag in flags]
+
+
 def _envs(resources: Section, stage: str, draft: Draft) -> dict[str, Any]:
     """Environment variables, without those whose names say that they are secrets."""
     envs, secret = parted(resources.of("envs", dict, {}))
@@ -169,17 +193,17 @@ def _envs(resources: Section, stage: str, draft: Draft) -> dict[str, Any]:
 
 def _setup(resources: Section, envs: dict[str, Any], stage: str, draft: Draft) -> None:
     """What prepares a job that no batch system prepares: shell lines."""
-    lines = [f"module unload {name}" for name in resources.items("module_unload_list")]
+    lines = [f"module unload {name}" for name in _texts(resources, "module_unload_list")]
     if resources.flag("module_purge"):
         lines.insert(0, "module purge")
-    lines += [f"module load {name}" for name in resources.items("module_list")]
-    lines += [f"source {file}" for file in resources.items("source_list")]
+    lines += [f"module load {name}" for name in _texts(resources, "module_list")]
+    lines += [f"source {file}" for file in _texts(resources, "source_list")]
     lines += [
         f'export {name}="{value}"'
         for name, given in envs.items()
         for value in (given if isinstance(given, list) else [given])
     ]
-    lines += [str(line) for line in resources.items("prepend_script")]
+    lines += _texts(resources, "prepend_script")
     if lines:
         draft.put(f"{stage}.setup", lines, resources.at("module_list, source_list, envs"))
         draft.put(f"{stage}.shell", "bash", "")
@@ -211,9 +235,15 @@ def command_of(text: str) -> str:
 
     >>> command_of("mpirun -n 16 pw.x < input > output")
     'mpirun -n 16 pw.x'
+
+    Variables for the program alone are set by `env`: a shell does not see them in a command that a variable holds.
+
+    >>> command_of("OMP_NUM_THREADS=8 dp")
+    'env OMP_NUM_THREADS=8 dp'
     """
     found = _ARGUMENTS.search(text)
-    return (text[: found.start()] if found else text).strip()
+    program = (text[: found.start()] if found else text).strip()
+    return f"env {program}" if _VARIABLE.match(program) else program
 
 
 def _cleaned(wanted: dict[str, Any]) -> dict[str, Any]:

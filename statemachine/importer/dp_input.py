@@ -10,6 +10,7 @@ from conventions.errors import ConfigError
 
 from .draft import Draft
 from .report import Outcome
+from .values import data_format
 
 # Keys of inputs that were written for DeePMD-kit 1, and that `dp train` refuses since 2.
 _OLD = {
@@ -37,7 +38,29 @@ def cleaned(given: dict[str, Any], where: str, draft: Draft) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{where}.training.training_data: a mapping of keys is expected")
     data.pop("systems", None)
+    _validation(training.pop("validation_data", None), f"{where}.training.validation_data", draft)
     return found
+
+
+def _validation(given: Any, where: str, draft: Draft) -> None:
+    """Data that were tested on during training become those of `dpgen2-sm test`."""
+    if given is None:
+        return
+    systems = given.get("systems", []) if isinstance(given, dict) else None
+    systems = [systems] if isinstance(systems, str) else systems
+    if not isinstance(systems, list) or not all(isinstance(path, str) for path in systems):
+        raise ConfigError(f"{where}: a mapping of keys is expected, with paths as its systems")
+    if not systems:
+        draft.report.add(where, Outcome.UNNEEDED, note="it names no systems")
+        return
+    for number, path in enumerate(systems):
+        named = draft.path(path)
+        key = f"init.test.validation{number:03d}"
+        draft.put(key, {"path": named, "format": data_format(draft.there(named))}, f"{where}.systems[{number}]")
+        draft.look(named, key)
+    draft.report.add(
+        where, Outcome.CHANGED, "init.test", "`dpgen2-sm test` tells the errors on it, the training does not"
+    )
 
 
 def as_json(document: dict[str, Any]) -> str:

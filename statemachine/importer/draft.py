@@ -68,7 +68,7 @@ class Draft:
         from ruamel.yaml import YAML
 
         yaml = YAML()
-        yaml.width, yaml.allow_unicode = 110, True
+        yaml.width, yaml.allow_unicode = 1 << 20, True  # a text that is folded would lose spaces
         yaml.indent(mapping=2, sequence=4, offset=2)
         document = _commented(self.config, self.origins, ())
         document.yaml_set_start_comment(head)

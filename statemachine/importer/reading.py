@@ -27,10 +27,7 @@ def read_source(path: Path) -> tuple[dict[str, Any], list[str]]:
         When it cannot be read, or is no mapping of keys.
     """
     text = _text(path)
-    if target := _link(text, path):
-        raise ConfigError(
-            f"{path}: it holds only the name {target!r}: a symbolic link that was stored as text; give that file"
-        )
+    refuse_link(text, path)
     if path.suffix in (".yaml", ".yml"):
         return _mapping(_yaml(text, path), path), []
     return _json(text, path)
@@ -148,8 +145,17 @@ def _check(value: Any, where: str, depth: int) -> None:
         raise ValueError(f"{where}: {value} is not a finite number")
 
 
-def _link(text: str, path: Path) -> str:
-    """The name that the file holds where git or an archive wrote a symbolic link as text; else nothing."""
+def refuse_link(text: str, path: Path) -> None:
+    """Refuse a file that git or an archive has written for a symbolic link: it holds the name of the other file.
+
+    Raises
+    ------
+    ConfigError
+        When it is one.
+    """
     line = text.strip()
-    looks = line and "\n" not in line and len(line) < 1000 and not line.startswith(("{", "[", '"')) and ":" not in line
-    return line if (looks and "/" in line) or (looks and (path.parent / line).is_file()) else ""
+    plain = line and "\n" not in line and len(line) < 1000 and not line.startswith(("{", "[", '"')) and ":" not in line
+    if plain and ("/" in line or (path.parent / line).is_file()):
+        raise ConfigError(
+            f"{path}: it holds only the name {line!r}: a symbolic link that was stored as text; give that file"
+        )

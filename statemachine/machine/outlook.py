@@ -41,7 +41,7 @@ def rmse_problem(state: State, figures: Mapping[str, float]) -> str:
     wanted = state.policy.convergence.rmse_f
     if wanted is None:
         return ""
-    known = [figures, *(row.figures for row in reversed(state.trail) if not row.left)]
+    known = [figures, *(row.figures for row in reversed(state.trail) if "train" in row.stages)]
     found = next((each["rmse_f"] for each in known if "rmse_f" in each), None)
     of = "on the test set is"
     if found is None:

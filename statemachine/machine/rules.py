@@ -250,6 +250,8 @@ class Cursor:
         report, doc, trail = self.seen.report, self.doc, list(self.doc.trail)
         row = trail.pop() if trail and trail[-1].iteration == doc.iteration else new_row(doc)
         figures = {**row.figures, **(report.summary if report else {})}
+        for name, hours in report.jobs.used.hours.items() if report and report.jobs.used else ():
+            figures[name] = round(row.figures.get(name, 0.0) + hours, 6)
         return [*trail, row.model_copy(update={"figures": figures, "stages": [*row.stages, doc.stage]})]
 
     def _stalled(self) -> int:

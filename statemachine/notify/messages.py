@@ -10,11 +10,10 @@ from typing import Any
 from conventions.errors import Dpgen2Error, NoRun
 from conventions.forms import printable
 from conventions.names import canonical_json
-from conventions.state import IterationSummary, State
+from conventions.state import ENDED, IterationSummary, State
 from statemachine.machine.outlook import shares
 
-ENDS = ("converged", "exhausted", "failed")
-KINDS = (*ENDS, "paused", "needs_person", "iteration")
+KINDS = (*ENDED, "paused", "needs_person", "iteration")
 USUAL = frozenset(KINDS) - {"iteration"}
 LONGEST = 500  # characters of a reason
 DAY = 86400.0  # seconds
@@ -83,7 +82,7 @@ def messages(before: State, after: State, prefix: str) -> list[Message]:
     if before.run_uid != after.run_uid or after.version != before.version + 1:
         return []
     found = []
-    ended = after.at in ENDS and before.at != after.at
+    ended = after.at in ENDED and before.at != after.at
     done = before.at in ("select.running", "train.running")  # a rewind goes through `cancelling`, or begins at an end
     if done and (after.iteration > before.iteration or (ended and after.at != "failed")):
         found.append(_message("iteration", after, prefix, _row(after, before.iteration)))

@@ -15,7 +15,13 @@ from .targets import URLS, Targets
 
 SECONDS = 10.0  # that a receiver may be silent
 PAUSES = (1.0, 5.0)  # before a further try, where nobody was reached at all
-_KINDS = {"converged": "success", "exhausted": "warning", "failed": "failure", "needs_person": "failure"}
+_KINDS = {
+    "converged": "success",
+    "exhausted": "warning",
+    "failed": "failure",
+    "cancelled": "warning",
+    "needs_person": "failure",
+}
 
 
 class Sender(Protocol):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conventions.errors import ConfigError
-from statemachine.run.config_file import checked, read_mapping
+from statemachine.run.config_file import check_config, read_mapping
 
 AS_IT_WAS = "as-it-was"
 
@@ -33,7 +33,7 @@ class Rule:
         found = json.loads(document)
         merged = {**found["select"], **self.keys}
         found["select"] = {key: value for key, value in merged.items() if value is not None or key not in self.keys}
-        return checked(found, f"the rule {self.name!r}")
+        return check_config(found, f"the rule {self.name!r}")
 
 
 def read_rule(path: Path) -> Rule:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from conventions.documents import COSTS
 from conventions.state import IterationSummary, State
 from statemachine.machine.outlook import compared, needed, warnings
 from statemachine.run.record import Record
@@ -15,6 +16,7 @@ from statemachine.store import Store
 from .calibration import Calibration, calibrate
 from .iteration import Iteration, Scored, read_iteration
 from .timeline import Span, read_timeline
+from .times import StageTimes, stage_times
 
 SETTLED = 2  # iterations after which nothing is added to one: the labels that it chose are trained on in the next
 
@@ -33,6 +35,17 @@ class Figures:
     def labelled(self) -> int:
         """Labels of the iterations that count."""
         return int(sum(one.row.figures.get("labelled", 0) for one in self.iterations if not one.row.left))
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Hours of jobs, processors and GPUs in all iterations, also in what a rewind dropped; missing: not known."""
+        rows = [one.row.figures for one in self.iterations]
+        told = [name for name in COSTS if any(name in row for row in rows)]
+        return {name: round(sum(row.get(name, 0.0) for row in rows), 6) for name in told}
+
+    @property
+    def times(self) -> list[StageTimes]:
+        return stage_times(self.iterations, self.spans)
 
     @property
     def needed(self) -> list[str]:
@@ -125,6 +138,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "reason": state.reason,
         "needed": figures.needed,
         "labels": figures.labelled,
+        "costs": figures.costs,
         "iterations": [_row(one) for one in figures.iterations],
         "calibration": [
             {"iteration": number, "structure": structure, **asdict(found)}
@@ -132,6 +146,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
         ],
         "suggestions": figures.suggestions(),
         "timeline": [asdict(span) for span in figures.spans],
+        "times": [asdict(one) for one in figures.times],
         "damage": figures.damage,
     }
 
@@ -143,7 +158,10 @@ def _row(one: Iteration) -> dict[str, Any]:
         "left": one.row.left,
         "final": one.row.final,
         "figures": one.row.figures,
-        "stages": {stage: asdict(found) for stage, found in one.stages.items()},
+        "stages": {
+            stage: {**asdict(found), "used": found.used and found.used.model_dump(mode="json")}
+            for stage, found in one.stages.items()
+        },
         "labels": [asdict(label) for label in one.labels],
         "models": one.trained.models if one.trained else [],
         "explored": one.explored.model_dump(mode="json", exclude={"schema_version"}) if one.explored else None,

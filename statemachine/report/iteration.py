@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from conventions.documents import Document, StageReport, parse_json
+from conventions.documents import Document, StageReport, StageUsed, parse_json
 from conventions.errors import DataError, NotFound
 from conventions.figures import SelectFigures, TrainFigures
 from conventions.space import DataSpace, StageSpace
@@ -19,13 +19,14 @@ FIGURES, LABELS = "figures.json", "labels.json"
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What a stage reported: classes of its results, its jobs, and what a person should know."""
+    """What a stage reported: classes of its results, its jobs, what they used, and what a person should know."""
 
     classes: dict[str, int]
     planned: int
     failed: int
     attempts: int
     messages: list[str]
+    used: StageUsed | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def read_iteration(store: Store, space: DataSpace, row: IterationSummary) -> Ite
 
 def _outcome(report: StageReport) -> StageOutcome:
     jobs = report.jobs
-    return StageOutcome(report.classes, jobs.planned, jobs.failed, report.attempt + 1, report.messages)
+    return StageOutcome(report.classes, jobs.planned, jobs.failed, report.attempt + 1, report.messages, jobs.used)
 
 
 def _labels(store: Store, place: StageSpace, trained: TrainFigures | None) -> list[Scored]:

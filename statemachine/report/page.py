@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from conventions.errors import Dpgen2Error
 from conventions.forms import printable
-from conventions.names import STAGES
 from statemachine.machine.outlook import CLASSES, shares
 
 from .causes import causes
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 LONGEST = 120  # characters of a text that somebody else wrote, in a table
 # Classes of results that nobody needs to look at.
-NO_TROUBLE = {"select": {*CLASSES, "skipped", "selected", "check", "duplicate", "too_few"}}
+NO_TROUBLE = {"select": {*CLASSES, "skipped", "selected", "check", "duplicate", "too_few", "accurate_set"}}
 ROWS, NEWEST = 200, 25  # iterations in the table, and of these without opening it
 
 
@@ -63,7 +62,7 @@ def values(figures: Figures, store: Store, configuration: str = "") -> dict[str,
         "explored": explored[-1] if explored else None,
         "trained": trained[-1] if trained else None,
         "calibrations": figures.calibrations()[-ROWS:],
-        "times": stage_times(figures),
+        "times": figures.times,
         "troubles": troubles(figures),
         "configuration": configuration,
     }
@@ -76,16 +75,6 @@ def _cells(figures: Mapping[str, float]) -> dict[str, Any]:
         "frames": int(sum(figures.get(name, 0) for name in CLASSES)),
         **{name: int(figures[name]) for name in ("labelled", "discarded", "selected") if name in figures},
     }
-
-
-def stage_times(figures: Figures) -> list[tuple[str, int, float, float]]:
-    """Of each stage: attempts, all their time, and the longest; seconds."""
-    found = []
-    for stage in STAGES:
-        lengths = [span.end - span.begin for span in figures.spans if span.stage == stage]
-        if lengths:
-            found.append((stage, len(lengths), sum(lengths), max(lengths)))
-    return found
 
 
 def troubles(figures: Figures) -> list[tuple[str, str]]:
@@ -116,11 +105,13 @@ def short(text: str, longest: int = LONGEST) -> str:
     return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | None) -> str:
     """
     >>> duration(40), duration(150), duration(7300), duration(200000)
     ('40 s', '2 min 30 s', '2 h 01 min', '2 d 7 h')
     """
+    if seconds is None:
+        return "–"
     whole = round(seconds)
     minutes, hours, days = whole // 60, whole // 3600, whole // 86400
     if whole < 60:
@@ -132,6 +123,18 @@ def duration(seconds: float) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}g}"
+
+
+def hours(seconds: float | None) -> str:
+    """
+    >>> hours(None), hours(90), hours(4567890)
+    ('–', '0.0250', '1,269')
+    """
+    if seconds is None:
+        return "–"
+    if seconds < 360:
+        return f"{seconds / 3600:.4f}"
+    return f"{seconds / 3600:.3g}" if seconds < 360_000 else f"{seconds / 3600:,.0f}"
 
 
 def percent(value: float | None) -> str:
@@ -153,6 +156,7 @@ def environment() -> Environment:
     found.filters |= {
         "short": short,
         "duration": duration,
+        "hours": hours,
         "number": number,
         "percent": percent,
         "moment": moment,

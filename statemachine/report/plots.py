@@ -17,6 +17,7 @@ import numpy as np
 
 from .curves import Curve
 from .figures import Figures, scored
+from .times import waits
 
 Axes = Any  # of matplotlib, whose types differ from version to version
 INK = "#010203"  # stands for the page's text colour
@@ -70,7 +71,10 @@ def plots(figures: Figures, curves: Sequence[Curve] = ()) -> dict[str, tuple[str
     if curves:
         found["curves"] = ("Learning curves of the newest models", lambda axes: draw_curves(axes, curves))
     if figures.spans:
-        found["timeline"] = ("Stages and attempts", lambda axes: draw_timeline(axes, figures))
+        found["timeline"] = (
+            "Stages and attempts, pale while they waited for a first job",
+            lambda axes: draw_timeline(axes, figures),
+        )
     return found
 
 
@@ -254,7 +258,7 @@ def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         axes.plot(curve.steps, curve.rmse_e, color=BLUE, alpha=0.7, linewidth=1, label=label)
         label = "forces (eV/Å)" if number == 0 else None
         axes.plot(curve.steps, curve.rmse_f, color=ORANGE, alpha=0.7, linewidth=1, label=label)
-    axes.set(xlabel="step", ylabel="RMSE on training batches", yscale="log")
+    axes.set(xlabel=curves[0].unit, ylabel=f"RMSE on {curves[0].data}", yscale="log")
     axes.legend()
 
 
@@ -263,6 +267,8 @@ def draw_timeline(axes: Axes, figures: Figures) -> None:
     first = spans[0].begin
     unit, seconds = next(each for each in UNITS if spans[-1].end - first >= 2 * each[1] or each[1] == 1)
     rows = ("select", "explore", "train", "label")
+    waited = waits(figures.iterations, spans)
+    idle = {span: ((span.begin - first) / seconds, length / seconds) for span, length in waited.items()}
     colours = {"label": BLUE, "train": GREEN, "explore": ORANGE, "select": GREY}
     for row, stage in enumerate(rows):
         for failed in (False, True):
@@ -274,6 +280,8 @@ def draw_timeline(axes: Axes, figures: Figures) -> None:
             if bars:
                 edge = {"edgecolor": RED, "hatch": "///", "alpha": 0.6} if failed else {}
                 axes.broken_barh(bars, (row - 0.35, 0.7), facecolor=colours[stage], linewidth=0, **edge)
+        pale = [bar for span, bar in idle.items() if span.stage == stage]
+        axes.broken_barh(pale, (row - 0.35, 0.7), facecolor="white", alpha=0.6, linewidth=0)
     axes.set(yticks=range(4), yticklabels=rows, xlabel=f"{unit} since the first of them began")
     axes.grid(axis="y", visible=False)
 

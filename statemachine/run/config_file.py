@@ -63,16 +63,21 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Parse a configuration file; keys that begin with `_` are comments and left out."""
     try:
         with open(path, "rb") as stream:
-            data = stream.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise ConfigError(f"{path}: larger than {LARGEST >> 20} MiB; not a configuration file")
-        text = data.decode("utf-8")
+            return parse_mapping(stream.read(LARGEST + 1), path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: this is a folder, not a configuration file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def parse_mapping(data: bytes, path: Path) -> dict[str, Any]:
+    """Parse what a configuration file holds; errors name `path`, which is not read."""
+    if len(data) > LARGEST:
+        raise ConfigError(f"{path}: larger than {LARGEST >> 20} MiB; not a configuration file")
+    try:
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
     yaml = YAML(typ="safe", pure=True)
@@ -144,11 +149,11 @@ def read_prefix(path: Path) -> str:
 
 def read_config(path: Path) -> Any:
     """The checked configuration, with the options of its apps."""
-    return checked(read_mapping(path), str(path))
+    return check_config(read_mapping(path), path)
 
 
-def checked(document: dict[str, Any], where: str) -> Any:
-    """The configuration that a document is; raises `ConfigError` with all that is wrong with it."""
+def check_config(document: dict[str, Any], path: Path | str) -> Any:
+    """The same of what was parsed; errors begin with `path`, or what stands for it."""
     from operators.committee import check_drives
     from operators.registry import app, config_model
     from operators.setup import check_setup
@@ -156,14 +161,14 @@ def checked(document: dict[str, Any], where: str) -> Any:
     try:
         model = config_model(document)
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{path}: {error}") from None
     config, problems = validated(model, document)
     if problems:
-        raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     found = check_setup(config) + check_drives(config)
     found += [problem for stage, name in config.apps.items() for problem in app(stage, name).check(config)]
     if found:
-        raise ConfigError("\n".join(f"{where}: {problem}" for problem in found))
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in found))
     return config
 
 

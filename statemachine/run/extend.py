@@ -47,5 +47,5 @@ def extend(store: Store, iterations: int, reason: str) -> State:
     stored = load_config(configuration(store, state, newest=True))
     stored = stored.model_copy(update={"max_iterations": state.round + iterations})
     if state.policy.max_iterations != stored.max_iterations:
-        adopt(record, state, stored, None, reason)
+        adopt(record, state, stored, {}, reason)
     return tell(record, Order("rewind", reason, state.iteration, "explore"))[1]

@@ -14,7 +14,7 @@ from typing import Any
 from conventions.config import RunConfig
 from conventions.errors import CommandRefused, NotFound, StateError
 from conventions.names import sha256
-from conventions.state import State
+from conventions.state import Policy, State
 from operators.registry import app, load_config
 from statemachine.machine.orders import Order, patch_error
 from statemachine.store import Store, open_store
@@ -65,36 +65,47 @@ def patch(config: RunConfig, base: Path, reason: str) -> tuple[State, list[str]]
         before = load_config(configuration(store, state, newest=True))
         refuse_copy(before.prefix, stored.prefix)
         changes = list(differences(before.model_dump(mode="json"), stored.model_dump(mode="json")))
-    return adopt(record, state, stored, objects, reason), changes
+    return adopt(record, state, stored, objects, reason, own=True), changes
 
 
-def adopt(record: Record, state: State, stored: RunConfig, objects: dict[str, bytes] | None, reason: str) -> State:
+def adopt(
+    record: Record, state: State, stored: RunConfig, objects: dict[str, bytes], reason: str, own: bool = False
+) -> State:
     """Put a configuration and its files into the store, and order the patch.
 
     Parameters
     ----------
     objects
-        The files, by key; None for a configuration that a command made of the newest one.
+        The files that are new, by key.
+    own
+        Is it a person's own file, and so his word? What was made of the newest configuration is trusted as that one is.
     """
     store, document = record.store, stored.dump()
     digest = sha256(document)
-    before = stored if digest == state.config_sha256 else load_config(configuration(store, state))
+    before, policy = check(store, state, stored)  # before anything is written for it
+    if own:
+        check_files(stored, objects)
+        remember(store.url, stored.engine, state, digest)
+    else:
+        inherit(store.url, state, state.next_config_sha256 or state.config_sha256, digest)
+    for key, data in {**objects, state.place.space.configuration(digest): document}.items():
+        store.put(key, data)
+    keeps = state.config_sha256 if stored.work() == before.work() else ""
+    return tell(record, Order("patch", reason, config_sha256=digest, keeps_sha256=keeps, policy=policy))[1]
+
+
+def check(store: Store, state: State, stored: RunConfig) -> tuple[RunConfig, Policy]:
+    """The present configuration, and the rules of a patched one; `CommandRefused` where the run cannot have it."""
+    whole = sha256(stored.dump()) == state.config_sha256
+    before = stored if whole else load_config(configuration(store, state))
     if changed := [name for name, value in _fixed(stored).items() if _fixed(before).get(name) != value]:
         raise CommandRefused(
             f"cannot patch: {', '.join(changed)} cannot be changed in a run; start a new run with another prefix"
         )
     policy = stored.policy(app("explore", stored.explore.app).explore_stages(stored.explore))
-    if why := patch_error(state, policy):  # before anything is written for it
+    if why := patch_error(state, policy):
         raise CommandRefused(f"cannot patch: {why}")
-    if objects is None:
-        inherit(store.url, state, state.next_config_sha256 or state.config_sha256, digest)
-    else:
-        check_files(stored, objects)
-        remember(store.url, stored.engine, state, digest)
-    for key, data in {**(objects or {}), state.place.space.configuration(digest): document}.items():
-        store.put(key, data)
-    keeps = state.config_sha256 if stored.work() == before.work() else ""
-    return tell(record, Order("patch", reason, config_sha256=digest, keeps_sha256=keeps, policy=policy))[1]
+    return before, policy
 
 
 def _put_back(store: Store, objects: dict[str, bytes]) -> Iterator[str]:

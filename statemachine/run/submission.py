@@ -120,7 +120,6 @@ def argo_workflow(what: tuple[Any, ...], engine: ArgoConfig, stage: StageConfig,
         job_image=stage.image,
         routes=stage.routes,
         parallelism=engine.parallelism,
-        hook=engine.hook.url if engine.hook else None,
     )
     dress(workflow.manifest, engine, stage, store)
     return workflow

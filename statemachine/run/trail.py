@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from conventions.documents import COSTS
 from conventions.errors import Conflict, DataError, NotFound, StateError
 from conventions.names import sha256
 from conventions.space import DataSpace
@@ -90,6 +91,39 @@ def readable(store: Store, state: State, last: int | None = None) -> tuple[list[
         return rows(store, state, last), ""
     except StateError as error:
         return state.trail, str(error)
+
+
+def totals(store: Store, state: State, known: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Sums over all iterations: labels, without those that a rewind dropped, and hours, which were spent all the same.
+
+    Parameters
+    ----------
+    known
+        Sums up to an object of old rows, by its hash: it is not read again. Those that are read are added.
+
+    Raises
+    ------
+    StateError
+        When old rows are missing or damaged.
+    """
+    earlier, unread = state.earlier, []
+    while earlier is not None and earlier.sha256 not in known:
+        past = read(store, earlier)
+        unread.append((earlier.sha256, past.rows))
+        earlier = past.earlier
+    found = known[earlier.sha256] if earlier else {"labelled": 0.0}
+    for name, rows in reversed(unread):
+        found = known[name] = _added(found, rows)
+    return _added(found, state.trail)
+
+
+def _added(sums: dict[str, float], rows: list[IterationSummary]) -> dict[str, float]:
+    found = dict(sums)
+    for row in rows:
+        for name in {"labelled", *COSTS} & set(row.figures):
+            if name in COSTS or not row.left:
+                found[name] = found.get(name, 0.0) + row.figures[name]
+    return found
 
 
 def read(store: Store, named: Earlier) -> Past:

@@ -8,7 +8,6 @@ import re
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
-from ipaddress import ip_address
 from typing import Any
 
 from starlette.applications import Starlette
@@ -32,6 +31,9 @@ from statemachine.store import Store
 from . import files, jobs, pages
 from .board import Board, Seen, named, told
 from .lanes import Busy, Lanes
+from .login import Login
+from .orders import Orders
+from .requests import hostname, names_of
 from .view import View, Views
 
 POLICY = (
@@ -41,7 +43,7 @@ POLICY = (
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer our own forms would not say that they are ours
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
@@ -73,6 +75,10 @@ class Site:
         Seconds between two questions of a page that is looked at.
     shown
         False: only what is in `extra` is answered.
+    login
+        Who may give orders; None: the pages only show.
+    ordered
+        Is told the name of a run that has an order; None where nobody here advances runs.
     """
 
     def __init__(
@@ -85,8 +91,11 @@ class Site:
         open_to: Sequence[str] = (),
         every: float = pages.EVERY,
         shown: bool = True,
+        login: Login | None = None,
+        ordered: Callable[[str], None] | None = None,
     ) -> None:
         self.board, self.views, self.every = board, Views(lanes), every
+        self.orders = Orders(login, board, self.views, ordered).routes if login else []
         self._downloads = threading.Semaphore(DOWNLOADS)
         at = "/run/{name:str}"
         routes = [
@@ -99,12 +108,14 @@ class Site:
             Route(f"{at}/jobs", self._answer(self._present_jobs)),
             Route(f"{at}/jobs/{{stage:str}}/{{iteration:int}}", self._answer(self._jobs)),
             Route(f"{at}/log/{{stage:str}}/{{iteration:int}}/{{job:int}}", self._answer(self._log)),
+            Route(f"{at}/steps", self._answer(self._steps)),
+            *self.orders,
             Route(f"{at}/{{kind:str}}/{{path:path}}", self._answer(self._files)),
         ]
         errors: Any = {404: _not_found, 405: _not_allowed, Exception: _failed}
         app = Starlette(routes=[*extra, *(routes if shown else [])], exception_handlers=errors)
         app.router.redirect_slashes = False
-        self.app: ASGIApp = Guard(app, host, post, open_to)
+        self.app: ASGIApp = Guard(app, host, post, open_to, shown and bool(self.orders))
 
     def _answer(self, page: Callable[[Request, Seen, View], Response]) -> Callable[[Request], Response]:
         """A page of one run; what went wrong is a page, too."""
@@ -130,7 +141,7 @@ class Site:
 
     def _report(self, request: Request, run: Seen, view: View) -> Response:
         shown = view.now()
-        return _live(request, shown.tag, lambda: pages.run(run.name, shown, self.every))
+        return _live(request, shown.tag, lambda: pages.run(run.name, shown, self.every, bool(self.orders)))
 
     def _json(self, request: Request, run: Seen, view: View) -> Response:
         text = json.dumps(as_json(view.now().figures), indent=1)
@@ -149,11 +160,11 @@ class Site:
             return state, jobs.jobs(store, state, stage, iteration, first)
 
         state, found = view.ask(question)
-        tag = pages.jobs_tag(stage, iteration, state.iteration, found)
+        tag = pages.jobs_tag(state, stage, iteration, found)
         return _live(
             request,
             tag,
-            lambda: pages.jobs(run.name, state.run, stage, iteration, state.iteration, found, tag, self.every),
+            lambda: pages.jobs(run.name, state, stage, iteration, found, tag, self.every, bool(self.orders)),
         )
 
     def _log(self, request: Request, run: Seen, view: View) -> Response:
@@ -161,13 +172,16 @@ class Site:
         text = view.ask(lambda store, state: jobs.log(store, state, at["stage"], at["iteration"], at["job"]))
         return PlainTextResponse(known.redact(text))
 
+    def _steps(self, request: Request, run: Seen, view: View) -> Response:
+        return PlainTextResponse(known.redact(view.ask(jobs.steps)))
+
     def _files(self, request: Request, run: Seen, view: View) -> Response:
         kind, path = request.path_params["kind"], request.path_params["path"]
         if kind not in files.KINDS:
             return _trouble(404, "Not there", "There is no such page.")
         if path == "" or path.endswith("/"):
             name, found = view.ask(lambda store, state: (state.run, files.folder(store, state, kind, path)))
-            return HTMLResponse(pages.folder(run.name, name, kind, path, found))
+            return HTMLResponse(pages.folder(run.name, name, kind, path, found, bool(self.orders)))
         if not self._downloads.acquire(blocking=False):
             raise Busy("others are downloading; try again")
         try:
@@ -215,8 +229,8 @@ def _failed(request: Request, error: Exception) -> Response:
 class Guard:
     """What holds for every request: methods, names of this machine, headers, and no traceback."""
 
-    def __init__(self, app: ASGIApp, host: str, post: Post | None, open_to: Sequence[str]) -> None:
-        self.app, self.post, self.open_to = app, post, frozenset(open_to)
+    def __init__(self, app: ASGIApp, host: str, post: Post | None, open_to: Sequence[str], orders: bool) -> None:
+        self.app, self.post, self.open_to, self.orders = app, post, frozenset(open_to), orders
         self.names = names_of(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -251,31 +265,9 @@ class Guard:
         path = request.url.path
         if self.names and path not in self.open_to and hostname(request.headers.get("Host", "")) not in self.names:
             return PlainTextResponse("this server is asked as localhost only\n", 421)
-        if request.method != "POST":
+        if request.method != "POST" or (self.orders and path.startswith(("/login", "/logout", "/run/"))):
             return None
         if self.post is None:
             return PlainTextResponse("these pages only show\n", 405, {"Allow": "GET, HEAD"})
         answer: Response = await self.post(request)
         return answer
-
-
-def names_of(host: str) -> frozenset[str]:
-    """The names by which a server on this machine only may be asked; empty where it listens elsewhere.
-
-    >>> sorted(names_of("127.0.0.1")), names_of("0.0.0.0")
-    (['127.0.0.1', '::1', 'localhost'], frozenset())
-    """
-    try:
-        here = ip_address(host).is_loopback
-    except ValueError:
-        here = host == "localhost"
-    return frozenset({"localhost", "127.0.0.1", "::1", host}) if here else frozenset()
-
-
-def hostname(given: str) -> str:
-    """The name in a Host header, without its port.
-
-    >>> hostname("LocalHost:8080"), hostname("[::1]:80"), hostname("evil.example")
-    ('localhost', '::1', 'evil.example')
-    """
-    return re.sub(r":[0-9]*$", "", given).strip("[]").lower() if given.count(":") < 2 or "]" in given else given

@@ -12,6 +12,8 @@ from conventions.names import format_id
 from conventions.space import DoneKey, StageSpace
 from conventions.state import State
 from statemachine.engine import LiveJob
+from statemachine.run.opening import engine_of
+from statemachine.run.place import elsewhere, works_elsewhere
 from statemachine.run.progress import is_of_attempt
 from statemachine.store import Store
 
@@ -22,6 +24,7 @@ READING = 1.0  # seconds for reading markers
 TAIL = 256 << 10  # bytes of a log that are shown: its end
 LARGEST = 32 << 20  # bytes of a log that is read
 PRINTED = 2 << 20  # characters of all logs of a job
+MORE = "(there may be more: `dpgen2-sm logs` shows all)\n"
 
 
 @dataclass(frozen=True)
@@ -107,13 +110,32 @@ def log(store: Store, state: State, stage: str, iteration: int, number: int) -> 
     return "\n".join(parts)
 
 
+def steps(store: Store, state: State) -> str:
+    """What guard, plan and reduce of the current workflow have printed.
+
+    Raises
+    ------
+    NotFound
+        When there is nothing to be seen from here.
+    """
+    engine = engine_of(store, state)
+    if away := elsewhere(state, engine.home, engine):
+        raise NotFound(works_elsewhere(away, engine.home))
+    text = ""
+    for line in engine.logs(state.workflow):
+        text += f"{line}\n"
+        if len(text) > PRINTED:
+            return f"{text}{MORE}"
+    return text
+
+
 def _some(logs: Iterable[tuple[str, str]]) -> list[str]:
     """Logs with their names, as many as a page can show; no further one is read."""
     parts: list[str] = []
     for name, text in logs:
         parts.append(f"== {name} ==\n{text}")
         if sum(map(len, parts)) > PRINTED:
-            return [*parts, "(there may be more: `dpgen2-sm logs` shows all)\n"]
+            return [*parts, MORE]
     return parts
 
 

@@ -3,7 +3,7 @@
     python -m tests.argo_double.pods FOLDER
 
 A pod inherits nothing: its environment is what the manifest says, its files begin empty, its secrets come from the
-cluster. A pod that dies of a signal was lost, and is repeated as `retryStrategy` says. The exit hook runs at the end.
+cluster. A pod that dies of a signal was lost, and is repeated as `retryStrategy` says.
 """
 
 from __future__ import annotations
@@ -52,21 +52,9 @@ class Cluster(Interpreter):
         strategies = [template.get("retryStrategy", {}) for template in self.templates.values()]
         self.retries = max(int(strategy.get("limit", 0)) for strategy in strategies)
 
-    def run(self) -> Phase:
-        phase = super().run()
-        hook = self.manifest["spec"].get("hooks", {}).get("exit")
-        if hook is not None:
-            last = json.loads((self.folder / "status.json").read_bytes())
-            self.report(Phase.running, "exit hook")  # formally it runs until its hook has ended
-            self.task({"name": "exit", **hook}, "exit", None)
-            self.report(phase, last["step"])
-        return phase
-
     def environment(self, script: dict[str, Any]) -> dict[str, str]:
-        plain = [
-            entry if "value" in entry else {"name": entry["name"], "value": self.secret(entry["valueFrom"])}
-            for entry in script.get("env", [])
-        ]
+        told = [(entry["name"], entry.get("value", self.secret(entry))) for entry in script.get("env", [])]
+        plain = [{"name": name, "value": value} for name, value in told if value is not None]
         found = super().environment({**script, "env": plain})
         found.pop("DPGEN2_SHARED", None)  # pods share no folder
         return found
@@ -80,9 +68,13 @@ class Cluster(Interpreter):
                 code = run_process(script, env, place, stream)
         return code
 
-    def secret(self, source: dict[str, Any]) -> str:
-        reference = source["secretKeyRef"]
-        return self.secrets[reference["name"]][reference["key"]]
+    def secret(self, entry: dict[str, Any]) -> str | None:
+        """The value from a Secret; None where it may be missing, and is."""
+        reference = entry.get("valueFrom", {}).get("secretKeyRef", {"optional": True})
+        found = self.secrets.get(reference.get("name"), {}).get(reference.get("key"))
+        if found is None and not reference.get("optional"):
+            raise KeyError(f"the pod waits for ever: there is no Secret {reference}")
+        return found
 
 
 def main() -> int:

@@ -35,8 +35,6 @@ def validate(manifest: dict[str, Any]) -> None:
         for step in group:
             outputs = templates[step["template"]].get("outputs", {})
             known |= {f"steps.{step['name']}.outputs.parameters.{p['name']}" for p in outputs.get("parameters", [])}
-    if "exit" in spec.get("hooks", {}):
-        _step({"name": "exit", **spec["hooks"]["exit"]}, templates, set(_GLOBAL))
     for template in templates.values():
         if "script" in template:
             _template(template)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
 from typing import Any
 
 DIGEST = "0" * 64
+USED = re.compile(rb'"used":{"began":[0-9]{10},"wall":[0-9]+,"cpu":[0-9]+\.[0-9]{3}(?:,"queued":[0-9]+)?}')
 RUN = """\
 echo "$JOB_ID $(cat name) $LC_ALL"
 echo "$(cat name)" >>"$LEDGER"
@@ -62,9 +64,13 @@ class Job:
         path = self.root / "ledger"
         return path.read_text().split() if path.exists() else []
 
+    def used(self) -> dict[str, float]:
+        return dict(self.marker()["used"])
+
     def left(self) -> dict[str, bytes | str]:
-        """All that the job left: bytes of files, and what else there is."""
-        found: dict[str, bytes | str] = {"done": self.done.read_bytes() if self.done.exists() else "none"}
+        """All that the job left: bytes of files, but for the times in its marker, and what else there is."""
+        marker = USED.sub(b"USED", self.done.read_bytes()) if self.done.exists() else "none"
+        found: dict[str, bytes | str] = {"done": marker}
         for folder in (self.out, self.log):
             for path in folder.rglob("*"):
                 mode, name = path.lstat().st_mode, os.fsencode(path.relative_to(self.place)).decode("latin-1")

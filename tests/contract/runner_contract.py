@@ -6,7 +6,9 @@ import hashlib
 import os
 import shutil
 import stat
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -14,7 +16,12 @@ from typing import Protocol
 
 import pytest
 
+from conventions.documents import DoneMarker
+
 from .job_places import DIGEST, RUN, SPOIL, Job, three_tasks
+
+# Ends when it has used a tenth of a second.
+BUSY = f'{sys.executable} -c "from time import process_time as t\nwhile t() < 0.1: pass"'
 
 
 class Runner(Protocol):
@@ -54,16 +61,30 @@ class RunnerContract:
         assert runner.run(job.env) == 0
         sums = [hashlib.sha256(f"{number}\n".encode()).hexdigest() for number in range(2)]
         marker = (
-            f'{{"schema_version":1,"job_id":"000007","inputs":"{DIGEST}",'
+            f'{{"schema_version":2,"job_id":"000007","inputs":"{DIGEST}",'
             '"tasks":[{"id":"task.000000","code":0},{"id":"task.000001","code":0}],'
             f'"files":[{{"name":"task.000000/result","size":2,"sha256":"{sums[0]}"}},'
-            f'{{"name":"task.000001/result","size":2,"sha256":"{sums[1]}"}}]}}\n'
+            f'{{"name":"task.000001/result","size":2,"sha256":"{sums[1]}"}}],USED}}\n'
         )
         assert job.left() == {
             "done": marker.encode(),
             "out/task.000000": "d", "out/task.000000/result": b"0\n", "log/task.000000.log": b"000007 0 C\n",
             "out/task.000001": "d", "out/task.000001/result": b"1\n", "log/task.000001.log": b"000007 1 C\n",
         }  # fmt: skip
+
+    def test_what_the_job_used(self, runner: Runner, tmp_path: Path) -> None:
+        """Also what the programs used that its tasks start, and what all tasks need once; not what is done already."""
+        before = int(time.time())
+        job = Job(tmp_path, RUN + f"sh -c '{BUSY}'\n", once=BUSY)
+        assert runner.run(job.env) == 0
+        used = DoneMarker.load(job.done.read_bytes()).used
+        assert used is not None and used.queued is None
+        assert before <= used.began <= used.began + used.wall <= int(time.time())
+        assert used.cpu >= 3 * 0.1
+        job.done.unlink()
+        assert runner.run(job.env) == 0
+        again = DoneMarker.load(job.done.read_bytes()).used
+        assert again is not None and again.cpu < used.cpu
 
     def test_a_task_that_fails_does_so_alone(self, runner: Runner, tmp_path: Path) -> None:
         run = RUN + "mkdir save; cat name >save/x; [ $(cat name) != 0 ] || exit 7; [ $(cat name) != 1 ] || kill -9 $$\n"

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from conventions.documents import DoneMarker
 from operators import sums
 from statemachine.engine import job_runner
 from tests.fault.inject.kill_points import CHANGES, KillPoints
@@ -23,7 +25,7 @@ from .job_places import Job, three_tasks
 from .runner_contract import Runner, RunnerContract, shared_folder
 
 __all__ = ["shared_folder"]
-PROGRAMS = "sh mkdir cp mv rm chmod find awk sha256sum wc".split()
+PROGRAMS = "sh mkdir cp mv rm chmod find awk sha256sum wc date".split()
 # Before each program: the call number KILL_AT does not happen, for all that was started for the job is killed.
 COUNTING = """\
 #!/bin/sh
@@ -150,9 +152,26 @@ class TestWrapper(RunnerContract):
     def test_how_many_programs_it_starts(self, runner: Runner, tmp_path: Path) -> None:
         """They are what a short task costs."""
         counts = [len(runner.programs(Job(tmp_path / str(tasks), tasks=tasks).env)) for tasks in (1, 2, 9)]
-        assert counts == [10, 15, 50]
+        assert counts == [12, 17, 52]
         job = Job(tmp_path / "folders", RUN_FOLDER, "need result\nkeep box\n", tasks=1)
-        assert len(runner.programs(job.env)) == 12, "find, and the task's own mkdir"
+        assert len(runner.programs(job.env)) == 14, "find, and the task's own mkdir"
+
+    def test_how_long_it_waited_in_a_queue(self, runner: Runner, tmp_path: Path) -> None:
+        """In a clock that is behind, not at all."""
+        for submitted, least in ((int(time.time()) - 500, 500), (int(time.time()) + 500, 0)):
+            job = Job(tmp_path / str(submitted))
+            assert runner.run({**job.env, "JOB_SUBMITTED": str(submitted)}) == 0
+            used = DoneMarker.load(job.done.read_bytes()).used
+            assert used is not None and used.queued is not None and least <= used.queued < least + 400
+
+    def test_a_clock_that_cannot_be_asked(self, runner: Runner, tmp_path: Path) -> None:
+        """The job is done all the same."""
+        job = Job(tmp_path / "job")
+        env = counted(tmp_path, job.env)
+        (tmp_path / "bin/real/date").unlink()
+        assert runner.run(env) == 0
+        used = DoneMarker.load(job.done.read_bytes()).used
+        assert used is not None and (used.began, used.wall) == (0, 0)
 
     def test_it_needs_no_other_programs(self, runner: Runner, tmp_path: Path) -> None:
         """They are promised in its first line, and with docs/cluster.md to whoever makes an image."""

@@ -6,8 +6,10 @@ Its base cannot be fetched everywhere: a Debian of the same Python version, made
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,6 +65,33 @@ def image(buildah: Buildah) -> str:
     dockerfile = ["--file", ROOT / "deploy/Dockerfile", "--build-arg", "BASE=localhost/stand-in", "--pull-never"]
     buildah("build", "--isolation", "chroot", "--volume", certificates, *dockerfile, "--tag", "localhost/made", ROOT)
     return "localhost/made"
+
+
+def test_an_app_of_a_users_own_is_added_as_the_readme_says(buildah: Buildah, image: str, tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```dockerfile\n(.*?)^```$", (ROOT / "deploy/README.md").read_text("utf-8"), re.M | re.S)
+    build, target = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    (tmp_path / "Dockerfile").write_text(text.replace(build, "localhost/stand-in").replace(target, image))
+    (tmp_path / "dist").mkdir()
+    write_wheel(tmp_path / "dist", "label_program", "[dpgen2_sm.apps]\nlabel.program = label_program:APP\n")
+    buildah("build", "--isolation", "chroot", "--pull-never", "--tag", "localhost/more", tmp_path)
+    container = buildah("from", "--pull-never", "localhost/more")
+    shown = buildah("run", "--isolation", "chroot", container, "--", "dpgen2-sm", "doctor")
+    assert "label.program" in shown and "label.cp2k" in shown
+
+
+def write_wheel(folder: Path, name: str, entry_points: str) -> None:
+    """A wheel of a module, as `pip wheel` makes it."""
+    info = f"{name}-1.0.dist-info"
+    texts = {
+        f"{name}.py": "APP = None\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": entry_points,
+    }
+    texts[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*texts, f"{info}/RECORD"])
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        for path, content in texts.items():
+            wheel.writestr(path, content)
 
 
 @pytest.mark.parametrize("user", ["10001:10001", "54321:0"])

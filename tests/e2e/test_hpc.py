@@ -113,6 +113,12 @@ class Campaign:
         output, _ = process.communicate()
         return process.returncode, output
 
+    def used(self) -> dict[str, float]:
+        """What the only label job used, as its stage reports it."""
+        (report,) = self.root.glob("out/label/*/iter/000000/report.json")
+        found: dict[str, float] = json.loads(report.read_text())["jobs"]["used"]
+        return found
+
     def slurm(self, *command: str) -> str:
         return subprocess.run(command, env=self.env, check=True, text=True, stdout=subprocess.PIPE).stdout
 
@@ -168,6 +174,8 @@ def test_a_campaign_with_jobs_on_slurm(campaign: Campaign) -> None:
     assert list(campaign.remote.iterdir()) == [], "what was fetched is removed"
     (energy,) = (campaign.root / "out/dataset").rglob("energy*")
     assert energy.stat().st_size
+    used = campaign.used()
+    assert used["cpu"] > 0.1 and used["queued"] >= 0, "measured in the job; the wait by the clock of its node"
     script = campaign.slurm("scontrol", "write", "batch_script", "1", "-")
     assert "#SBATCH --partition main\n#SBATCH --job-name stub-" in script
     assert "#SBATCH --time=10\n" in script and "export A='b c' PATH=" in script
@@ -183,6 +191,7 @@ def test_a_campaign_that_logs_in_to_submit(campaign: Campaign, sshd: str) -> Non
     campaign.env["SLURM_CONF"] = str(campaign.conf)
     assert campaign.jobs() == {"000000-label-000000": ["COMPLETED"]}
     assert list(campaign.remote.iterdir()) == []
+    assert campaign.used()["queued"] >= 0
 
 
 def test_doctor_logs_in_asks_for_the_queue_and_runs_a_tiny_job(campaign: Campaign, sshd: str) -> None:

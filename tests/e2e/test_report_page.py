@@ -43,7 +43,7 @@ def test_the_numbers_are_those_of_status(browser: Any, tmp_path: Path) -> None:
         for shown, row in zip(cells, found, strict=True):
             assert shown[:4] == [str(row["iteration"]), str(row["explore_stage"]), f"{row['labelled']:.0f}", "1"]
             assert [float(text) for text in shown[4:6]] == pytest.approx([row["rmse_e"], row["rmse_f"]], rel=1e-2)
-            assert shown[9:12] == ["80.0%", "19.0%", "1.0%"]
+            assert shown[11:14] == ["80.0%", "19.0%", "1.0%"]
         assert (page.complaints, len(page.requests)) == ([], 1)  # the page itself, and nothing else
     assert iteration_rows(Reader(open_store(f"file://{tmp_path}/run")).read().state.trail) == found
 

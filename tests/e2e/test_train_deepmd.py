@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 import signal
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from operators.train.dp_judge import last_row
+from operators.train.dp_judge import last_rows
 from tests.e2e.engines import need
 from tests.stage_harness import run_stage
-from tests.train_run import SYSTEMS, TrainRun, hot_frames
+from tests.train_run import INPUT, SYSTEMS, TrainRun, hot_frames
 
 pytestmark = pytest.mark.engines
 
@@ -68,9 +69,12 @@ def test_equal_seeds_give_equal_curves(committee: TrainRun, tmp_path: Path) -> N
     report = run.stage()
     assert report.complete, report.messages
     assert (run.product() / "lcurve.000.out").read_bytes() == (committee.product() / "lcurve.000.out").read_bytes()
-    figures = last_row((run.product() / "lcurve.000.out").read_text())
+    rows = last_rows((run.product() / "lcurve.000.out").read_text())
     assert 0 < report.summary.pop("new_rmse_f") < 1
-    assert report.summary == {f"train_{key}": figures[f"{key}_trn"] for key in ("rmse_e", "rmse_f")}
+    for key in ("rmse_e", "rmse_f"):
+        found = np.sqrt(np.mean(np.square([row[f"{key}_trn"] for row in rows])))
+        assert report.summary.pop(f"train_{key}") == pytest.approx(found, rel=1e-9)
+    assert report.summary == {}
 
 
 def test_reuse_goes_on_where_the_last_committee_stopped(committee: TrainRun) -> None:
@@ -81,6 +85,32 @@ def test_reuse_goes_on_where_the_last_committee_stopped(committee: TrainRun) -> 
         assert second[0][-1] == 1e-3
         log = (committee.job(number, 1) / "log/task.000000.log").read_text()
         assert "from the frozen model" in log
+
+
+def test_the_curve_has_the_errors_on_validation_data(tmp_path: Path) -> None:
+    train = {"numb_models": 1, "numb_steps": 10, "validation_data": ["hot"], "skip_neighbor_stat": True}
+    run = TrainRun(tmp_path, train)
+    run.write_data()
+    report = run.stage()
+    assert report.complete, report.messages
+    row = last_rows((run.product() / "lcurve.000.out").read_text())[-1]
+    assert row["rmse_f_val"] > 0 and row["rmse_f_val"] != row["rmse_f_trn"]
+
+
+def test_systems_are_joined(tmp_path: Path) -> None:
+    found = copy.deepcopy(INPUT)
+    found["model"]["descriptor"] = {
+        "type": "se_atten", "sel": 60, "rcut_smth": 0.5, "rcut": 5.0, "neuron": [4, 8], "axis_neuron": 4,
+        "attn_layer": 0,
+    }  # fmt: skip
+    run = TrainRun(
+        tmp_path, {"numb_models": 1, "numb_steps": 10, "mixed_type": True, "skip_neighbor_stat": True}, found
+    )
+    run.write_data()
+    report = run.stage()
+    assert report.complete, report.messages
+    log = (run.job() / "log/task.000000.log").read_text()
+    assert "mixed/000" in log and "iter/000000" not in log.partition("Summary of DataSystem: Training")[2][:2000]
 
 
 def test_old_and_new_data_are_weighed(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_killed_training_goes_on(committee: TrainRun) -> None:
     untrained = evaluations(committee.product() / "lcurve.001.jsonl")[0]["rmse_f"]
     assert float(last) < float(first) < 0.9 * 1000 * untrained
     assert evaluations(committee.product() / "lcurve.000.jsonl")[-1]["epoch"] == 5
-    names = ["SHA256SUMS", "lcurve.000.jsonl", "lcurve.001.jsonl", "mace.000.model", "mace.001.model"]
+    names = ["SHA256SUMS", "figures.json", "lcurve.000.jsonl", "lcurve.001.jsonl", "mace.000.model", "mace.001.model"]
     assert sorted(path.name for path in committee.product().iterdir()) == names
 
 
@@ -156,6 +156,24 @@ def test_fine_tuning_begins_where_the_other_ended(programs: Path, committee: Tra
     began = evaluations(run.product() / "lcurve.000.jsonl")[0]["rmse_f"]
     assert began < 0.9 * evaluations(committee.product() / "lcurve.000.jsonl")[0]["rmse_f"]
     assert set(report.summary) == {"train_rmse_e", "train_rmse_f", "new_rmse_f"}
+
+
+def test_reuse_goes_on_where_the_last_committee_stopped(programs: Path, committee: TrainRun, tmp_path: Path) -> None:
+    train = {"numb_models": 2, "training_reuse_iter": 1, "training_reuse_max_num_epochs": 1, "training_reuse_lr": 1e-4}
+    command = str(programs / "mace_run_train")
+    run = TrainRun(tmp_path, {"app": "mace", "max_num_epochs": 6, "command": command, **train}, INPUT)
+    run.write_data()
+    made = run.place(1).newest_product("train")
+    assert made is not None
+    (tmp_path / made).parent.mkdir(parents=True)
+    (tmp_path / made).symlink_to(committee.product())
+    report = run.stage(1)
+    assert report.complete, report.messages
+    for number in (0, 1):
+        first, last = (evaluations(each / f"lcurve.00{number}.jsonl") for each in (committee.product(), run.product(1)))
+        began = last[0]["rmse_f"]  # other frames are held back for validation
+        assert abs(began - first[-1]["rmse_f"]) < abs(began - first[0]["rmse_f"])
+        assert len(last) == 2 and last[-1]["rmse_f"] < 1.2 * began
 
 
 def test_ase_explores_with_the_committee(programs: Path, committee: TrainRun, tmp_path: Path) -> None:

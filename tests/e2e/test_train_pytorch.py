@@ -6,6 +6,7 @@ DPGEN2_TORCH_VENV names a virtual environment with deepmd-kit[torch,lmp] and nvi
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def test_killed_training_goes_on(committee: TrainRun) -> None:
     assert f"Batch {began - 10:7d}" not in log
     steps = [row[0] for row in curve(committee.product() / "lcurve.000.out")]
     assert steps == [1, *range(10, 401, 10)]
-    names = ["SHA256SUMS", "graph.000.pth", "graph.001.pth", "lcurve.000.out", "lcurve.001.out"]
+    names = ["SHA256SUMS", "figures.json", "graph.000.pth", "graph.001.pth", "lcurve.000.out", "lcurve.001.out"]
     assert sorted(path.name for path in committee.product().iterdir()) == names
 
 
@@ -132,7 +133,7 @@ def test_from_a_frozen_model_and_compressed(programs: Path, committee: TrainRun,
     began = curve(run.product() / "lcurve.000.out")[0]
     assert began[2] < 0.05 * first[2]  # rmse_e: where the other had ended
     sizes = {path.name: path.stat().st_size for path in run.product().iterdir()}
-    assert sorted(sizes) == ["SHA256SUMS", "graph.000.pth", "lcurve.000.out", "original.000.pth"]
+    assert sorted(sizes) == ["SHA256SUMS", "figures.json", "graph.000.pth", "lcurve.000.out", "original.000.pth"]
     assert sizes["graph.000.pth"] > sizes["original.000.pth"]  # it holds the table
 
 
@@ -168,15 +169,18 @@ def test_several_heads_and_a_fine_tuned_one(programs: Path, tmp_path: Path, monk
     run.write_data()
     report = run.stage()
     assert report.complete, report.messages
-    assert set(report.summary) == {"rmse_e", "rmse_f"}
+    assert set(report.summary) == {"rmse_e", "rmse_f", "new_rmse_f", "train_rmse_e", "train_rmse_f"}
 
     again = first / "again"
     again.mkdir()
     (again / "data").symlink_to(first / "dataset/deepmd")
     (again / "ckpt").mkdir()
-    shutil.copy(run.job() / "in/task.000000/input.json", again)
+    found = run.task_input()
+    found["training"]["save_freq"] = 10
+    (again / "input.json").write_text(json.dumps(found))
     subprocess.run([dp, "--pt", "train", "input.json", "--skip-neighbor-stat"], cwd=again, check=True)
     content = (again / "ckpt/model.ckpt-20.pt").read_bytes()
+    shift_energies(tmp_path / "third", dp, [again / f"ckpt/model.ckpt-{step}.pt" for step in (10, 20)])
 
     second = tmp_path / "second"
     stub = copy.deepcopy(INPUT)
@@ -201,6 +205,24 @@ def test_several_heads_and_a_fine_tuned_one(programs: Path, tmp_path: Path, monk
     assert report.complete, report.messages
     assert "continuing from the checkpoint" in (run.job() / "log/task.000000.log").read_text()
     assert [row[0] for row in curve(run.product() / "lcurve.000.out")] == [1, *range(10, 101, 10)]
+
+
+def shift_energies(root: Path, dp: str, checkpoints: list[Path]) -> None:
+    """The other head of the models has seen copper with other energies of the atoms: by 100 eV each, 3,200 a frame."""
+    files = TrainRun(root / "files", {})
+    models = [files.add_file(path.name, path.read_bytes()) for path in checkpoints]
+    (root / "config").mkdir()
+    (root / "config/file").symlink_to(root / "files/config/file")
+    train = {"backend": "pytorch", "change_bias": True, "input": None, "numb_models": 2, "command": dp}
+    run = TrainRun(root, {**train, "training_finetune_model": models, "model_branch": "other"})
+    run.write_data()
+    for path in (root / "dataset/deepmd").rglob("energy.npy"):
+        np.save(path, np.load(path) + 3200.0)
+    run.list_data()
+    report = run.stage()
+    assert report.complete, report.messages
+    assert report.summary["rmse_e"] < 1  # eV/atom; 100 without the shift
+    assert sorted(path.name for path in run.product().glob("*.pth")) == ["graph.000.pth", "graph.001.pth"]
 
 
 def test_divergence_is_a_result(programs: Path, tmp_path: Path) -> None:

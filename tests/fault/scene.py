@@ -25,6 +25,7 @@ from conventions.state import Past, State
 from statemachine.engine.local import UID_VARIABLE
 from statemachine.store import Store, open_store
 from tests.conftest import CONFIG, STRUCTURE, STUBS
+from tests.doubles import without_costs
 
 INJECT = Path(__file__).parent / "inject"
 COMMAND = [sys.executable, "-c", "from statemachine.cli import main; main()"]
@@ -32,6 +33,7 @@ _VOLATILE = {"nonce", "writer", "updated_at", "previous_sha256", "run_uid", "hom
 _RANDOM = re.compile(r"\.part-[0-9]+-[0-9]+-|(?<=\.new-)\w+|(?<=claim/\.[0-9]\.)[0-9]+")
 _ELSEWHERE = {"report.json": ["attempt"], "config.json": ["engine", "prefix"]}
 _CONFIGURATIONS = DataSpace({}).configuration("").removesuffix(".json")
+_USED = re.compile(rb'"used":\{[^{}]*\}')  # in markers and reports: times, which differ
 _OF_ATTEMPTS = {"version", "attempt", "stalled", "finished", "reason", "config_sha256"}
 
 
@@ -187,7 +189,7 @@ class Scene:
         check_history(contents, state)
         space = state.place.space
         data = {
-            key: value.replace(str(self.root).encode(), b"ROOT")
+            key: _USED.sub(b'"used":0', value.replace(str(self.root).encode(), b"ROOT"))
             for key, value in contents.items()
             if key != space.state and not key.startswith((space.events, space.probe)) and "/claim/" not in key
         }  # fmt: skip
@@ -204,10 +206,13 @@ def _essence(name: str, read: Callable[[], bytes], tag: str = "") -> str:
         return ""
     if name.endswith("state.json") or DataSpace({}).version(name.removeprefix("out/")) is not None:
         return repr(sorted(_lasting(State.unseal(read())).items()))
+    if "/done/" in name or name.endswith("/report.json"):
+        return sha256(_USED.sub(b"", read()))
     return tag or sha256(read())
 
 
 def _lasting(state: State) -> dict[str, Any]:
+    state = state.model_copy(update={"trail": without_costs(state.trail)})
     return {key: value for key, value in state.model_dump(mode="json").items() if key not in _VOLATILE}
 
 

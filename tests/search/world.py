@@ -281,7 +281,8 @@ def _check_same_attempt(objects: Objects, flows: tuple[Flow, ...], before: State
 def _check_errors(objects: Objects, state: State) -> None:
     """A run that has converged is as good as its rule asks, by the newest models that count."""
     wanted = state.policy.convergence.rmse_f
-    found = [row.figures["rmse_f"] for row in whole(objects, state).trail if not row.left and "rmse_f" in row.figures]
+    trained = [row.figures for row in whole(objects, state).trail if "train" in row.stages]
+    found = [figures["rmse_f"] for figures in trained if "rmse_f" in figures]
     if state.at == "converged" and wanted is not None and not (found and found[-1] <= wanted):
         raise Violation(f"the run is converged although the force RMSE is {found[-1:]}, not below {wanted}")
     rows = [row for row in whole(objects, state).trail if not row.left]

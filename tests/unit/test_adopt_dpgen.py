@@ -234,6 +234,13 @@ BAD: dict[str, tuple[Any, str]] = {
     "missing models": (
         lambda root: (root / "iter.000001/00.train/000/frozen_model.pb").unlink(), "2 models graph.*.pb are expected"
     ),
+    "a link that became a text": (
+        lambda root: [
+            (path.unlink(), path.write_text("001/frozen_model.pb"))
+            for path in (root / "iter.000001/00.train").glob("graph.001.pb")
+        ],
+        "graph.001.pb: it holds only the name '001/frozen_model.pb': a symbolic link",
+    ),
     "a task without its frame": (
         lambda root: (root / "iter.000001/02.fp/task.000.000002/POSCAR").unlink(), "task.000.000002/POSCAR: ASE cannot"
     ),

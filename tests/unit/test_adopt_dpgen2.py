@@ -42,13 +42,32 @@ def frames(number: int, seed: int, labelled: bool = True) -> Any:
     return dpdata.LabeledSystem(data={**data, **labels})
 
 
-class Downloads:
-    """What `dpgen2 download` (plain) or `dpgen2 watch -d` (merged) leaves, file by file as DPGEN2's steps write it."""
+# Where dflow keeps in the bucket what tasks have made: the keys of the manifest that dflow makes of DPGEN2's steps.
+STORED = {
+    ("prep-run-train", "models"): "run-train-group/model",
+    ("prep-run-train", "lcurves"): "run-train-group/lcurve",
+    ("prep-run-explore", "model_devis"): "run-lmp-group/model_devi",
+    ("prep-run-fp", "labeled_data"): "run-fp-group/labeled_data",
+}
 
-    def __init__(self, root: Path, merged: bool) -> None:
-        self.root, self.merged = root, merged
+
+class Downloads:
+    """What `dpgen2 download` (plain) or `dpgen2 watch -d` (merged) leaves, file by file as DPGEN2's steps write it.
+
+    Of a bucket, what is not in STORED is under the name of a pod.
+    """
+
+    def __init__(self, root: Path, merged: bool, bucket: bool = False) -> None:
+        self.root, self.merged, self.bucket = root, merged, bucket
 
     def place(self, iteration: int, step: str, kind: str, name: str) -> Path:
+        if self.bucket:
+            stored = STORED.get((step, name))
+            pod = f"got-{step}-{1000 * iteration + len(name)}/{name}"
+            folder = self.root / (f"iter-{iteration:06d}--{stored}" if stored else pod)
+            (folder / ".dflow").mkdir(parents=True, exist_ok=True)
+            (folder / ".dflow/catalog").write_text("{}")
+            return folder
         parts = (f"{kind}s",) if self.merged else (kind, name)
         folder = self.root.joinpath(f"iter-{iteration:06d}", step, *parts)
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,10 +116,8 @@ class Downloads:
                 write(str(folder / f"iter-{number:06d}"))
 
 
-@pytest.fixture(params=["download", "watch"])
-def campaign(tmp_path: Path, request: pytest.FixtureRequest) -> Downloads:
-    """An input of two stages, and of iteration 0 all that is downloaded."""
-    root = tmp_path / "water"
+def write_input(root: Path) -> None:
+    """An input of two stages, and what it names."""
     for name in ("a", "b"):
         frames(3, ord(name)).to("deepmd/npy", str(root / "init" / name))
     (root / "pp").mkdir()
@@ -116,13 +133,24 @@ def campaign(tmp_path: Path, request: pytest.FixtureRequest) -> Downloads:
         explore__stages=[STAGE, STAGE], fp__inputs_config__pp_files={"H": "pp/H", "O": "pp/O"},
     )  # fmt: skip
     (root / "input.json").write_text(json.dumps(document))
-    made = Downloads(root / "got", request.param == "watch")
+
+
+@pytest.fixture(params=["download", "watch"])
+def campaign(tmp_path: Path, request: pytest.FixtureRequest) -> Downloads:
+    """An input, and of iteration 0 all that is downloaded."""
+    write_input(tmp_path / "water")
+    made = Downloads(tmp_path / "water/got", request.param == "watch")
+    first(made)
+    return made
+
+
+def first(made: Downloads) -> None:
+    """What there is of iteration 0."""
     made.train(0)
     made.explore(0, [0.01, 0.1, 0.2, 0.9])
     made.confs(0, 4)
     made.label(0, 4, 4)
     made.collect(0, [4])
-    return made
 
 
 def adopted(cli: Cli, made: Downloads) -> tuple[int, str, str]:
@@ -331,6 +359,59 @@ def test_a_second_adoption_is_the_same(cli: Cli, campaign: Downloads) -> None:
     before = (campaign.root.parent / "dpgen2-sm/out/state.json").read_bytes()
     assert adopted(cli, campaign)[0] == 0
     assert (campaign.root.parent / "dpgen2-sm/out/state.json").read_bytes() == before
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Downloads:
+    """The same, with a copy of the workflow's folder in the bucket."""
+    write_input(tmp_path / "water")
+    made = Downloads(tmp_path / "water/got", merged=False, bucket=True)
+    first(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("steps", "at", "iteration", "models", "labels"),
+    [
+        (trained, "explore.submitting", 1, 1, {}),
+        (explored, "explore.submitting", 1, 1, {}),
+        (chosen, "explore.submitting", 1, 1, {}),  # which frames those were, the bucket does not tell
+        (partly_labelled, "train.submitting", 2, 1, {"iter/000002/H2O1": 2}),
+        (collected, "train.submitting", 2, 1, {"iter/000002/H2O1": 3}),
+    ],
+)
+def test_a_copy_of_the_bucket_goes_on(
+    cli: Cli,
+    bucket: Downloads,
+    steps: Callable[[Downloads], None],
+    at: str,
+    iteration: int,
+    models: int,
+    labels: dict[str, int],
+) -> None:
+    steps(bucket)
+    code, output, errors = adopted(cli, bucket)
+    assert code == 0, errors
+    state = state_of(bucket)
+    assert (state.at, state.iteration, state.newest["train"]) == (at, iteration, models), output
+    initial = {"init/init000/H2O1": 3, "init/init001/H2O1": 3}
+    assert labels_of(bucket) == {**initial, "iter/000001/H2O1": 4, **labels}
+    assert state.trail[0].figures == {"accurate": 1.0, "candidate": 2.0, "failed": 1.0}
+    assert ("chosen frames without a label are left out" in output) == bool(labels)
+
+
+def test_an_iteration_that_chose_nothing_leaves_an_empty_folder_in_the_bucket(cli: Cli, bucket: Downloads) -> None:
+    explored(bucket)
+    bucket.place(1, "prep-run-fp", "output", "labeled_data")
+    bucket.train(2)
+    assert adopted(cli, bucket)[0] == 0
+    assert (state_of(bucket).at, state_of(bucket).iteration) == ("explore.submitting", 2)
+
+
+def test_of_a_bucket_one_workflow_is_given(cli: Cli, bucket: Downloads) -> None:
+    code, _, errors = cli("import", bucket.root.parent / "input.json", "--adopt", bucket.root.parent)
+    assert code == 2 and "it has the workflows of a bucket (got); give the folder of one" in errors
+    assert not (bucket.root.parent / "dpgen2-sm").exists()
 
 
 def spoil(made: Downloads, name: str, value: Any) -> None:

@@ -129,6 +129,11 @@ def test_a_log_that_is_followed_again_goes_on_where_it_was(monkeypatch: pytest.M
     assert found == [("task.000000.log", b"one\n"), ("task.000000.log", b"two\n")]
 
 
+def test_what_the_last_step_says_of_its_hint_explains_nothing() -> None:
+    found = engine((200, {"status": {}}), log("two jobs failed", "notify: the daemon looks now")).explain("w")
+    assert found == "job-1: two jobs failed"
+
+
 def test_a_log_that_cannot_be_had_is_an_error() -> None:
     broken = (500, {"error": {"grpc_code": 13, "http_code": 500, "message": "no permission"}})
     with pytest.raises(EngineError, match="no permission"):

@@ -68,6 +68,13 @@ BAD: dict[str, tuple[bytes, str]] = {
     "nan for one of two kinds": (trust(".nan"), r"^error: \S+ select\.f_trust_lo: .*finite number \(got nan\)$"),
     "text for one of two kinds": (trust("x"), r"^error: \S+ select\.f_trust_lo: .*number \(got 'x'\)\n"),
     "both kinds of a level": (trust("0.1, adaptive: {}"), r"select\.f_trust_lo: `adaptive` finds this level .*out"),
+    "a word for a level": (trust("auto"), r"select\.f_trust_lo: .*write auto_trust_lo: \{error: 0\.1, start: 0\.05\}"),
+    "a level by errors too": (
+        trust("0.1, auto_trust_lo: {error: 0.1, start: 0.1}"), r"select\.f_trust_lo: `auto_trust_lo` finds this level"
+    ),
+    "a level by no error": (trust("null, auto_trust_lo: {error: 0, start: 0.1}"), r"auto_trust_lo\.error: .*greater"),
+    "no candidates beside": (trust("0.1, check_fraction: 1"), r"select\.check_fraction: .*less than 1"),
+    "an rmse of nothing": (add("convergence: {rmse_f: 0}\n"), r"convergence\.rmse_f: .*greater than 0"),
     "no kind of a level": (trust("null"), r"select\.f_trust_lo: this key is required"),
     "no candidate ever": (
         trust("null, adaptive: {numb_candi_f: 0, rate_candi_f: 0}"), r"select\.adaptive: no frame would ever be a cand"
@@ -171,6 +178,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "scale 0": (put(FILES, "{files: cu.xyz, scale: [0]}"), r"structures\.start\.scale\.0: "),
     "vacancies for all atoms": (put(FILES, "{files: cu.xyz, vacancies: 99}"), r"start: .*vacancies: 99 of \d+ atoms"),
     "half an alloy": (put(FILES, "{files: cu.xyz, substitute: {Cu: {Cu: 0.5}}}"), r"substitute\.Cu: .*0\.5 together"),
+    "pack beside a slab": (put(FILES, "{files: w.xyz, pack: {molecules: [3], density: 1}, scale: [2]}"), "pack makes"),
+    "an empty box": (put(FILES, "{files: w.xyz, pack: {molecules: [0], density: 1}}"), "all are 0"),
     "plane of nothing": (
         put(FILES, "{files: cu.xyz, slab: {miller: [0, 0, 0], layers: 1, vacuum: 9}}"), r"start\.slab: .*no plane"
     ),

@@ -18,7 +18,7 @@ from apscheduler.events import EVENT_JOB_SUBMITTED
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from conventions.errors import ConfigError, NoRun, NotTrusted, StateError, StoreError
-from conventions.state import State
+from conventions.state import IterationSummary, State
 from statemachine.daemon import daemon as daemon_module
 from statemachine.daemon import run as module
 from statemachine.daemon.daemon import RATE, THREADS, Daemon, Workers
@@ -412,9 +412,11 @@ def test_a_daemon_that_stays_takes_up_a_run_that_was_resumed(
 
 def test_what_is_known_of_a_run(make: Callable[..., Daemon], pollers: dict[str, FakePoller]) -> None:
     a, b = pollers.values()
-    b.state = first_state(at="converged")
+    rows = [IterationSummary(iteration=0, figures={"labelled": 3.0, "cpu_hours": 1.5})]
+    a.state, b.state = first_state(at="train.running", trail=rows), first_state(at="converged")
     daemon = make(0.01)
     wait(b), wait(a, 2)
+    assert daemon.runs[0].totals == {"labelled": 3.0, "cpu_hours": 1.5}
     assert daemon.runs[0].jobs == (3, 10) and daemon.runs[1].jobs is None
     assert b.steps == 1
 

@@ -259,7 +259,7 @@ def test_the_readmes_own_overlay_builds(tmp_path: Path) -> None:
     (container,) = dict(templates(objects))["dpgen2-sm"]["containers"]
     assert container["image"].startswith("registry.example.org/dpgen2-sm:")
     assert {"name": "SSL_CERT_FILE", "value": "/etc/argo-ca/ca.crt"} in container["env"]
-    assert named(objects, "ConfigMap", "dpgen2-sm")["data"]["RUN"] == "s3://my-bucket/runs/silicon"
+    assert named(objects, "ConfigMap", "dpgen2-sm")["data"]["RUN"] == "s3://my-bucket/runs/silicon?region=eu-central-1"
 
 
 def test_two_daemons_in_a_namespace_do_not_overlap(tmp_path: Path) -> None:
@@ -370,6 +370,20 @@ def test_the_dockerfile_is_clean() -> None:
         assert "RUN" not in stage, "the last stages copy only: no build tools"
     for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE):
         assert all((ROOT / source).exists() for source in sources.split())
+
+
+def test_the_readmes_image_with_an_app_fits_the_dockerfile() -> None:
+    """tests/deploy/test_image.py builds it."""
+    (text,) = blocks("dockerfile")
+    call(tool("hadolint"), "-", text=text)
+    whole = (DEPLOY / "Dockerfile").read_text("utf-8")
+    build, target = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    assert f"ARG BASE={build}\n" in whole
+    assert f"-t {target} ." in (DEPLOY / "README.md").read_text("utf-8")
+    copied = re.findall(r"^COPY --from=build /apps (\S+)$", text, re.MULTILINE)
+    minor = build.partition(":")[2].rpartition(".")[0]
+    assert copied == [f"/opt/venv/lib/python{minor}/site-packages"] and "venv --without-pip /opt/venv" in whole
+    assert "USER" not in text, "it stays what it was"
 
 
 @pytest.mark.parametrize(("name", "extra"), [("constraints", ""), ("constraints-engines", "local")])

@@ -115,7 +115,7 @@ def dumped(data: bytes, folder: Path) -> None:
             assert rejection(frame, np.full((9, 9), 0.5), 5.0, 60.0) in ("", "bad_box", "too_close")
     with_one = Candidates(np.zeros(5, int), np.arange(0, 50, 10), np.full(5, 0.2), np.full(5, np.nan))
     choice = choose(
-        with_one, [(path, None)], ["bulk"], atomic_numbers(["Cu", "O"]), seed=1, maximum=5, per_system=None,
+        with_one, [(path, None)], ["bulk"], atomic_numbers(["Cu", "O"]), seed=1, maximum=5, limits={"bulk": 5},
         reject=lambda frame: rejection(frame, np.full((9, 9), 0.5), None, None), known=set(),
     )  # fmt: skip
     assert len(choice.chosen) + sum(choice.rejected.values()) == 5

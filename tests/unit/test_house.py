@@ -101,7 +101,7 @@ ROOMS = {  # what a room of statemachine may import of the others
     "daemon": {"machine", "store", "engine", "run", "notify", "web", "logs.py", "environment.py"},
     "importer": {"machine", "store", "run"},
     "report": {"machine", "store", "run"},
-    "web": {"machine", "store", "engine", "run", "report", "logs.py"},
+    "web": {"machine", "store", "engine", "run", "report", "logs.py", "environment.py"},
     "replay": {"machine", "store", "engine", "run", "report"},
     "cli": {"machine", "store", "engine", "run", "notify", "daemon", "importer", "report", "web", "replay", "logs.py"},
 }

@@ -235,6 +235,7 @@ def test_a_job_through_the_shell(tmp_path: Path) -> None:
         with given.start() as process:
             assert process.wait() == 0
     assert given.codes() == [0, 0]
+    assert json.loads((given.root / "out/done").read_text())["used"]["queued"] >= 0
     assert (given.root / "out/out/task.000001/result").read_text() == "task.000001"
     assert (tmp_path / "ledger").read_text().split() == ["ran"] * 4
 

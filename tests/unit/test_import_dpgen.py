@@ -108,7 +108,7 @@ def test_a_whole_campaign(tmp_path: Path) -> None:
     assert config["explore"]["stages"] == [[{**first, **common, "trj_freq": 10}], [{**second, **common, "trj_freq": 5}]]
     assert config["convergence"] == {"repeat": "once"} and config["max_iterations"] == 2
     select = config["select"]
-    assert (select["f_trust_lo"], select["f_trust_hi"], select["model_devi_skip"]) == (0.05, 0.15, 3)
+    assert (select["f_trust_lo"], select["f_trust_hi"], select["model_devi_skip"]) == (0.05, 0.15, 1)
     assert (select["fp_task_max_per_system"], select["fp_task_max"]) == (20, 40), "20 for each system, two in one job"
     assert select["fp_task_min_per_system"] == 5 and "fp_task_min" not in select
     label = config["label"]
@@ -125,12 +125,20 @@ def test_a_whole_campaign(tmp_path: Path) -> None:
     assert report.losses == []
 
 
+@pytest.mark.parametrize(("steps", "frames", "told"), [(0, 0, False), (1, 1, False), (11, 3, True), (20, 4, True)])
+def test_steps_that_are_skipped_become_frames(tmp_path: Path, steps: int, frames: int, told: bool) -> None:
+    """DP-GEN skips rows before that step, of which the jobs write every 10th and every 5th."""
+    config, report = imported(tmp_path, {"model_devi_skip": steps})
+    assert config["select"]["model_devi_skip"] == frames
+    assert any(row.source.endswith("model_devi_skip") and "frames" in row.note for row in report) is told, list(report)
+
+
 def test_the_run_says_where_each_value_is_from(tmp_path: Path) -> None:
     imported(tmp_path, machine=MACHINE)
     text = (tmp_path / "dpgen2-sm/run.yaml").read_text()
     for line in (
         "# Made by `dpgen2-sm import` of param.json and machine.json",
-        "model_devi_skip: 3 # model_devi_skip",
+        "model_devi_skip: 1 # model_devi_skip, from steps to frames",
         "dt: 0.002  # model_devi_dt",
         "tau_t: 0.1 # DP-GEN's default of model_devi_taut",
         "ratio_failed: 0.05 # DP-GEN's default",
@@ -217,7 +225,22 @@ MAPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "sys_format": ({"sys_format": "lammps/lmp"}, {"structures.sys000.format": "lammps/lmp"}),
     "max_iter": ({"model_devi_max_iter": 7}, {"max_iterations": 7}),
-    "the threshold": ({"fp_accurate_threshold": 0.98}, {"convergence.accuracy": 0.98}),
+    "the threshold": (
+        {"fp_accurate_threshold": 0.98},
+        {"select.fp_accurate_threshold": 0.98, "convergence.accuracy": 0.98},
+    ),
+    "a soft threshold": (
+        {"fp_accurate_threshold": 0.999, "fp_accurate_soft_threshold": 0.99},
+        {"select.fp_accurate_threshold": 0.999, "select.fp_accurate_soft_threshold": 0.99},
+    ),
+    "a soft threshold below 1": (
+        {"fp_accurate_soft_threshold": 0.9},
+        {"select.fp_accurate_threshold": 1.0, "select.fp_accurate_soft_threshold": 0.9},
+    ),
+    "a soft threshold above the other": (
+        {"fp_accurate_threshold": 0.8, "fp_accurate_soft_threshold": 0.9},
+        {"select.fp_accurate_threshold": 0.9, "convergence.accuracy": 0.9},
+    ),
     "bad boxes": (
         {"fp_skip_bad_box": "length_ratio:5;tilt_ratio:1"},
         {"select.max_length_ratio": 5.0, "select.max_tilt_angle": pytest.approx(45.0)},
@@ -340,7 +363,7 @@ LOST: dict[str, tuple[dict[str, Any], str]] = {
     "another engine": ({"model_devi_engine": "gromacs"}, "model_devi_engine"),
     "a misspelt key": ({"fp_task_mx": 3}, "fp_task_mx"),
     "a filter of boxes": ({"fp_skip_bad_box": "wrap_ratio:1"}, "fp_skip_bad_box"),
-    "a soft threshold": ({"fp_accurate_soft_threshold": 0.9}, "fp_accurate_soft_threshold"),
+    "a threshold of nothing": ({"fp_accurate_threshold": 0.0}, "fp_accurate_threshold"),
     "an old checkpoint": ({"training_iter0_model_path": ["a"]}, "training_iter0_model_path"),
     "JAX": ({"train_backend": "jax"}, "train_backend"),
 }

@@ -154,7 +154,13 @@ def test_a_whole_campaign(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert config["max_iterations"] == 10, "5 for each of two stages"
     assert config["convergence"] == {"accuracy": 0.92}, "stages are repeated until they have converged"
-    assert config["select"] == {"app": "model_devi", "f_trust_lo": 0.05, "f_trust_hi": 0.5, "fp_task_max": 7}
+    assert config["select"] == {
+        "app": "model_devi",
+        "f_trust_lo": 0.05,
+        "f_trust_hi": 0.5,
+        "fp_task_max": 7,
+        "model_devi_skip": 0,
+    }
     label = config["label"]
     assert label["potcar"] == {"Al": "../pp/Al", "Mg": "../pp/Mg"} and label["incar"] == "../INCAR"
     assert (label["command"], label["setup"], label["shell"]) == (

@@ -12,6 +12,8 @@ from ase import Atoms
 
 from conventions.config import UserFile
 from conventions.errors import ConfigError
+from conventions.space import DataSpace
+from operators.core import artifacts
 from operators.label.cp2k import APP, PROGRAM, Cp2kConfig
 from operators.registry import load_config
 from tests.label_run import LabelRun, add_file
@@ -117,6 +119,23 @@ def test_a_repeated_task_starts_clean(tmp_path: Path) -> None:
     assert (work / "stacksize").read_text() == "64M\n"
     assert (job / "out/task.000000/output.log").read_text() == (GOLDEN / "cp2k-2023.1-gfn1.log").read_text()
     assert run.reduce(1).classes == {"ok": 1}
+
+
+def test_jobs_are_given_the_files_that_they_read_and_no_others(tmp_path: Path) -> None:
+    """In a cluster each file costs each job two requests, and structures may be thousands."""
+    (tmp_path / "BASIS").write_text("mine")
+    run = make(tmp_path, [waters(0)], files=[add_file(tmp_path, tmp_path / "BASIS")])
+    run.plan()
+    assert names(tmp_path / DataSpace.files) == {"BASIS", "water.inp", "source.extxyz"}
+    assert names(tmp_path / (artifacts(run.app.job)["files"].at(run.place) or "")) == {"BASIS"}
+    (tmp_path / "without").mkdir()
+    without = make(tmp_path / "without", [waters(0)])
+    without.plan()
+    assert not (tmp_path / "without" / without.place.files).exists()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()}
 
 
 def test_another_order_of_atoms_in_the_output_is_refused(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from conventions.errors import DataError
 from conventions.space import DataSpace
 from operators.registry import load_config
 from tests.label_run import LabelRun
 from tests.label_samples import given
+from tests.stage_harness import run_job
 
 # A teacher whose energy is a spring to the origin with the constant in the model file.
 DEEPMD = """\
@@ -95,7 +97,13 @@ def test_another_teacher_is_another_job_and_a_spoiled_one_is_refused(tmp_path: P
     first = (tmp_path / found.place.jobs / "000000/in/digest").read_text()
     assert other.plan().n_todo == 1
     assert (root / other.place.jobs / "000000/in/digest").read_text() != first
+    (read,) = (root / other.place.files).rglob("*.pth")
+    read.write_text("5.0")
+    assert run_job(other.app, other.place, root, "000000") == 70
+    report = other.reduce(1)
+    assert report.classes == {"lost": 1} and "sha256 differs" in report.messages[1]
+    assert other.plan().n_todo == 1 and read.read_text() == "4.0", "the next attempt writes it again"
     (stored,) = (path for path in (root / DataSpace.files).rglob("big.pth") if path.read_text() == "4.0")
     stored.write_text("5.0")
-    report = other.stage()
-    assert report.classes == {"lost": 1} and "sha256 differs" in report.messages[1]
+    with pytest.raises(DataError, match="sha256 differs"):
+        other.plan()

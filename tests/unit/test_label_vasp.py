@@ -45,9 +45,31 @@ def test_potcars_come_in_poscars_order_and_nowhere_else(tmp_path: Path) -> None:
     assert potcar.index("licensed-O") < potcar.index("licensed-H")
     assert (tmp_path / "INCAR").read_text() == INCAR
     places = {path for path in tmp_path.rglob("*") if path.is_file() and b"licensed" in path.read_bytes()}
-    expected = set((tmp_path / DataSpace.files).rglob("POTCAR"))
+    kept = (DataSpace.files, stage.place.files)
+    expected = {path for folder in kept for path in (tmp_path / folder).rglob("POTCAR")}
+    assert len(expected) == 4
     work = {path for path in places if "work" in path.relative_to(tmp_path).parts}
     assert places - work == {*expected, tmp_path / "POTCAR"}
+
+
+def test_moments_by_element_are_written_in_poscars_order(tmp_path: Path) -> None:
+    incar = given(tmp_path, "INCAR", INCAR + "ISPIN = 2")
+    assert run(tmp_path, incar=incar, magmom={"H": 0.5}).stage().classes == {"ok": 1}
+    assert (tmp_path / "POSCAR").read_text().splitlines()[5:7] == ["O H", "2 4"]
+    assert (tmp_path / "INCAR").read_text() == INCAR + "ISPIN = 2\nMAGMOM = 2*1 4*0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "moments", "said"),
+    [
+        ("", {"H": 1}, "without ISPIN = 2 it would do nothing"),
+        ("ISPIN = 2 ; MAGMOM = 6*0", {"H": 1}, "it has MAGMOM itself"),
+        ("ISPIN = 2", {"Fe": 1}, "label.magmom: Fe is not in type_map"),
+    ],
+)
+def test_moments_that_would_do_nothing(tmp_path: Path, more: str, moments: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        run(tmp_path, incar=given(tmp_path, "INCAR", INCAR + more), magmom=moments).plan()
 
 
 def test_a_vasp_that_dies_within_its_potcars_tells_nothing_of_them(tmp_path: Path) -> None:

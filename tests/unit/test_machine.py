@@ -267,13 +267,21 @@ def test_a_claim_that_nothing_can_improve_ends_the_run() -> None:
 
 
 def test_the_newest_models_decide_that_count() -> None:
-    rows = [(0, 0.3, False), (1, 0.05, False), (2, 0.2, True), (3, None, False)]
-    trail = [
-        IterationSummary(iteration=number, figures={} if rmse is None else {"rmse_f": rmse}, left=left)
-        for number, rmse, left in rows
-    ]
-    state = running("select", policy=asking(0.1, most=9), trail=trail, iteration=3)
-    assert decide(state, seen(selected(100, 0, iteration=3))).state.at == "converged"
+    def end(*rows: tuple[float | None, bool, str]) -> str:
+        trail = [
+            IterationSummary(
+                iteration=number, figures={} if rmse is None else {"rmse_f": rmse}, left=left, stages=stages.split()
+            )  # type: ignore[arg-type]
+            for number, (rmse, left, stages) in enumerate(rows)
+        ]
+        state = running("select", policy=asking(0.1, most=9), trail=trail, iteration=len(rows) - 1)
+        return decide(state, seen(selected(100, 0, iteration=len(rows) - 1))).state.at
+
+    old, good, bad = (0.3, False, "label train"), (0.05, False, "label train"), (0.2, False, "label train")
+    none = (None, False, "explore")
+    assert (end(old, good, none), end(good, bad, none)) == ("converged", "exhausted")
+    assert end(old, good, (0.2, True, ""), none) == "converged", "a rewind dropped the models"
+    assert end(old, (0.05, True, "label train"), none) == "converged", "it went back to explore: they are used"
 
 
 def test_with_repeat_once_a_claim_that_fails_ends_the_run() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from conventions.documents import COSTS
 from conventions.errors import StoreError
 from conventions.space import DataSpace
 from conventions.state import State
@@ -125,6 +126,12 @@ def test_large_objects_go_through_a_file(
     check_identity(there, back)
 
 
+def rows(cli: Cli, run: Path) -> list[dict[str, Any]]:
+    """What the table says; what jobs used differs."""
+    found = json.loads(cli("status", run, "--json")[1])["iterations"]
+    return [{name: value for name, value in row.items() if name not in COSTS} for row in found]
+
+
 def test_the_migrated_run_goes_on_to_the_same_end(cli: Cli, kept: Kept, stub_run: Path, tmp_path: Path) -> None:
     assert cli("init", stub_run)[0] == 0
     poller = open_poller(f"file://{tmp_path}/out")
@@ -137,12 +144,12 @@ def test_the_migrated_run_goes_on_to_the_same_end(cli: Cli, kept: Kept, stub_run
         poller.engine.wait(state.workflow, 60)
     assert cli("migrate", stub_run, tmp_path / "there")[0] == 0
     assert cli("resume", tmp_path / "there")[0] == 0
-    expected = json.loads(cli("status", kept.path.parent / "kept", "--json")[1])["iterations"]
-    assert json.loads(cli("status", tmp_path / "there", "--json")[1])["iterations"] == expected
+    expected = rows(cli, kept.path.parent / "kept")
+    assert rows(cli, tmp_path / "there") == expected
     old = Record(open_store(f"file://{tmp_path}/out")).load().state
     assert old.hold and old.at == "explore.submitting", "the first one is as it was, and goes on if somebody asks it to"
     assert cli("resume", stub_run)[0] == 0
-    assert json.loads(cli("status", stub_run, "--json")[1])["iterations"] == expected
+    assert rows(cli, stub_run) == expected
 
 
 # --- interrupted --------------------------------------------------------------------------------------------

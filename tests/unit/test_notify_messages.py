@@ -49,7 +49,7 @@ def told(before: dict[str, Any], after: dict[str, Any], **both: Any) -> list[Mes
         ({"hold": True}, {"hold": True, "at": "select.submitting"}, []),
         ({"hold": True}, {"hold": False}, []),
         ({}, {"at": "cancelling"}, []),
-        ({"at": "cancelling"}, {"at": "cancelled"}, []),
+        ({"at": "cancelling"}, {"at": "cancelled"}, ["cancelled"]),
         ({"at": "cancelling"}, {"at": "explore.submitting", "iteration": 4}, []),  # a rewind
         ({"at": "converged"}, {"at": "converged", "pruned": 2}, []),
         ({"at": "failed"}, {"at": "select.submitting", "attempt": 1}, []),

@@ -142,16 +142,25 @@ def test_a_persons_variables_do_not_move_our_places() -> None:
     assert values[-1] == "{{outputs.artifacts.out.path}}"
 
 
-def test_a_hint_that_cannot_be_sent_holds_up_no_run() -> None:
-    """A workflow's own deadline is not for its exit handler, which a missing Secret would keep waiting for ever."""
-    assert 0 < template(dressed(), "notify")["activeDeadlineSeconds"] <= 600
+def test_the_last_step_sends_the_hint_and_no_pod_is_made_for_it() -> None:
+    """Without the Secret it sends none: a pod that waits for one would hold up the run for ever."""
+    workflow = dressed()
+    env = {each["name"]: each for each in template(workflow, "reduce")["script"]["env"]}
+    assert env["DPGEN2_HINT_URL"]["value"] == "http://dpgen2-sm.argo:8080/hook"
+    assert env["DPGEN2_HINT_NAME"]["value"] == "{{workflow.name}}"
+    assert env["DPGEN2_HOOK_KEY"]["valueFrom"] == {"secretKeyRef": {"name": "hook", "key": "key", "optional": True}}
+    spec = workflow.manifest["spec"]
+    assert not {"hooks", "onExit"} & set(spec)
+    assert {each["name"] for each in spec["templates"] if "script" in each} == {"guard", "plan", "job", "reduce"}
+    quiet = dressed(engine={key: value for key, value in ENGINE.items() if key != "hook"})
+    assert "DPGEN2_HINT_URL" not in json.dumps(quiet.manifest)
 
 
 def test_jobs_without_an_image_use_the_engines() -> None:
     assert template(dressed(image=None), "job")["script"]["image"] == "dpgen2-sm:0.1"
 
 
-def test_only_guard_and_poke_get_keys_and_only_by_name() -> None:
+def test_only_guard_and_the_last_step_get_keys_and_only_by_name() -> None:
     workflow = dressed()
     found = {
         (each["name"], entry["name"]): entry["valueFrom"]["secretKeyRef"]
@@ -162,7 +171,7 @@ def test_only_guard_and_poke_get_keys_and_only_by_name() -> None:
     assert found == {
         ("guard", "AWS_ACCESS_KEY_ID"): KEYS["access_key"],
         ("guard", "AWS_SECRET_ACCESS_KEY"): KEYS["secret_key"],
-        ("notify", "DPGEN2_HOOK_KEY"): {"name": "hook", "key": "key"},
+        ("reduce", "DPGEN2_HOOK_KEY"): {"name": "hook", "key": "key", "optional": True},
     }
 
 
@@ -176,6 +185,70 @@ def test_the_workflow_is_kept_until_the_poller_deletes_it() -> None:
     assert all(each["retryStrategy"]["retryPolicy"] == "OnError" for each in spec["templates"] if "script" in each), (
         "a script that failed is the next attempt's matter"
     )
+
+
+def made(spec: dict[str, Any], name: str) -> dict[str, Any]:
+    """The pod that Argo 3.6 makes of a template, as far as Pod Security goes: workflow/controller/workflowpod.go."""
+    (found,) = [each for each in spec["templates"] if each["name"] == name]
+    pod = {
+        "initContainers": [{"name": "init"}],
+        "containers": [{"name": "wait"}, {"name": "main", **found["script"]}],
+        "securityContext": found.get("securityContext") or spec.get("securityContext") or {},
+        "volumes": [{"name": each, "emptyDir": {}} for each in ("var-run-argo", "tmp-dir-argo", "argo-staging")],
+    }
+    pod["volumes"] += found["volumes"]
+    for patch in filter(None, (spec.get("podSpecPatch"), found.get("podSpecPatch"))):
+        pod = merged(pod, json.loads(patch))
+    return pod
+
+
+def merged(whole: Any, patch: Any) -> Any:
+    """Kubernetes' strategic merge, of mappings and of lists with names."""
+    if isinstance(patch, dict) and isinstance(whole, dict):
+        return {**whole, **{key: merged(whole.get(key), value) for key, value in patch.items()}}
+    if isinstance(patch, list) and patch and isinstance(patch[0], dict) and "name" in patch[0]:
+        changes = {each["name"]: each for each in patch}
+        assert changes.keys() <= {each["name"] for each in whole}, "it would add a container"
+        return [merged(each, changes.get(each["name"], {})) for each in whole]
+    return patch
+
+
+def unrestricted(pod: dict[str, Any]) -> set[str]:
+    """What of a pod the Pod Security Standard `restricted` refuses."""
+    found = {
+        f"a volume {each}"
+        for each in pod["volumes"]
+        if not {"emptyDir", "secret", "configMap", "projected"} & set(each)
+    }
+    found |= {each for each in ("hostNetwork", "hostPID", "hostIPC") if pod.get(each)}
+    for container in [*pod["initContainers"], *pod["containers"]]:
+        own, name = container.get("securityContext", {}), container["name"]
+        both = {**pod["securityContext"], **own}
+        wanted = {
+            "runs as root": both.get("runAsNonRoot") is not True or both.get("runAsUser") == 0,
+            "no seccomp": both.get("seccompProfile") != {"type": "RuntimeDefault"},
+            "gains rights": own.get("allowPrivilegeEscalation") is not False or bool(own.get("privileged")),
+            "has capabilities": own.get("capabilities") != {"drop": ["ALL"]},
+        }
+        found |= {f"{name} {what}" for what, is_so in wanted.items() if is_so}
+    return found
+
+
+@pytest.mark.parametrize("name", ["guard", "plan", "job", "reduce"])
+def test_pods_meet_the_standard_restricted_where_that_is_asked_for(name: str) -> None:
+    """With the containers that Argo adds to each; a patch of the user's goes on top."""
+    assert len(unrestricted(made(dressed().manifest["spec"], name))) == 12
+    repository = {**ENGINE["repository"], "ca": {"name": "store-ca", "key": "ca.crt"}}
+    spec = dressed(
+        engine={**ENGINE, "repository": repository, "pod_security": "restricted"},
+        pod={**POD, "patch": {"securityContext": {"runAsUser": 1000}, "priorityClassName": "low"}},
+    ).manifest["spec"]
+    pod = made(spec, name)
+    assert unrestricted(pod) == set()
+    user = 1000 if name == "job" else 8737
+    assert pod["securityContext"]["runAsUser"] == user and pod["securityContext"]["fsGroup"] == 8737
+    assert not any("runAsUser" in each.get("securityContext", {}) for each in pod["containers"]), "all are one user"
+    assert (pod.get("priorityClassName") == "low") == (name == "job")
 
 
 def test_artifacts_say_where_the_store_is_as_pods_see_it() -> None:

@@ -16,7 +16,7 @@ from statemachine.cli.show import iteration_rows, iteration_table
 from statemachine.machine.outlook import needed
 from statemachine.report import figures as figures_module
 from statemachine.report.calibration import calibrate, rank_correlation
-from statemachine.report.curves import parse_curve
+from statemachine.report.curves import Curve, parse_curve, parse_mace, read_curves
 from statemachine.report.figures import Figures, Reader, as_json
 from statemachine.report.iteration import Scored
 from statemachine.report.page import configuration_text, render
@@ -338,6 +338,41 @@ def test_a_curve_is_thinned_and_mended() -> None:
     for text in ("", "no header\n1 2 3\n", "# step lr\n1 2\n"):
         assert parse_curve(text).steps == []
     assert parse_curve("# step rmse_e_trn_h rmse_f_trn_h\n1 2 3\n").rmse_f == [3.0]  # of several heads
+
+
+def evaluation(epoch: int | None, error: Any, head: str = "Default") -> str:
+    return json.dumps({"mode": "eval", "epoch": epoch, "rmse_e_per_atom": 0.5, "rmse_f": error, "head": head})
+
+
+def test_a_curve_of_mace() -> None:
+    opt = '{"loss": 2.1, "time": 0.7, "mode": "opt", "epoch": 0}'
+    bad = ['{"mode": "eval"', '{"mode": "eval"}', "[" * 100_000 + '"eval"', '["eval"]', evaluation(7, float("nan"))]
+    bad += [
+        evaluation(7, "x"),
+        evaluation(7, None),
+        '{"mode": "eval", "epoch": "x", "rmse_e_per_atom": 1, "rmse_f": 1}',
+    ]
+    lines = [evaluation(None, 0.4), opt, *bad, evaluation(0, 0.2), opt, evaluation(1, 0.1)]
+    assert parse_mace("\n".join(lines)) == Curve([0, 1, 2], [0.5] * 3, [0.4, 0.2, 0.1], "epoch", "validation data")
+    again = [*lines, evaluation(None, 0.2), evaluation(0, 0.3), evaluation(1, 0.25)]
+    assert parse_mace("\n".join(again)).rmse_f == [0.4, 0.3, 0.25]
+    heads = [evaluation(None, 9, "pt_head"), evaluation(None, 0.4, "mine"), evaluation(0, 8, "pt_head")]
+    assert parse_mace("\n".join(heads)).rmse_f == [0.4]
+    assert 250 < len(parse_mace("\n".join(evaluation(n, 0.1) for n in range(10_000))).steps) < 350
+    assert parse_mace("").steps == []
+
+
+def test_the_curves_of_mace_are_drawn(store: MemoryStore, tmp_path: Path) -> None:
+    state = campaign(store, 1, tmp_path)
+    product = SPACE.stage("train", 0).product
+    for key in [key for key in store.objects if key.startswith(f"{product}/lcurve.")]:
+        del store.objects[key]
+    for number in range(2):
+        text = "\n".join([evaluation(None, 0.4), evaluation(0, 0.2)])
+        store.objects[f"{product}/lcurve.{number:03d}.jsonl"] = text.encode()
+    assert [curve.unit for curve in read_curves(store, state)] == ["epoch", "epoch"]
+    page, _ = page_of(store)
+    assert 'id="curves"' in page and "RMSE on validation data" in page and ">epoch<" in page
 
 
 @pytest.mark.slow

@@ -16,9 +16,11 @@ from conventions.names import sha256
 from conventions.space import DataSpace
 from operators.pod import runner, scripts
 from operators.pod.claim import ClaimContext, Claimed, ClaimParams, claim
+from operators.pod.hint import NONCE, SIGNATURE, TIMESTAMP, sign
 from operators.workflow import shipping
 from statemachine.engine.scripts import Runner
 from tests.contract.job_places import Job
+from tests.receiver import receiver
 
 OPERATOR = {"source": scripts.OPERATOR, "command": ["sh"]}
 
@@ -75,6 +77,21 @@ def test_an_operator_of_the_installed_code_runs_in_a_forked_child(pod: Pod) -> N
     assert pod.run() == 0, pod.log
     assert pod.was_forked
     assert (pod.folder / "store/claim/0").read_text() == "me" and (pod.folder / "result").read_text() == '"me"'
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["forked", "as in a pod"])
+def test_a_workflows_last_step_tells_the_daemon_and_one_that_failed_does_not(pod: Pod, inside: bool) -> None:
+    script = OPERATOR if inside else {**OPERATOR, "source": f"# in a process of its own\n{scripts.OPERATOR}"}
+    with receiver() as daemon:
+        daemon.status = 202
+        pod.env |= {"DPGEN2_HINT_URL": f"{daemon.url}/hook", "DPGEN2_HINT_NAME": "cu-a0", "DPGEN2_HOOK_KEY": "k" * 16}
+        assert pod.run(script) == 0, pod.log
+        assert pod.was_forked == inside
+        path, headers, body = daemon.arrived.get_nowait()
+        assert (path, body) == ("/hook", b'{"name": "cu-a0"}') and (pod.folder / "result").exists()
+        assert headers[SIGNATURE] == sign("k" * 16, headers[TIMESTAMP], headers[NONCE], body)
+        pod.env["PARAM_owner"] = '"somebody else"'
+        assert pod.run(script) != 0 and daemon.arrived.empty()
 
 
 def test_the_child_has_the_steps_environment_and_folder_and_this_process_keeps_its_own(

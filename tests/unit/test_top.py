@@ -14,6 +14,7 @@ from statemachine.cli.app import app
 from statemachine.cli.examples import EXAMPLES
 from statemachine.cli.top import look, row_of, table_of
 from statemachine.store import open_store
+from statemachine.store.file import FileStore
 from tests.conftest import Cli
 from tests.report_run import campaign
 
@@ -97,6 +98,15 @@ def test_help_ends_with_examples(cli: Cli, command: str) -> None:
 def test_completion_can_be_installed(cli: Cli) -> None:
     code, out, _ = cli("--help")
     assert code == 0 and "--install-completion" in out
+
+
+def test_watching_reads_the_state_once_a_look(cli: Cli, stub_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("run", stub_run)[0] == 0
+    read: list[str] = []
+    usual = FileStore.get
+    monkeypatch.setattr(FileStore, "get", lambda self, key: (read.append(key), usual(self, key))[1])
+    assert cli("status", "--watch", stub_run)[0] == 0
+    assert read.count("state.json") == 1
 
 
 def test_watching_a_run_that_has_ended(cli: Cli, stub_run: Path) -> None:

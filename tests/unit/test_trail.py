@@ -139,6 +139,30 @@ def test_the_level_of_the_last_iteration_that_counts(left: set[int]) -> None:
     assert (short.level_before, short.round, short.newest) == (whole.level_before, whole.round, whole.newest)
 
 
+def test_totals_of_all_iterations_are_read_once() -> None:
+    """Labels that a rewind dropped do not count; hours do, for they were spent."""
+    run, known = come_to(60, 50, 70), dict[str, dict[str, float]]()
+    rows = run.rows
+    assert any(row.left for row in rows)
+    found = trail.totals(run.store, run.state, known)
+    assert found["labelled"] == sum(row.figures.get("labelled", 0.0) for row in rows if not row.left) > 0
+    assert found["cpu_hours"] == pytest.approx(sum(row.figures.get("cpu_hours", 0.0) for row in rows))
+    read: list[str] = []
+    usual = run.store.get
+    run.store.get = lambda key: (read.append(key), usual(key))[1]  # type: ignore[method-assign]
+    run.reach(80)
+    read.clear()
+    after = trail.totals(run.store, run.state, known)
+    assert after["labelled"] > found["labelled"] and len(read) <= 2
+
+
+def test_totals_without_lost_rows_would_be_wrong() -> None:
+    run = come_to(20)
+    del run.store.objects[run.past()[0]]
+    with pytest.raises(StateError, match="is missing"):
+        trail.totals(run.store, run.state, {})
+
+
 # --- going back ---------------------------------------------------------------------------------------------
 
 

@@ -113,6 +113,35 @@ def test_epochs_of_the_input_are_kept(tmp_path: Path) -> None:
     assert run.task_input()["training"]["num_epoch"] == 3
 
 
+def test_data_that_dp_watches_are_not_the_test(tmp_path: Path) -> None:
+    options = changed(validation_data={"systems": ["mine"], "batch_size": 2, "numb_btch": 3})
+    run = TrainRun(tmp_path, {"numb_models": 1, "validation_data": ["seen"]}, options)
+    run.document["init"]["test"]["seen"] = {"path": "t"}
+    (tmp_path / run.place().config).write_text(json.dumps(run.document))
+    run.plan()
+    assert run.task_input()["training"]["validation_data"] == {
+        "systems": "data/test/seen", "batch_size": 2, "numb_btch": 3
+    }  # fmt: skip
+    job = json.loads((run.job() / "in/task.000000/job.json").read_text())
+    assert job["tests"] == ["data/test/hot"]
+
+
+def test_data_that_dp_watches_are_the_test_where_there_are_no_others(tmp_path: Path) -> None:
+    run = TrainRun(tmp_path, {"numb_models": 1, "validation_data": ["hot"]})
+    run.plan()
+    assert run.task_input()["training"]["validation_data"] == {"systems": "data/test/hot"}
+    assert json.loads((run.job() / "in/task.000000/job.json").read_text())["tests"] == ["data/test/hot"]
+
+
+def test_data_to_watch_that_are_not_there(tmp_path: Path) -> None:
+    run = TrainRun(tmp_path, {"numb_models": 1, "validation_data": ["hit"]})
+    (problem,) = run.app.check(run.config)
+    assert problem == "train.validation_data: there is no set 'hit' in init.test; did you mean 'hot'?"
+    old = INPUT | {"training": {"systems": ["mine"], "numb_steps": 1}}
+    with pytest.raises(ConfigError, match=r"no training\.training_data, as DeePMD-kit 2"):
+        TrainRun(tmp_path / "old", {"numb_models": 1, "validation_data": ["hot"]}, old).plan()
+
+
 def test_a_short_training_has_more_than_its_first_row(tmp_path: Path) -> None:
     run = TrainRun(tmp_path, {"numb_models": 1, "numb_steps": 400}, changed(disp_freq=None, disp_training=False))
     run.plan()

@@ -25,6 +25,7 @@ from conventions.errors import ConfigError
 from operators.committee import check_drives
 from operators.live import TASK_LOG
 from operators.registry import load_config
+from operators.sums import write_sums
 from operators.train import mace_infer, mace_model
 from operators.train.mace import APP, MaceConfig, check_files, committee, executables, live, options
 from tests.stage_harness import record
@@ -155,6 +156,81 @@ def test_fine_tuning(tmp_path: Path) -> None:
     bad = run.config.train.model_copy(update={"foundation_model": UserFile(run.add_file("bad.model", b"<html>"))})
     with pytest.raises(ConfigError, match=r"foundation_model: bad\.model is not a model that"):
         check_files(run.config.model_copy(update={"train": bad}), tmp_path / "config/file")
+
+
+def test_reuse_of_the_last_committee(tmp_path: Path) -> None:
+    reuse = {"training_reuse_iter": 2, "training_reuse_max_num_epochs": 3, "training_reuse_lr": 1e-4}
+    run = run_of(tmp_path, YAML + b"E0s: average\n", max_num_epochs=9, **reuse)
+
+    def second(iteration: int, **facts: Any) -> dict[str, Any]:
+        run.plan(iteration, **facts)
+        return told(run, 1, iteration)
+
+    for first in (second(1), second(2, has_models=False)):
+        assert "reuse" not in first and not {"--foundation_model", "--lr", "--E0s"} & set(first["options"])
+        assert first["options"]["--max_num_epochs"] == "9"
+    later = second(2)
+    assert (later["reuse"], later["model"]) == (1, None)
+    names = ("--foundation_model", "--multiheads_finetuning", "--max_num_epochs", "--lr")
+    assert [later["options"][name] for name in names] == ["start.model", "False", "3", "0.0001"]
+
+
+def test_the_last_committee_takes_the_place_of_the_foundation_model(tmp_path: Path) -> None:
+    given = TrainRun(tmp_path / "files", {}).add_file("mp.model", archive("mp/data.pkl"))
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/file").symlink_to(tmp_path / "files/config/file")
+    run = run_of(tmp_path, YAML + b"E0s: average\n", foundation_model=given, training_reuse_iter=1)
+    (begin, reuse) = ((run.plan(number), told(run, 0, number))[1] for number in (0, 1))
+    assert begin["model"] == given and "reuse" not in begin and "--E0s" not in begin["options"]
+    assert reuse["model"] is None and reuse["reuse"] == 0
+    assert not (run.job(0, 1) / "in/task.000000/start.model").exists()
+
+
+def test_a_model_of_the_last_committee_is_checked_and_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(mace_model.__file__).parent))  # a job has dp_model beside it
+    monkeypatch.delenv("DPGEN2_SHARED", raising=False)
+    committee = tmp_path / "models"
+    committee.mkdir()
+    (committee / "mace.001.model").write_text("last")
+    write_sums(committee)
+    mace_model.last_model(committee, 1)
+    assert Path("start.model").read_text() == "last"
+    with pytest.raises(SystemExit, match="has no model 0; keep numb_models"):
+        mace_model.last_model(committee, 0)
+    (committee / "mace.001.model").write_text("changed")
+    with pytest.raises(SystemExit, match="is not what was recorded"):
+        mace_model.last_model(committee, 1)
+
+
+def test_the_energies_of_the_atoms_stay_those_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with one element, where MACE's own E0s: foundation fails."""
+
+    def load(path: str, **how: Any) -> Any:
+        assert path == "start.model"
+        energies = np.array([[-3.5]]) if how["map_location"] == "cpu" else None
+        return types.SimpleNamespace(
+            atomic_numbers=np.array([29]), atomic_energies_fn=types.SimpleNamespace(atomic_energies=energies)
+        )
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    assert mace_model.energies_of_atoms("start.model") == "{29: -3.5}"
+
+
+def test_data_to_choose_the_best_epoch_by(tmp_path: Path) -> None:
+    command = fake_mace(tmp_path / "fake")
+    run = run_of(tmp_path / "run", numb_models=1, validation_data=["hot"], command=command)
+    report = run.stage()
+    assert report.complete, report.messages
+    assert told(run)["options"]["--valid_file"] == "valid.xyz" and told(run)["tests"] == ["test/hot"]
+    (valid,) = run.root.rglob("valid.xyz")
+    assert len(ase.io.read(valid, ":")) == 5 + 2
+
+
+@pytest.mark.parametrize("key", ["max_num_epochs", "lr"])
+def test_keys_of_reuse_without_reuse(tmp_path: Path, key: str) -> None:
+    (problem,) = APP.check(run_of(tmp_path, **{f"training_reuse_{key}": 1}).config)
+    assert f"train.training_reuse_{key}: it has no effect without training_reuse_iter" in problem
 
 
 @pytest.mark.parametrize(

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.responses import Response
 
 from conventions.errors import ConfigError
-from conventions.state import Earlier, IterationSummary
+from conventions.state import IterationSummary
 from operators.pod.hint import NONCE, SIGNATURE, TIMESTAMP, sign, signed
 from statemachine.daemon.hints import Keys
 from statemachine.daemon.web import BODY, CONNECTIONS, Server, address
+from statemachine.run.record import Record
 from statemachine.store import open_store
 from statemachine.web import server as limits
 from statemachine.web.app import POLICY
 from statemachine.web.board import Seen
+from statemachine.web.login import COOKIE, Login
 from tests.conftest import Cli
 from tests.doubles import first_state
 from tests.report_run import campaign
@@ -53,9 +57,10 @@ class FakeDaemon:
             SimpleNamespace(
                 prefix="s3://b/one", steps=5, failures=2, transitions=3, seconds=0.25, last_good=1700000000.5,
                 jobs=(3, 10), error="", needs_person=True,
+                totals={"labelled": 8.0, "job_hours": 2.0, "cpu_hours": 31.5, "gpu_hours": 2.0},
                 state=first_state(at="train.running", iteration=4, attempt=1, hold=True, trail=ROWS),
             ),
-            SimpleNamespace(prefix='s3://b/"two"\\', **ZERO, **NEVER),
+            SimpleNamespace(prefix='s3://b/"two"\\', totals={}, **ZERO, **NEVER),
         ]  # fmt: skip
 
     def stuck(self) -> str:
@@ -142,7 +147,8 @@ def test_metrics_are_prometheus_text_of_few_series(server: Server) -> None:
         "dpgen2_accurate_fraction": 0.6, "dpgen2_candidate_fraction": 0.3, "dpgen2_failed_fraction": 0.1,
         "dpgen2_rmse_f": 0.3, "dpgen2_rmse_e": 0.02, "dpgen2_train_rmse_f": 0.2, "dpgen2_train_rmse_e": 0.01,
         "dpgen2_blind_rmse_f": 0.4,
-        "dpgen2_labelled_last": 20, "dpgen2_labelled": 23,
+        "dpgen2_labelled_last": 20, "dpgen2_labelled": 8, "dpgen2_job_hours": 2, "dpgen2_cpu_hours": 31.5,
+        "dpgen2_gpu_hours": 2,
     }  # fmt: skip
     samples = [sample for family in families for sample in family.samples]
     (info,) = [sample for sample in samples if sample.name == "dpgen2_run_info"]
@@ -153,15 +159,6 @@ def test_metrics_are_prometheus_text_of_few_series(server: Server) -> None:
     assert sorted(sample.name for sample in unknown) == [
         "dpgen2_needs_person", "dpgen2_step_failures_total", "dpgen2_steps_total", "dpgen2_transitions_total",
     ]  # fmt: skip
-
-
-def test_a_total_that_the_state_does_not_hold_is_not_told(server: Server, daemon: FakeDaemon) -> None:
-    """Old rows are in objects of their own: they are not read for a metric, and a smaller sum would be wrong."""
-    assert "dpgen2_labelled{" in ask(server, "GET", "/metrics").text  # type: ignore[attr-defined]
-    earlier = Earlier(sha256="0" * 64, iterations=8, left=0, newest={}, level=None)
-    daemon.runs[0].state = daemon.runs[0].state.model_copy(update={"earlier": earlier})
-    text = ask(server, "GET", "/metrics").text  # type: ignore[attr-defined]
-    assert "dpgen2_labelled_last{" in text and "dpgen2_labelled{" not in text
 
 
 def test_the_pages_show_what_the_daemon_knows(server: Server, daemon: FakeDaemon, tmp_path: Path) -> None:
@@ -181,6 +178,32 @@ def test_the_pages_show_what_the_daemon_knows(server: Server, daemon: FakeDaemon
 def test_only_probes_and_hints_may_call_this_machine_by_another_name(server: Server, path: str, status: int) -> None:
     assert ask(server, "GET", path, Host="evil.example").status == status
     assert ask(server, "POST", "/hook", Host="evil.example", **signed(KEY, b"")).status == 202
+
+
+def test_an_order_wakes_the_daemon_and_hints_are_no_orders(daemon: FakeDaemon, stub_run: Path, cli: Cli) -> None:
+    assert cli("init", stub_run)[0] == 0
+    prefix = f"file://{stub_run.parent}/out"
+    daemon.runs = [SimpleNamespace(prefix=prefix, state=None, error="")]
+    login = Login(KEY)
+    cookie = f"{COOKIE}={login.enter(KEY, 'here')}"
+    session = login.session({COOKIE: cookie.partition("=")[2]})
+    assert session is not None
+    server = Server(("127.0.0.1", 0), daemon, Keys(KEY), login=login)  # type: ignore[arg-type]
+    at = f"/run/{Seen(prefix).name}/orders/pause"
+
+    def order(**fields: str) -> Any:
+        form = urlencode({"csrf": session.csrf, **fields}).encode()
+        kind = "application/x-www-form-urlencoded"
+        return ask(server, "POST", at, form, Cookie=cookie, Sec_Fetch_Site="same-origin", Content_Type=kind)
+
+    try:
+        (sure,) = re.findall('name="sure" value="([0-9a-f]+)"', order().text)
+        assert daemon.hints == [] and order(sure=sure).status == 303 and daemon.hints == ["stub"]
+        assert ask(server, "POST", "/hook", **signed(KEY, b"")).status == 202
+        assert ask(server, "POST", "/", **signed(KEY, b"")).status == 404
+    finally:
+        server.stop()
+    assert Record(open_store(prefix)).load().state.hold
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from starlette.testclient import TestClient
 
 from conventions.documents import DoneMarker, TaskResult
 from conventions.errors import StoreAway
+from statemachine.engine.local import LocalEngine
+from statemachine.run.opening import open_poller
 from statemachine.store import open_store
 from statemachine.store.file import FileStore
 from statemachine.web import board, files, jobs, view
@@ -105,7 +107,7 @@ def test_a_run_is_named_by_its_uid_too_where_no_other_has_it(tmp_path: Path, pre
 def test_every_answer_is_guarded(pages: TestClient, path: str) -> None:
     headers = pages.get(path).headers
     assert headers["Content-Security-Policy"] == POLICY and "unsafe" not in POLICY
-    assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "no-referrer")
+    assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "same-origin")
     assert (headers["Cache-Control"], headers["Connection"]) == ("no-store", "close")
 
 
@@ -241,6 +243,26 @@ def test_long_logs_are_cut(pages: TestClient, prefix: str, monkeypatch: pytest.M
     assert text.endswith("`dpgen2-sm logs` shows all)\n")
     monkeypatch.setattr(jobs, "LARGEST", 10)
     assert "(58 bytes: `dpgen2-sm logs` shows it)" in pages.get(at(prefix, "/log/explore/1/0")).text
+
+
+def test_logs_of_the_steps(stub_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("init", stub_run)[0] == 0
+    prefix = f"file://{stub_run.parent}/out"
+    poller = open_poller(prefix)
+    poller.engine.wait(poller.step().workflow, 60)
+    with site(prefix) as client:
+        page = client.get(at(prefix, "/jobs/label/0")).text
+        assert f'href="{at(prefix, "/steps")}"' in page
+        assert f'href="{at(prefix, "/steps")}"' not in client.get(at(prefix, "/jobs/train/0")).text
+        monkeypatch.setattr(LocalEngine, "logs", lambda self, name: iter([f"plan: {name} <b>", "reduce: it ended"]))
+        answer = client.get(at(prefix, "/steps"))
+        assert answer.text == f"plan: {poller.record.load().state.workflow} <b>\nreduce: it ended\n"
+        assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+        monkeypatch.setattr(jobs, "PRINTED", 5)
+        assert client.get(at(prefix, "/steps")).text.endswith("<b>\n(there may be more: `dpgen2-sm logs` shows all)\n")
+        monkeypatch.undo()
+        poller.engine.delete(poller.record.load().state.workflow)
+        assert client.get(at(prefix, "/steps")).status_code == 404
 
 
 def test_a_running_stage_shows_its_progress(stub_run: Path, cli: Cli) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from conventions.errors import ConfigError
 
+from ..cp2k import printed
 from ..draft import Draft
 from ..source import Section
 from ..values import by_element
@@ -74,8 +75,10 @@ def _cp2k(source: Section, draft: Draft) -> None:
     left = sorted(set(re.findall(r"\$\$\{?(\w+)", text)))
     if left:
         draft.report.warn(f"label.input: cp2k.inp has {', '.join(f'$${name}' for name in left)}: write the values")
-    source.change("input_template", "without coord_n_cell.inc: the run writes cell and coordinates itself")
-    draft.put("label.input", draft.write("cp2k.inp", _COORDINATES.sub("", text)), source.at("input_template"))
+    text, added = printed(_COORDINATES.sub("", text))
+    what = f"; it prints {' and '.join(added)}, which labels need" if added else ""
+    source.change("input_template", f"without coord_n_cell.inc: the run writes cell and coordinates itself{what}")
+    draft.put("label.input", draft.write("cp2k.inp", text), source.at("input_template"))
 
 
 def _vasp(source: Section, draft: Draft) -> None:

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conventions.config import RunConfig
 from conventions.errors import CommandRefused, ConfigError
 from operators.label.frames import Labelled, judge, write_dataset
 from operators.label.program import program_of
 from operators.structures import read_file
 from operators.sums import write_sums
 from statemachine.machine.outlook import shares
-from statemachine.run.earlier import Earlier, FindEarlier
+from statemachine.run.earlier import Earlier
 
 from ..adoption import Adoption, Tell
+from ..reading import refuse_link
 from .tree import TASKS, Tree
 
 if TYPE_CHECKING:
@@ -32,16 +32,7 @@ _OUTPUTS = {
 }  # fmt: skip
 
 
-def adopt(tree: Tree, tell: Tell) -> FindEarlier:
-    """What finds in a run directory what a run begins with; `tell` is given what a person should know."""
-
-    def find(config: RunConfig, scratch: Path) -> Earlier:
-        return _Campaign(tree, config, scratch, tell).earlier()
-
-    return find
-
-
-class _Campaign(Adoption):
+class RunDirectory(Adoption):
     """One run directory, for one configuration."""
 
     def __init__(self, tree: Tree, config: Any, scratch: Path, tell: Tell) -> None:
@@ -84,6 +75,9 @@ class _Campaign(Adoption):
                 f"{folder}: {len(self.committee)} models graph.*{suffix} are expected, as numb_models and the backend "
                 f"say; there are {sum(path.is_file() for path in found)}"
             )
+        for path in found:
+            if path.stat().st_size < 1000:
+                refuse_link(path.read_text("utf-8", "replace"), path)
         others = {"lcurve": "lcurve.out"}
         if getattr(self.config.train, "dp_compress", False):
             others["original"] = f"frozen_model{suffix}"
@@ -110,6 +104,7 @@ class _Campaign(Adoption):
                 self.figures(number + 1)["labelled"] = float(len(taken))
         self.tell(f"{len(taken)} finished labelling tasks of iteration {number} are taken, {len(left)} are left")
         if left:
+            self.tell("what is still in remote_root was not seen: docs/from-dpgen.md says how to bring it")
             self.left(number, left)
         return len(left)
 

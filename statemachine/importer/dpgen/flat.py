@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from conventions.errors import ConfigError
+
 from .. import dispatcher
 from ..report import Report, lost, maps, unneeded
 from ..source import Section, Table
@@ -55,14 +57,19 @@ RESOURCES: Table = (
     maps("manual_cuda_devices", ""),
     maps("manual_cuda_multiplicity", ""),
     unneeded("allow_failure", "ratio_failed of the stage says how many may fail"),
+    maps("cpus_per_task", "hpc.resources.custom_flags"),
+    lost("node_cpu", "write a directive of LSF into custom_flags: -R span[ptile=...]"),
+    lost("cuda_multi_tasks", "the tasks of a job run one after the other"),
+    unneeded("fp_max_errors", "a frame whose SCF fails is told, not repeated with other settings"),
     unneeded("cvasp", "a frame whose SCF fails is told, not repeated with other settings"),
-    unneeded("name", "jobs have names of their own"),
+    unneeded("name", "jobs have names of their own", "job_name"),
     *dispatcher.RESOURCES,
 )
 
 _SLURM = {
     "time_limit": "--time={}", "exclude_list": "--exclude={}", "constraint_list": "--constraint={}",
     "license_list": "--licenses={}", "qos": "--qos={}", "account": "--account={}",
+    "cpus_per_task": "--cpus-per-task={}",
 }  # fmt: skip
 
 
@@ -79,6 +86,8 @@ def flat(document: Mapping[str, Any], report: Report, where: str) -> dict[str, A
     made: dict[str, Any] = {}
     for stage in STAGES:
         given = _first(top.take(stage)) or {}
+        if not isinstance(given, dict):
+            raise ConfigError(f"{top.at(stage)}: machine, resources and command are expected, not {str(given)[:60]!r}")
         parts = {part: given.get(part, top.take(f"{stage}_{part}")) for part in _PARTS}
         command = parts["command"]
         if stage == "train" and not command and (python := top.text("python_path")):
@@ -134,7 +143,7 @@ def _resources(resources: Section, batch: str) -> dict[str, Any]:
     flags = [str(flag) for flag in resources.items("custom_flags")]
     for name, form in _SLURM.items():
         value = resources.take(name)
-        if value in (None, "", []):
+        if value in (None, "", [], -1):
             continue
         words = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         flags.append(f"#SBATCH {form.format(words)}")
@@ -147,6 +156,8 @@ def _resources(resources: Section, batch: str) -> dict[str, Any]:
             flags.append(f"#SBATCH --mem={memory:g}G")
         else:
             resources.lose("mem_limit", f"write a directive of {batch} into custom_flags: {memory:g} GB")
+    if not resources.take("cuda_multi_tasks"):
+        resources.drop("cuda_multi_tasks", "off")
     for name in ("manual_cuda_devices", "manual_cuda_multiplicity"):
         if resources.take(name):
             resources.lose(name, "engine.gpus shares the GPUs of this machine among jobs")

@@ -108,12 +108,15 @@ JOB: Table = (
     )),
 )  # fmt: skip
 
+_ENERGIES = "DP-GEN ignores it: forces and virials say which frames are candidates"
 SELECT: Table = (
     maps("model_devi_skip", "select.model_devi_skip"),
     maps("model_devi_f_trust_lo", "select.f_trust_lo"),
     maps("model_devi_f_trust_hi", "select.f_trust_hi"),
     maps("model_devi_v_trust_lo", "select.v_trust_lo"),
     maps("model_devi_v_trust_hi", "select.v_trust_hi"),
+    unneeded("model_devi_e_trust_lo", _ENERGIES),
+    unneeded("model_devi_e_trust_hi", _ENERGIES),
     maps("model_devi_adapt_trust_lo", "select.adaptive"),
     maps("model_devi_numb_candi_f", "select.adaptive.numb_candi_f"),
     maps("model_devi_numb_candi_v", "select.adaptive.numb_candi_v"),
@@ -126,12 +129,8 @@ SELECT: Table = (
         "select.fp_task_min_per_system",
         "fewer frames of a system are not labelled; DP-GEN labels them, and does not train on them",
     ),
-    maps(
-        "fp_accurate_threshold",
-        "convergence.accuracy",
-        "candidates of a system that is accurate enough are still labelled",
-    ),
-    lost("fp_accurate_soft_threshold", "as many candidates are labelled below the threshold as far from it"),
+    maps("fp_accurate_threshold", "select.fp_accurate_threshold, convergence.accuracy"),
+    maps("fp_accurate_soft_threshold", "select.fp_accurate_soft_threshold"),
     maps("fp_skip_bad_box", "select.max_length_ratio, select.max_tilt_angle"),
     lost("fp_cluster_vacuum", "frames that fell into pieces are not left out"),
     unneeded("detailed_report_make_fp", "`status` and the report of select say what was chosen, and of which class"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from conventions.errors import ConfigError
 
+from .. import cp2k
 from ..draft import Draft
 from ..report import Outcome
 from ..source import Section
@@ -68,8 +69,8 @@ def _vasp_tags(param: Section) -> dict[str, Any]:
     }  # fmt: skip
     smearing, _, order = str(given.get("smearing", "")).lower().partition(":")
     if smearing:
-        kinds = {"mp": int(order or 1), "gauss": 0, "fd": -1}
-        if smearing not in kinds:
+        kinds = {"mp": int(order) if order.isdecimal() else 1, "gauss": 0, "fd": -1}
+        if smearing not in kinds or (order and not order.isdecimal()):
             raise ConfigError(f"{where}.smearing: {smearing!r} is not known; DP-GEN has gauss, mp:N and fd")
         tags["ISMEAR"] = kinds[smearing]
     if "sigma" in given:
@@ -78,7 +79,7 @@ def _vasp_tags(param: Section) -> dict[str, Any]:
     tags |= {"KSPACING": _of(given, "kspacing", where), "KGAMMA": False}
     if given.get("metagga") not in (None, "NONE"):
         tags |= {"LASPH": True, "METAGGA": given["metagga"]}
-    return tags | {str(key).upper(): value for key, value in given.get("user_vasp_params", {}).items()}
+    return tags | {str(key).upper(): value for key, value in _part(given, "user_vasp_params", where).items()}
 
 
 def _incar(tags: dict[str, Any]) -> str:
@@ -92,7 +93,7 @@ def _pwscf(param: Section, draft: Draft) -> None:
     given = _params(param, key)
     where = param.at(key)
     if key == "user_fp_params":
-        lists = {name: dict(given.get(name) or {}) for name in ("control", "system", "electrons")}
+        lists = {name: _part(given, name, where) for name in ("control", "system", "electrons")}
         for name in ("nat", "ntyp", "ibrav"):
             lists["system"].pop(name, None)
         lists["control"].pop("pseudo_dir", None)
@@ -108,7 +109,10 @@ def _pwscf(param: Section, draft: Draft) -> None:
             system["occupations"] = "smearing"
             param.change(key, "occupations='smearing' is written, too: without it pw.x would not smear")
     draft.put("label.input", draft.write("pw.in", _namelists(lists)), key)
-    draft.put("label.kspacing", float(_of(given, "kspacing", where)), f"{key}.kspacing")
+    spacing = _of(given, "kspacing", where)
+    if type(spacing) not in (int, float):
+        raise ConfigError(f"{where}.kspacing: a number is expected, not {str(spacing)[:60]!r}")
+    draft.put("label.kspacing", float(spacing), f"{key}.kspacing")
 
 
 def _namelists(lists: dict[str, dict[str, Any]]) -> str:
@@ -134,8 +138,7 @@ def _cp2k(param: Section, draft: Draft) -> None:
         param.change("fp_pp_files", "label.files: CP2K reads them by their own names")
     param.take("fp_pp_path")
     if "user_fp_params" not in param and "external_input_path" in param:
-        draft.put("label.input", draft.path(param.text("external_input_path")), "external_input_path")
-        draft.look(draft.config["label"]["input"], "label.input")
+        cp2k.put_file(param, "external_input_path", draft)
         return
     key = "user_fp_params" if "user_fp_params" in param else "fp_params"
     text = cp2k_defaults.document(_params(param, key))
@@ -195,6 +198,8 @@ def _gaussian(param: Section, draft: Draft) -> None:
     key = "user_fp_params" if "user_fp_params" in param else "fp_params"
     given = _params(param, key)
     words = _of(given, "keywords", param.at(key))
+    if words in ("", []):
+        raise ConfigError(f"{param.at(key)}.keywords: Gaussian's keywords are expected, such as 'force b3lyp/6-31g(d)'")
     if isinstance(words, list) and len(words) > 1:
         param.change(key, "the first of several keywords is used; Gaussian is not run again with the next ones")
     draft.put("label.keywords", str(words[0] if isinstance(words, list) else words), f"{key}.keywords")
@@ -247,6 +252,14 @@ def _params(param: Section, key: str) -> dict[str, Any]:
     if found is None:
         raise ConfigError(f"{param.at(key)}: this key is required for fp_style {param.take('fp_style')}")
     return {name: value for name, value in found.items() if not name.startswith("_")}
+
+
+def _part(given: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """A mapping inside of parameters; empty where it is absent."""
+    found = given.get(name) or {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where}.{name}: a mapping of keys is expected, not {str(found)[:60]!r}")
+    return dict(found)
 
 
 def _of(given: dict[str, Any], name: str, where: str) -> Any:

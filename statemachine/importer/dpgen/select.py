@@ -23,13 +23,44 @@ def selection(param: Section, draft: Draft, jobs: Job) -> None:
     draft.put("select.fp_task_max", most * jobs.most, f"fp_task_max times {jobs.most}, the most systems of one job")
     fewest = max(1, int(param.number("fp_task_min", 1)))
     draft.put("select.fp_task_min_per_system", fewest, "fp_task_min, which DP-GEN counts for each system")
-    draft.put("select.model_devi_skip", int(param.number("model_devi_skip", 0)), "model_devi_skip")
-    threshold = float(param.number("fp_accurate_threshold", 1.0))
-    if 0 < threshold < 1:
-        draft.put("convergence.accuracy", threshold, "fp_accurate_threshold")
-    elif "fp_accurate_threshold" in param:
-        param.drop("fp_accurate_threshold", "1: all candidates are labelled")
+    _skip(param, draft)
+    _accurate(param, draft)
     _boxes(param, draft)
+
+
+def _accurate(param: Section, draft: Draft) -> None:
+    """From which fraction of accurate frames on fewer of a system are labelled, and none."""
+    threshold = float(param.number("fp_accurate_threshold", 1.0))
+    soft = float(param.number("fp_accurate_soft_threshold", threshold))
+    begin, end = min(soft, 1.0), min(max(soft, threshold), 1.0)
+    if soft > threshold:
+        param.change("fp_accurate_soft_threshold", "it is above fp_accurate_threshold, and counts in its place")
+    for key in ("fp_accurate_threshold", "fp_accurate_soft_threshold"):
+        if key in param and begin >= 1:
+            param.drop(key, "1: all candidates are labelled")
+        elif key in param and end <= 0:
+            param.lose(key, "0: nothing would ever be labelled")
+    if begin >= 1 or end <= 0:
+        return
+    draft.put("select.fp_accurate_threshold", end, param.origin("fp_accurate_threshold", "DP-GEN"))
+    if begin < end:
+        draft.put("select.fp_accurate_soft_threshold", begin, "fp_accurate_soft_threshold")
+    if end < 1:  # else a set of which nothing is labelled might still count as not converged
+        draft.put("convergence.accuracy", end, "fp_accurate_threshold")
+
+
+def _skip(param: Section, draft: Draft) -> None:
+    """Frames for DP-GEN's steps: it skips what comes before that step, and counts the start where that is 0."""
+    steps = int(param.number("model_devi_skip", 0))
+    groups = [group for stage in draft.config["explore"].get("stages", []) for group in stage]
+    frames = {math.ceil(steps / group["trj_freq"]) for group in groups} or {steps}
+    draft.put(
+        "select.model_devi_skip", max(frames), "model_devi_skip, from steps to frames" if steps else "model_devi_skip"
+    )
+    if len(frames) > 1:
+        param.change(
+            "model_devi_skip", f"steps; with the trj_freq of the jobs these are {min(frames)} to {max(frames)} frames"
+        )
 
 
 def _levels(param: Section, draft: Draft, jobs: Job) -> None:

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conventions.config import RunConfig
 from conventions.documents import Stage
 from conventions.errors import CommandRefused, ConfigError
 from operators.select.score import ACCURATE, CANDIDATE, FAILED, classify, read_deviations
 from statemachine.machine.outlook import shares
 from statemachine.run.data import as_extxyz
-from statemachine.run.earlier import Earlier, FindEarlier
+from statemachine.run.earlier import Earlier
 
 from ..adoption import Adoption, Tell, count
 from ..values import data_format
@@ -29,16 +28,7 @@ if TYPE_CHECKING:
 _NEAR = 0.01  # Angstrom: labels are read from outputs of 5 decimals
 
 
-def adopt(tree: Tree, tell: Tell) -> FindEarlier:
-    """What finds in downloads what a run begins with; `tell` is given what a person should know."""
-
-    def find(config: RunConfig, scratch: Path) -> Earlier:
-        return _Campaign(tree, config, scratch, tell).earlier()
-
-    return find
-
-
-class _Campaign(Adoption):
+class Downloads(Adoption):
     """One folder of downloads, for one configuration."""
 
     def __init__(self, tree: Tree, config: Any, scratch: Path, tell: Tell) -> None:
@@ -88,7 +78,8 @@ class _Campaign(Adoption):
         if folder is None and number < self.tree.iteration:
             raise ConfigError(
                 f"{self.tree.path(number)}: the labels of this iteration are missing; download {COLLECT}/output/"
-                f"iter_data of it or of a later one, or {FP}/output/labeled_data"
+                f"iter_data of it or of a later one, or {FP}/output/labeled_data (in the bucket: "
+                f"{self.tree.path(number).name}--run-fp-group/labeled_data)"
             )
         if folder is not None and any(systems(folder)):
             self.labels(number, self.load(folder.resolve(), data_format(folder)))
@@ -116,6 +107,8 @@ class _Campaign(Adoption):
         last, folder = self.tree.iteration, self.tree.labelled(self.tree.iteration)
         taken = self.load(folder.resolve(), data_format(folder)) if folder else {}
         frames = self._frames()
+        if not frames:
+            self.tell(f"iteration {last}: {FP}/input/confs is not there: chosen frames without a label are left out")
         left = _without(frames, list(_atoms(taken)))
         found = len(frames) - len(left)
         if left and found != count(taken):

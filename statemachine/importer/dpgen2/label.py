@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from conventions.errors import ConfigError
 
+from .. import cp2k
 from ..draft import Draft
 from ..source import Section, Table
 from ..values import by_element
@@ -120,8 +121,7 @@ def _abacus(source: Section, draft: Draft) -> None:
 
 
 def _cp2k(source: Section, draft: Draft) -> None:
-    draft.put("label.input", draft.path(str(source.need("inp_file"))), source.at("inp_file"))
-    draft.look(draft.config["label"]["input"], "label.input")
+    cp2k.put_file(source, "inp_file", draft)
 
 
 def _deepmd(source: Section, draft: Draft) -> None:

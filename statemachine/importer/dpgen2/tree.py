@@ -1,10 +1,12 @@
-"""What `dpgen2 download` and `dpgen2 watch --download` leave of a campaign. It is only read.
+"""What `dpgen2 download` and `dpgen2 watch --download` leave of a campaign, or a workflow's folder of the bucket.
 
     iter-000001/prep-run-train/output/models/task.0000/frozen_model.pb    of download
     iter-000001/prep-run-train/outputs/task.0000/frozen_model.pb          of download --keys, and of watch
+    iter-000001--run-train-group/model/task.0000/frozen_model.pb          in the bucket
 
-Both programs bring only steps that have succeeded. An `iter_data` holds the labels of all iterations so far, in a
-folder of each.
+It is only read. Both programs bring only steps that have succeeded. An `iter_data` holds the labels of all iterations
+so far, in a folder of each. In the bucket dflow names by iteration what the parallel tasks of a step have made; all
+else, such as `iter_data` and the chosen frames, is under the names of pods, which do not tell an iteration.
 """
 
 from __future__ import annotations
@@ -16,9 +18,13 @@ from pathlib import Path
 
 from conventions.errors import ConfigError
 
-_ITERATION = re.compile(r"iter-(\d{6})")
+_GROUP = "iter-*--run-*-group"
+_ITERATION = re.compile(r"iter-(\d{6})(?:--run-(?:train|lmp|fp)-group)?")
 TRAIN, EXPLORE, FP, COLLECT = "prep-run-train", "prep-run-explore", "prep-run-fp", "collect-data"
 _OLDER = {TRAIN: "prep-run-dp-train", EXPLORE: "prep-run-lmp"}
+# In the bucket: a step's tasks, and what one of them calls its artifact.
+_TASKS = {TRAIN: "run-train", EXPLORE: "run-lmp", FP: "run-fp"}
+_OF_A_TASK = {"models": "model", "lcurves": "lcurve", "model_devis": "model_devi"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,9 @@ class Tree:
             ):
                 if found.is_dir():
                     return found
+        if kind == "output" and step in _TASKS:
+            stored = self.root / f"iter-{iteration:06d}--{_TASKS[step]}-group" / _OF_A_TASK.get(name, name)
+            return stored if stored.is_dir() else None
         return None
 
     def collected(self, iteration: int) -> Path | None:
@@ -69,7 +78,10 @@ class Tree:
     def labelled(self, iteration: int) -> Path | None:
         """The folder with the labels of the tasks of an iteration, one below another."""
         folder = self.artifact(iteration, FP, "output", "labeled_data")
-        return folder if folder and any(systems(folder)) else None
+        if folder is None or any(systems(folder)):
+            return folder
+        # In the bucket, dflow makes this folder also for an iteration that has chosen nothing to label.
+        return folder if folder.match(f"{_GROUP}/*") and iteration < self.iteration else None
 
     def chosen(self, iteration: int) -> Path | None:
         """The folder with the frames that an iteration has chosen."""
@@ -95,6 +107,11 @@ def systems(folder: Path) -> Iterator[Path]:
 
 def is_tree(root: Path) -> bool:
     return root.is_dir() and any(_ITERATION.fullmatch(path.name) for path in root.iterdir() if path.is_dir())
+
+
+def workflows(root: Path) -> list[str]:
+    """Folders of workflows in a copy of a bucket."""
+    return sorted({path.parent.name for path in root.glob(f"*/{_GROUP}")})
 
 
 def read_tree(root: Path) -> Tree:
