@@ -34,14 +34,24 @@ def calculator() -> Any:
 
 def model(path: Path) -> Model:
     """One model, on a GPU where there is one; see `models`."""
+    return _evaluator(_loaded(path))
+
+
+def energies_of_atoms(path: Path) -> dict[int, float]:
+    """E0s of a model by atomic number, eV."""
+    (found,) = _loaded(path).models
+    energies = found.atomic_energies_fn.atomic_energies.reshape(-1).tolist()
+    return dict(zip(found.atomic_numbers.tolist(), energies))  # noqa: B905
+
+
+def _loaded(path: Path) -> Any:
     of_mace = calculator()
     import torch
 
     try:
-        found = of_mace(model_paths=[str(path)], device="cuda" if torch.cuda.is_available() else "cpu")
+        return of_mace(model_paths=[str(path)], device="cuda" if torch.cuda.is_available() else "cpu")
     except Exception as error:  # PyTorch's and MACE's own
         raise RuntimeError(f"MACE cannot load {path.name}: {str(error) or type(error).__name__}") from None
-    return _evaluator(found)
 
 
 def _evaluator(calculator: Any) -> Model:

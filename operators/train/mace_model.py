@@ -33,7 +33,7 @@ NEW = Path("new.json")  # the errors on labels that are new in this iteration
 
 def main() -> None:
     from dp_model import check_once  # type: ignore[import-not-found]
-    from mace_infer import model  # type: ignore[import-not-found]
+    from mace_infer import energies_of_atoms, model  # type: ignore[import-not-found]
 
     job = json.loads(Path("job.json").read_text())
     data = Path("data")
@@ -42,7 +42,8 @@ def main() -> None:
     options = job["options"]
     if "reuse" in job:
         last_model(Path(os.environ["JOB_MODELS"]), job["reuse"])
-        options = [*options, "--E0s", energies_of_atoms(START)]
+        # MACE 0.3.16 has a name for these (foundation), and fails there with a single element.
+        options = [*options, "--E0s", str(energies_of_atoms(Path(START)))]
     check_once(sorted({(data / name).parent / "SHA256SUMS" for name in job["systems"]}))
     for path in (MODEL, CURVE, TEST, NEW):
         path.unlink(missing_ok=True)  # of an earlier attempt
@@ -79,16 +80,6 @@ def last_model(committee: Path, index: int) -> None:
             "training_reuse_iter"
         )
     shutil.copyfile(path, START)
-
-
-def energies_of_atoms(path: str) -> str:
-    """E0s of a model, eV. MACE 0.3.16 has a name for them (foundation), and fails there with a single element."""
-    import torch
-
-    found = torch.load(path, map_location="cpu", weights_only=False)
-    numbers = found.atomic_numbers.tolist()
-    energies = found.atomic_energies_fn.atomic_energies.reshape(-1).tolist()
-    return str(dict(zip(numbers, energies)))  # noqa: B905
 
 
 def train(options: list[str]) -> None:

@@ -206,15 +206,17 @@ def test_a_model_of_the_last_committee_is_checked_and_copied(tmp_path: Path, mon
 def test_the_energies_of_the_atoms_stay_those_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with one element, where MACE's own E0s: foundation fails."""
 
-    def load(path: str, **how: Any) -> Any:
-        assert path == "start.model"
-        energies = np.array([[-3.5]]) if how["map_location"] == "cpu" else None
-        return types.SimpleNamespace(
-            atomic_numbers=np.array([29]), atomic_energies_fn=types.SimpleNamespace(atomic_energies=energies)
-        )
+    def calculator(model_paths: list[str], device: str) -> Any:
+        assert (model_paths, device) == (["start.model"], "cpu")
+        energies = types.SimpleNamespace(atomic_energies=np.array([[-3.5]]))
+        model = types.SimpleNamespace(atomic_numbers=np.array([29]), atomic_energies_fn=energies)
+        return types.SimpleNamespace(models=[model])
 
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
-    assert mace_model.energies_of_atoms("start.model") == "{29: -3.5}"
+    cuda = types.SimpleNamespace(is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    monkeypatch.setitem(sys.modules, "mace", types.ModuleType("mace"))
+    monkeypatch.setitem(sys.modules, "mace.calculators", types.SimpleNamespace(MACECalculator=calculator))
+    assert mace_infer.energies_of_atoms(Path("start.model")) == {29: -3.5}
 
 
 def test_data_to_choose_the_best_epoch_by(tmp_path: Path) -> None:
