@@ -13,11 +13,12 @@ import pytest
 
 from conventions.documents import JobCounts, StageReport
 from conventions.names import STAGES, sha256
-from conventions.state import IterationSummary, Policy, State
+from conventions.state import Convergence, IterationSummary, Policy, State
 from statemachine.machine import Observation, Phase, decide
 from statemachine.machine.outlook import (
     compared,
     is_accurate,
+    needed,
     shares,
     training_limited,
     warnings,
@@ -37,6 +38,31 @@ def row(iteration: int, **figures: float) -> IterationSummary:
 FIRST = row(0, rmse_f=0.13, accurate=500, candidate=400, failed=100)
 WORSE = row(1, rmse_f=0.53, accurate=100, candidate=250, failed=650)
 BETTER = row(1, rmse_f=0.05, accurate=900, candidate=90, failed=10)
+
+
+def levels(*found: float) -> list[IterationSummary]:
+    return [row(number, accurate=96, candidate=4, level=level) for number, level in enumerate(found)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "last"),
+    [
+        (levels(0.2, 0.1, 0.11), "change of the level: 10.0%, at most 5.0%"),
+        ([*levels(0.1), row(1, labelled=3), *levels(0.1, 0.1, 0.2)[2:]], "change of the level: 100.0%, at most 5.0%"),
+        ([*levels(0.1, 0.11), WORSE.model_copy(update={"left": True})], "change of the level: 10.0%, at most 5.0%"),
+    ],
+)
+def test_what_is_needed_is_told_of_the_last_two_explorations_that_count(
+    rows: list[IterationSummary], last: str
+) -> None:
+    policy = Policy(
+        apps=APPS, max_iterations=9, explore_stages=1, retries=dict.fromkeys(APPS, 0),
+        convergence=Convergence(level_drift=0.05),
+    )  # fmt: skip
+    state = first_state(policy=policy, trail=rows, iteration=len(rows))
+    first, *_, change = needed(state)
+    assert first == f"accurate frames: 96.0% of 95.0% (iteration {max(r.iteration for r in rows if not r.left)})"
+    assert change == last
 
 
 HALF = "50.0% of the frames were accurate (95% are asked for), 10.0% failed"
