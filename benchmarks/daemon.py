@@ -38,6 +38,7 @@ STUBS = ROOT / "tests" / "stubapps"
 KEY = "0123456789abcdef" * 2
 INTERVAL = 60
 HINTED = 5
+MODIFIED = "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT"  # of each object
 DPGEN2 = [sys.executable, "-c", "from statemachine.cli import main; main()"]
 Answer = tuple[int, bytes, str]
 
@@ -78,7 +79,7 @@ class World:
                 argo = at.path.startswith("/api/")
                 self.asked.append(at.path)
                 status, data, tag = (self._argo if argo else self._s3)(method, unquote(at.path), at.query, fields, body)
-                lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(data)}", f'ETag: "{tag}"']
+                lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(data)}", f'ETag: "{tag}"', MODIFIED]
                 writer.write("\r\n".join([*lines, "", ""]).encode() + (data if method != "HEAD" else b""))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -133,7 +134,8 @@ class World:
 
 
 def begin(world: World, folder: Path, runs: int) -> dict[str, State]:
-    """Runs that wait for their first workflow: one is begun, the others are copies of it. States by folder."""
+    """Runs that wait for their first workflow: one is begun, the others are like it. States by folder."""
+    from operators.registry import load_config
     from statemachine.run.begin import begin as begin_run
     from statemachine.run.config_file import read_config
     from tests.conftest import CONFIG, STRUCTURE
@@ -145,13 +147,18 @@ def begin(world: World, folder: Path, runs: int) -> dict[str, State]:
     begin_run(read_config(folder / "run.yaml"), folder)
     first = {key.removeprefix("/runs/first/"): data for key, data in world.objects.items()}
     state = State.unseal(first["state.json"])
+    space = state.place.space
+    config = load_config(first[space.configuration(state.config_sha256)])
     states = {}
     for number in range(runs):
         name = f"run{number:04d}"
-        one = state.model_copy(update={"run_uid": hashlib.md5(name.encode()).hexdigest()})
+        document = config.model_copy(update={"prefix": prefix(world, name)}).dump()  # else it would be a copy
+        own = {space.configuration(sha256(document)): document, space.config(0): document}
+        identity = {"run_uid": hashlib.md5(name.encode()).hexdigest(), "config_sha256": sha256(document)}
+        one = state.model_copy(update=identity)
         two = one.model_copy(update={"version": 2, "at": "label.running", "previous_sha256": sha256(one.seal())})
         history = {"event/00000001.json": one.seal(), "event/00000002.json": two.seal(), "state.json": two.seal()}
-        world.objects |= {f"/runs/{name}/{key}": data for key, data in {**first, **history}.items()}
+        world.objects |= {f"/runs/{name}/{key}": data for key, data in {**first, **own, **history}.items()}
         states[name] = two
     return states
 
@@ -183,7 +190,7 @@ def measure(runs: int) -> None:
         options = ["--interval", str(INTERVAL), "--listen", "0", "--log-format", "json"]
         started = time.monotonic()
         command = [*DPGEN2, "daemon", *options, *(prefix(world, each) for each in states)]
-        env = {**os.environ, "PYTHONPATH": f"{ROOT}:{STUBS}", "DPGEN2_HOOK_KEY": KEY}
+        env = {**os.environ, "PYTHONPATH": f"{ROOT}:{STUBS}", "DPGEN2_HOOK_KEY": KEY, "ARGO_SERVER": world.url}
         with open(folder / "log", "wb") as log:
             daemon = subprocess.Popen(command, env=env, cwd=folder, stderr=log)
         try:

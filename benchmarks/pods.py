@@ -72,7 +72,7 @@ def artifacts_of(root: Path, stage: str) -> Iterator[Moved]:
     place = DataSpace(APPS).stage(stage, 0, before)
     facts = {
         "iteration": 0, "attempt": 0, "last": False, "finished": 0, "has_models": "train" in before,
-        "has_selected": False, "explore_stage": 0, "systems": [],
+        "has_selected": False, "explore_stage": 0, "systems": [], "calibration": {},
     }  # fmt: skip
     what = (f"cu-00000000-000000-{stage}-a0", app(stage, APPS[stage]), place, facts)
     engine, config = ArgoConfig(type="argo"), StageConfig(app=APPS[stage])
