@@ -14,6 +14,7 @@ from operators.registry import load_config
 from statemachine.run.configuration import configuration
 from statemachine.run.record import Record
 from statemachine.run.systems import training_systems
+from statemachine.run.trust import authorise
 from statemachine.store import Store
 
 from .labels import Label, labelled, labels_of
@@ -57,10 +58,14 @@ def replay(
     ------
     ConfigError
         When a rule would be refused.
+    NotTrusted
+        With `retrain`, when this user has not said that the run may run commands here.
     DataError
         When what the run explored is not there any more, or a training fails.
     """
     state = Record(store).load().state
+    if retrain:  # by the run's own commands
+        authorise(store, state, first_use=False)
     iterations = [row.iteration for row in replayable(store, state)]
     systems = training_systems(store, state)
     outcomes = []

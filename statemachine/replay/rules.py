@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conventions.config import HOW
 from conventions.errors import ConfigError
 from statemachine.run.config_file import check_config, read_mapping
 
@@ -25,13 +26,15 @@ class Rule:
     def configuration(self, document: bytes) -> Any:
         """The configuration of an iteration with this rule.
 
+        How the run's jobs were run is left out: what a prefix says must not run commands here, and scoring needs none.
+
         Raises
         ------
         ConfigError
             When it would be refused.
         """
         found = json.loads(document)
-        merged = {**found["select"], **self.keys}
+        merged = {**{key: value for key, value in found["select"].items() if key not in HOW}, **self.keys}
         found["select"] = {key: value for key, value in merged.items() if value is not None or key not in self.keys}
         return check_config(found, f"the rule {self.name!r}")
 
@@ -50,6 +53,6 @@ def read_rule(path: Path) -> Rule:
         raise ConfigError(f"{path}: give keys of `select`, such as `f_trust_lo: 0.08`")
     if path.stem == AS_IT_WAS or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", path.stem):
         raise ConfigError(f"{path}: the name of a rule is that of its file: use letters, digits, `.`, `_` and `-`")
-    if "app" in keys:
-        raise ConfigError(f"{path}: app: the run's app chooses; a rule gives it other keys")
+    for key in sorted({"app", *HOW} & set(keys)):
+        raise ConfigError(f"{path}: {key}: the run's app chooses, and nothing else is run; a rule gives it other keys")
     return Rule(path.stem, keys)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from conventions.errors import ConfigError, DataError
-from conventions.names import canonical_json
+from conventions.errors import ConfigError, DataError, NotTrusted
+from conventions.names import canonical_json, sha256
 from conventions.state import IterationSummary, Policy
 from statemachine.cli.replay import table
 from statemachine.replay.labels import Label, labels_of
@@ -86,6 +86,30 @@ def test_null_takes_a_key_out(tmp_path: Path) -> None:
     assert (ours.selected, free.selected) == (1, 4)
 
 
+def test_commands_that_a_prefix_says_are_not_run(tmp_path: Path) -> None:
+    root, mark = tmp_path / "run", tmp_path / "mark"
+    run = explored(root)
+    frozen = root / run.place.space.config(0)
+    document = json.loads(frozen.read_text())
+    document["select"] |= {"command": f"touch {mark}; python3", "setup": [f"touch {mark}"], "retries": 7}
+    frozen.write_text(json.dumps(document))
+    (outcome,) = replay(recorded(run), [])
+    assert outcome.selected == 4 and not mark.exists()
+
+
+def test_training_takes_commands_of_the_run_which_must_be_trusted(
+    run: SelectRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    store = recorded(run)
+    frozen = (run.root / run.place.space.config(0)).read_bytes()
+    state = Record(store).load().state.model_copy(update={"config_sha256": sha256(frozen)})
+    store.put(state.place.space.configuration(sha256(frozen)), frozen)
+    store.put(state.place.space.state, state.seal())
+    with pytest.raises(NotTrusted, match="its commands are not run here"):
+        replay(store, [], retrain=True)
+
+
 def test_only_iterations_that_count_and_explored(tmp_path: Path) -> None:
     root = tmp_path / "run"
     explored(root)
@@ -131,6 +155,7 @@ def test_a_rule_that_is_no_configuration(run: SelectRun, keys: dict[str, Any], s
         ("a.yaml", "", "the file is empty"),
         ("a.yaml", "select: 3\n", "give keys of `select`"),
         ("a.yaml", "app: other\n", "a rule gives it other keys"),
+        ("a.yaml", "command: touch x\n", "command: the run's app chooses"),
         ("as-it-was.yaml", "fp_task_max: 3\n", "the name of a rule"),
         ("a b.yaml", "fp_task_max: 3\n", "the name of a rule"),
     ],
