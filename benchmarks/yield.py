@@ -117,8 +117,11 @@ def campaign(
     """Run one to its end; its labels, and the errors of its last models."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for path in (*system.iterdir(), EXAMPLE / "input.json"):
+        for path in system.iterdir():
             (folder / path.name).symlink_to(path.absolute())
+        model = json.loads((EXAMPLE / "input.json").read_text())
+        model["model"]["descriptor"]["sel"] *= len(type_map)
+        (folder / "input.json").write_text(json.dumps(model))
         configuration(folder, type_map, sets, seed, changes)
         began = time.monotonic()
         run = subprocess.run([PROGRAM, "run", "run.yaml"], cwd=folder, capture_output=True, text=True)

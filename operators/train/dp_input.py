@@ -58,6 +58,13 @@ def read_input(path: Path, type_map: list[str], head: str | None = None) -> dict
     members = found["model"].get("descriptor", {}).get("list", [])
     if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
         raise ConfigError(f"{where}: model.descriptor.list is not a list of descriptors")
+    for part in (found["model"].get("descriptor", {}), *members):
+        sel = part.get("sel")
+        if part.get("type") in BY_ELEMENT and isinstance(sel, list) and len(sel) != len(type_map):
+            raise ConfigError(
+                f"{where}: sel of the descriptor {part['type']} has {len(sel)} numbers, and type_map has "
+                f"{len(type_map)} elements ({', '.join(type_map)}): give one for each, in this order"
+            )
     for key in (*STEPS, "disp_freq"):
         number = found["training"].get(key, 1)
         if type(number) is not int or number < 1:

@@ -142,6 +142,15 @@ def test_data_to_watch_that_are_not_there(tmp_path: Path) -> None:
         TrainRun(tmp_path / "old", {"numb_models": 1, "validation_data": ["hot"]}, old).plan()
 
 
+def test_sel_has_a_number_for_each_element(tmp_path: Path) -> None:
+    two = copy.deepcopy(INPUT)
+    two["model"]["descriptor"]["sel"] = [60, 30]
+    with pytest.raises(ConfigError, match=r"sel of the descriptor se_e2_a has 2 numbers, and type_map has 1 elements"):
+        TrainRun(tmp_path, {"numb_models": 1}, two).plan()
+    two["model"]["descriptor"] = {"type": "se_atten", "sel": [60, 30], "rcut": 5.0}
+    TrainRun(tmp_path / "attention", {"numb_models": 1}, two).plan()
+
+
 def test_a_short_training_has_more_than_its_first_row(tmp_path: Path) -> None:
     run = TrainRun(tmp_path, {"numb_models": 1, "numb_steps": 400}, changed(disp_freq=None, disp_training=False))
     run.plan()
