@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,9 @@ def run(cli: Cli, stub_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     BULK.to("deepmd/npy", "data", prec=np.float64)
     APART.to("deepmd/npy", "apart", prec=np.float64)
-    (folder / "input.json").write_text(json.dumps(INPUT))
+    given = copy.deepcopy(INPUT)
+    given["model"]["descriptor"]["sel"] = [60, 60]  # for O and Cu
+    (folder / "input.json").write_text(json.dumps(given))
     stub_run.write_text(CONFIG)
     code, _, errors = cli("init", stub_run)
     assert code == 0, errors
