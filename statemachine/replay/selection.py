@@ -53,6 +53,7 @@ class Selection:
 
     def __init__(self, store: Store, state: State, systems: list[str], scratch: Path) -> None:
         self.store, self.state, self.systems, self.scratch = store, state, systems, scratch
+        self._rows = rows(store, state)
         self._fetched: dict[str, Path | None] = {}
 
     def repeat(self, rule: Rule, iteration: int) -> Selected:
@@ -78,14 +79,13 @@ class Selection:
         config = root / place.config
         config.parent.mkdir(parents=True)
         config.write_bytes(rule.configuration(document).dump())
-        past = [row for row in rows(self.store, self.state) if row.iteration <= iteration]
         facts = {
             "iteration": iteration,
             "attempt": 0,
             "last": True,
             "finished": 0,
             "systems": _known(self.systems, iteration),
-            "calibration": of_rows(past),
+            "calibration": of_rows([row for row in self._rows if row.iteration <= iteration]),
         }
 
         def call(operator: Any, **more: Any) -> Any:

@@ -37,7 +37,7 @@ class Training:
     """
 
     def __init__(self, store: Store, state: State, config: Any, selected: set[int], scratch: Path) -> None:
-        self.store, self.config, self.selected, self.scratch = store, config, selected, scratch
+        self.store, self.config, self.scratch = store, config, scratch
         self.sources = training_data(store, state)
         self.tests = test_data(store, state, config.init.test)
         if not self.tests:
